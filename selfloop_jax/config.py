@@ -1,0 +1,257 @@
+"""Every field of a config with its default, and the check that a config makes sense.
+
+A config file's `get_config` starts from `default()` and changes what its study needs. Section by section the
+comments name the paper a default follows; where they name none, the default is ours.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from selfloop_jax.data import colorize, digits
+from selfloop_jax.errors import UsageError
+
+
+def default() -> ConfigDict:
+    """The default config, types locked."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "data": {
+                "source": "digits",  # digits | mnist5k
+                "image_size": 8,
+                "colorize": "two_colour",  # two_colour | foreground | background
+                "bias": "unbiased",  # unbiased | rho | per_class
+                "rho": 0.9,  # P(a class's own colour | class) under bias = rho
+                "per_class": (),  # P(group | class) under bias = per_class: see colorize.group_table
+                "placement": "device",  # device | host: where the pool lies while training
+            },
+            "pool": {  # the training set of generation g > 0; generation 0 trains on real data alone
+                "rule": "accumulate",
+                "budget": 0,  # accumulate_subsample: images kept
+                "alpha": 0.5,  # substitute: probability that a real image is swapped
+                "match_group": False,  # substitute: only for a generated image of the same group
+                "n_real": 0,  # fresh: real images from the reserve, new in every generation
+                "n_generated": 0,  # fresh: images of the latest generator
+            },
+            "loop": {
+                "generations": 4,
+                "label_source": "condition",  # condition | previous | frozen
+                "group_source": "oracle",  # oracle | condition
+            },
+            "diffusion": {
+                "process": "edm",  # ddpm | edm
+                "ddpm": {"schedule": "cosine", "timesteps": 1000, "prediction": "v"},
+                "edm": {  # Karras et al. 2022, table 1
+                    "sigma_data": 0.5,
+                    "p_mean": -1.2,
+                    "p_std": 1.2,
+                    "sigma_min": 0.002,
+                    "sigma_max": 80.0,
+                    "rho": 7.0,
+                },
+                "condition_on": "label",  # label | label_group
+                "label_dropout": 0.1,
+                "unet": {
+                    "channels": 64,
+                    "multipliers": (1, 2),
+                    "blocks": 1,
+                    "attention": (),  # sides, in pixels, of the feature maps with self-attention
+                    "heads": 1,
+                    "dropout": 0.0,
+                    "stem": 1,  # stem x stem pixels are folded into channels before the first layer
+                },
+                **_training(batch=128, steps=2000, learning_rate=1e-3, ema_decay=0.999),
+            },
+            "sample": {
+                "count": 900,
+                "condition": "real",  # uniform | pool | real
+                "sampler": "heun",  # ddpm: ddim | ancestral; edm: euler | heun
+                "steps": 18,
+                "guidance": 0.0,  # w in (1 + w) conditional - w unconditional
+                "temperature": 1.0,  # factor on the initial noise
+                "clip": True,  # keep every estimate of x_0 in [-1, 1]
+                "batch_per_device": 150,
+            },
+            "classifier": {
+                "network": "resnet",  # resnet | lenet
+                "stages": (2, 2, 2, 2),  # blocks per stage; 2-2-2-2 is ResNet-18
+                "width": 64,
+                "label_smoothing": 0.0,
+                **_training(batch=128, steps=1000, learning_rate=1e-3, ema_decay=0.0),
+            },
+            "measure": {
+                "split": "test",  # test | validation: tune on validation alone
+                "generated_only": "every",  # never | first | every: classification accuracy score
+                "batch": 600,
+            },
+            "checkpoint": {"interval_steps": 500, "keep": 1},
+            "parallel": {
+                "cpu_devices": 2,
+                "nproc": 2,  # threads of the CPU backend
+                "steps_per_dispatch": 1,
+                "deterministic": True,
+            },
+            "log": {"every_steps": 50, "every_seconds": 10.0},
+            "report": {"enabled": True},
+        },
+        convert_dict=True,
+    ).lock()
+
+
+def _training(batch: int, steps: int, learning_rate: float, ema_decay: float) -> dict[str, Any]:
+    """The fields that every trained network has."""
+    return {
+        "batch": batch,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "warmup_steps": 50,
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,
+        "adam_b2": 0.99,
+        "ema_decay": ema_decay,  # 0: no averaging
+        "later": {  # generations from 1 on
+            "start": "scratch",  # scratch | previous: from the network of the generation before
+            "steps": steps,
+            "learning_rate": learning_rate,
+        },
+    }
+
+
+CHOICES = {
+    "data.source": tuple(digits.SOURCES),
+    "data.colorize": tuple(colorize.MODES),
+    "data.bias": ("unbiased", "rho", "per_class"),
+    "data.placement": ("device", "host"),
+    "pool.rule": (
+        *("replace", "real_plus_latest", "accumulate"),
+        *("accumulate_subsample", "substitute", "fresh"),
+    ),
+    "loop.label_source": ("condition", "previous", "frozen"),
+    "loop.group_source": ("oracle", "condition"),
+    "diffusion.process": ("ddpm", "edm"),
+    "diffusion.ddpm.schedule": ("linear", "cosine"),
+    "diffusion.ddpm.prediction": ("eps", "v"),
+    "diffusion.condition_on": ("label", "label_group"),
+    "diffusion.later.start": ("scratch", "previous"),
+    "sample.condition": ("uniform", "pool", "real"),
+    "classifier.network": ("resnet", "lenet"),
+    "classifier.later.start": ("scratch", "previous"),
+    "measure.split": ("test", "validation"),
+    "measure.generated_only": ("never", "first", "every"),
+}
+
+POSITIVE = (
+    *("loop.generations", "diffusion.ddpm.timesteps", "sample.count", "sample.steps"),
+    *("sample.batch_per_device", "classifier.width", "measure.batch", "checkpoint.interval_steps"),
+    *("checkpoint.keep", "parallel.cpu_devices", "parallel.nproc", "parallel.steps_per_dispatch"),
+    *("diffusion.unet.channels", "diffusion.unet.blocks", "diffusion.unet.heads", "diffusion.unet.stem"),
+    *("diffusion.edm.sigma_data", "diffusion.edm.p_std", "diffusion.edm.sigma_min", "diffusion.edm.rho"),
+    *("log.every_steps", "log.every_seconds", "sample.temperature"),
+    *(
+        f"{net}.{field}"
+        for net in ("diffusion", "classifier")
+        for field in ("batch", "steps", "learning_rate", "warmup_steps", "clip_norm")
+    ),
+    *(f"{net}.later.{field}" for net in ("diffusion", "classifier") for field in ("steps", "learning_rate")),
+)
+
+SHARES = (
+    *("data.rho", "pool.alpha", "diffusion.label_dropout", "diffusion.unet.dropout"),
+    *("classifier.label_smoothing", "diffusion.ema_decay", "classifier.ema_decay"),
+    *("diffusion.adam_b2", "classifier.adam_b2"),
+)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UsageError in one line naming field, value and what is allowed."""
+    values = {field: value for field, value in _leaves(config)}
+    if not 0 <= config.seed < 2**32:
+        _refuse("seed", config.seed, "0 to 2**32 - 1")
+    for field, allowed in CHOICES.items():
+        if values[field] not in allowed:
+            _refuse(field, values[field], " | ".join(allowed))
+    for field in POSITIVE:
+        if not values[field] > 0:
+            _refuse(field, values[field], "numbers above 0")
+    for field in SHARES:
+        if not 0 <= values[field] <= 1:
+            _refuse(field, values[field], "0 to 1")
+    _check_data(config.data)
+    _check_generator(config)
+    _check_steps(config)
+
+
+def _check_data(data: ConfigDict) -> None:
+    sides = digits.SOURCES[data.source].sides
+    if data.image_size not in sides:
+        _refuse("data.image_size", data.image_size, f"{sides} for data.source = {data.source}")
+    groups = len(colorize.MODES[data.colorize].groups)
+    if data.bias == "per_class":
+        colorize.group_table("per_class", data.rho, data.per_class, 10, groups)
+
+
+def _check_generator(config: ConfigDict) -> None:
+    net, sample = config.diffusion.unet, config.sample
+    sides = [config.data.image_size // net.stem // 2**i for i in range(len(net.multipliers))]
+    if not net.multipliers or config.data.image_size % (net.stem * 2 ** (len(net.multipliers) - 1)):
+        _refuse(
+            "diffusion.unet.multipliers",
+            net.multipliers,
+            f"as many levels as data.image_size = {config.data.image_size}, "
+            f"folded by diffusion.unet.stem = {net.stem}, can be halved for",
+        )
+    for side in net.attention:
+        if side not in sides:
+            _refuse("diffusion.unet.attention", net.attention, f"sides of this net's feature maps, {sides}")
+    if any(net.channels * m % net.heads for m in net.multipliers):
+        _refuse("diffusion.unet.heads", net.heads, f"divisors of diffusion.unet.channels = {net.channels}")
+    samplers = {"ddpm": ("ddim", "ancestral"), "edm": ("euler", "heun")}[config.diffusion.process]
+    if sample.sampler not in samplers:
+        _refuse(
+            "sample.sampler",
+            sample.sampler,
+            f"{' | '.join(samplers)} for diffusion.process = {config.diffusion.process}",
+        )
+    if config.diffusion.process == "ddpm" and sample.steps > config.diffusion.ddpm.timesteps:
+        _refuse("sample.steps", sample.steps, f"up to {config.diffusion.ddpm.timesteps} timesteps")
+    if config.diffusion.edm.sigma_max <= config.diffusion.edm.sigma_min:
+        _refuse(
+            "diffusion.edm.sigma_max", config.diffusion.edm.sigma_max, "more than diffusion.edm.sigma_min"
+        )
+    if sample.guidance and not config.diffusion.label_dropout:
+        _refuse("sample.guidance", sample.guidance, "0 where diffusion.label_dropout = 0")
+    if sample.guidance < -1:
+        _refuse("sample.guidance", sample.guidance, "-1 and more")
+    if config.loop.group_source == "condition" and config.diffusion.condition_on != "label_group":
+        _refuse("loop.group_source", "condition", "oracle where diffusion.condition_on = label")
+
+
+def _check_steps(config: ConfigDict) -> None:
+    k = config.parallel.steps_per_dispatch
+    counts = {"checkpoint.interval_steps": config.checkpoint.interval_steps}
+    for name in ("diffusion", "classifier"):
+        counts |= {f"{name}.steps": config[name].steps, f"{name}.later.steps": config[name].later.steps}
+    for field, steps in counts.items():
+        if steps % k:
+            _refuse(field, steps, f"multiples of parallel.steps_per_dispatch = {k}")
+
+
+def check_devices(config: ConfigDict, devices: int) -> None:
+    """Raises UsageError where a batch cannot be split over the devices at hand."""
+    for field in ("diffusion.batch", "classifier.batch", "measure.batch"):
+        section, name = field.split(".")
+        if config[section][name] % devices:
+            _refuse(field, config[section][name], f"multiples of the {devices} devices")
+
+
+def _leaves(config: ConfigDict, prefix: str = ""):
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _refuse(field: str, value: Any, allowed: str) -> None:
+    raise UsageError(f"{field} = {value}: allowed are {allowed}")

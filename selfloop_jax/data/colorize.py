@@ -1,0 +1,130 @@
+"""Colour as a protected attribute: which colour an image gets, how it is painted, how it is read back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfloop_jax import rng
+from selfloop_jax.data.images import REAL, Images
+from selfloop_jax.errors import UsageError
+
+# The ten colours of Biased-MNIST (Bahng et al. 2020, ReBias).
+REBIAS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (225, 225, 0),
+    "magenta": (225, 0, 225),
+    "cyan": (0, 255, 255),
+    "orange": (255, 128, 0),
+    "rose": (255, 0, 128),
+    "violet": (128, 0, 255),
+    "gray": (128, 128, 128),
+}
+# Chroma per unit of intensity (stroke) or mean chroma (background) below which an image is gray: half-way
+# between the gray of the palette, 0, and its palest colour.
+GRAY_STROKE = 0.6
+GRAY_BACKGROUND = 27.0
+
+
+@dataclass(frozen=True)
+class Colours:
+    """A palette on a place: groups is the order of the protected attribute's values."""
+
+    groups: tuple[str, ...]
+    place: str  # "stroke" or "background"
+
+    @property
+    def palette(self) -> np.ndarray:
+        """float64[G,3], 0 to 255."""
+        return np.array([REBIAS[name] for name in self.groups], np.float64)
+
+
+MODES = {
+    "foreground": Colours(tuple(REBIAS), "stroke"),
+    "background": Colours(tuple(REBIAS), "background"),
+    "two_colour": Colours(("red", "green"), "stroke"),
+}
+
+
+def group_table(bias: str, rho: float, per_class: tuple, num_classes: int, num_groups: int) -> np.ndarray:
+    """float64[C,G] P(group | class) of the initial bias.
+
+    `unbiased` is uniform; `rho` gives the class its own colour with probability rho and the others evenly
+    (with fewer colours than classes, neighbouring classes share one); `per_class` takes one row per class, or
+    with two groups one number, the probability of the second. Raises UsageError on rows that do not fit.
+    """
+    if bias == "unbiased":
+        return np.full((num_classes, num_groups), 1 / num_groups)
+    if bias == "rho":
+        own = np.arange(num_classes) * num_groups // num_classes
+        table = np.full((num_classes, num_groups), (1 - rho) / (num_groups - 1))
+        table[np.arange(num_classes), own] = rho
+        return table
+    table = np.array(per_class, np.float64)
+    if table.shape == (num_classes,) and num_groups == 2:
+        table = np.stack([1 - table, table], axis=1)
+    if table.shape != (num_classes, num_groups) or (table < 0).any() or abs(table.sum(1) - 1).max() > 1e-6:
+        raise UsageError(
+            f"data.per_class = {per_class}: allowed are {num_classes} rows of {num_groups} "
+            "probabilities that add up to 1 (with two colours: one probability of the second per class)"
+        )
+    return table
+
+
+def aligned_groups(table: np.ndarray) -> np.ndarray:
+    """int32[C]: each class's most probable group, -1 where several are."""
+    best = table.max(axis=1, keepdims=True)
+    unique = (table > best - 1e-9).sum(axis=1) == 1
+    return np.where(unique, table.argmax(axis=1), -1).astype(np.int32)
+
+
+def paint(gray: np.ndarray, group: np.ndarray, colours: Colours) -> np.ndarray:
+    """gray uint8[N,H,W], group int[N] -> uint8[N,H,W,3].
+
+    On the stroke the colour is scaled by the gray level; on the background it replaces the pixels that are
+    exactly 0, the stroke staying gray (ReBias).
+    """
+    colour = colours.palette[group][:, None, None, :]
+    if colours.place == "stroke":
+        return np.rint(gray[..., None] / 255.0 * colour).astype(np.uint8)
+    return np.where(gray[..., None] == 0, colour, gray[..., None]).astype(np.uint8)
+
+
+def read_group(pixels: np.ndarray, colours: Colours) -> np.ndarray:
+    """The colour oracle: uint8[N,H,W,3] -> int32[N], the palette colour nearest in hue to the summed chroma."""
+    mean = pixels.reshape(len(pixels), -1, 3).mean(axis=1, dtype=np.float64)
+    chroma = mean - mean.mean(axis=1, keepdims=True)
+    anchors = colours.palette - colours.palette.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(anchors, axis=1)
+    nearest = np.where(norms > 0, chroma @ anchors.T / np.maximum(norms, 1e-9), -np.inf).argmax(axis=1)
+    if "gray" in colours.groups:
+        limit = GRAY_STROKE * mean.mean(axis=1) if colours.place == "stroke" else GRAY_BACKGROUND
+        nearest = np.where(np.linalg.norm(chroma, axis=1) < limit, colours.groups.index("gray"), nearest)
+    return nearest.astype(np.int32)
+
+
+def colorize(gray: Images, table: np.ndarray, colours: Colours, address: rng.Address) -> Images:
+    """Gives each image one colour, drawn from P(group | its label) by its id."""
+    u = rng.uniforms(address, gray.id)
+    group = (u[:, None] >= np.cumsum(table[gray.label], axis=1)[:, :-1]).sum(axis=1).astype(np.int32)
+    return _coloured(gray, group, colours)
+
+
+def every_colour(gray: Images, colours: Colours) -> Images:
+    """Gives each image every colour in turn: groups exactly balanced, comparisons paired by `source_id`."""
+    groups = len(colours.groups)
+    group = np.tile(np.arange(groups, dtype=np.int32), len(gray))
+    return _coloured(gray.take(np.repeat(np.arange(len(gray)), groups)), group, colours)
+
+
+def _coloured(gray: Images, group: np.ndarray, colours: Colours) -> Images:
+    """An id names a digit in one colour, so that it is the same image wherever it turns up."""
+    return Images(
+        pixels=paint(gray.pixels[..., 0], group, colours),
+        label=gray.label,
+        group=group,
+        origin=np.full(len(gray), REAL, np.int32),
+        id=gray.id * np.uint32(len(colours.groups)) + group.astype(np.uint32),
+        source_id=gray.id,
+    )

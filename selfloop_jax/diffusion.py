@@ -1,0 +1,190 @@
+"""Diffusion processes, their training targets and their samplers: pure mathematics, no parameters.
+
+`ddpm` is Ho et al. 2020 (arXiv 2006.11239) in discrete time t = 1..T, with t = 0 the data; `edm` is Karras et
+al. 2022 (arXiv 2206.00364) in noise levels sigma. Both ask a network F(input, noise_level) for a linear
+target, and both samplers see only a denoiser D(x, t) -> x_0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x [N,...], noise_level [N]) -> [N,...]
+Denoiser = Callable[[jax.Array, jax.Array], jax.Array]  # (x [N,...], time []) -> x_0 [N,...]
+Noise = Callable[[jax.Array], jax.Array]  # sampler step [] -> standard normal [N,...]
+
+
+def alphas_bar(schedule: str, timesteps: int) -> np.ndarray:
+    """float64[T+1], alphas_bar[0] = 1: `linear` (Ho et al., section 4) or `cosine` (arXiv 2102.09672, eq. 17)."""
+    if schedule == "linear":
+        betas = np.linspace(1e-4, 0.02, timesteps) * (1000 / timesteps)
+    else:
+        f = np.cos((np.arange(timesteps + 1) / timesteps + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = 1 - f[1:] / f[:-1]
+    return np.concatenate([[1.0], np.cumprod(1 - np.minimum(betas, 0.999))])
+
+
+@dataclass(frozen=True)
+class Ddpm:
+    """Discrete-time process; the network predicts `eps` or `v` (arXiv 2202.00512)."""
+
+    schedule: str
+    timesteps: int
+    prediction: str
+
+    prior_scale = 1.0
+
+    def example(self, key: jax.Array, x_0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """One training example from one image: network input, noise level, target (Ho et al., algorithm 1)."""
+        key_t, key_eps = jax.random.split(key)
+        t = jax.random.randint(key_t, (), 1, self.timesteps + 1)
+        eps = jax.random.normal(key_eps, x_0.shape)
+        signal, noise = self._scales(t)
+        target = eps if self.prediction == "eps" else signal * eps - noise * x_0
+        return signal * x_0 + noise * eps, self._level(t), target
+
+    def denoise(self, network: Network, x: jax.Array, t: jax.Array) -> jax.Array:
+        """x_0 from x_t and the network's prediction."""
+        signal, noise = self._scales(t)
+        output = network(x, jnp.broadcast_to(self._level(t), x.shape[:1]))
+        return (x - noise * output) / signal if self.prediction == "eps" else signal * x - noise * output
+
+    def times(self, steps: int) -> np.ndarray:
+        """int32[steps+1] from T down to 0, evenly spaced."""
+        return np.rint(np.linspace(self.timesteps, 0, steps + 1)).astype(np.int32)
+
+    def _scales(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """sqrt(alphas_bar[t]) and sqrt(1 - alphas_bar[t]), each rounded once from float64."""
+        table = alphas_bar(self.schedule, self.timesteps)
+        return jnp.asarray(np.sqrt(table), jnp.float32)[t], jnp.asarray(np.sqrt(1 - table), jnp.float32)[t]
+
+    def _level(self, t: jax.Array) -> jax.Array:
+        """What the network's sinusoid sees: t on a scale of 1000."""
+        return t.astype(jnp.float32) * (1000 / self.timesteps)
+
+
+@dataclass(frozen=True)
+class Edm:
+    """Continuous noise levels; preconditioning and loss weight of Karras et al., table 1."""
+
+    sigma_data: float
+    p_mean: float
+    p_std: float
+    sigma_min: float
+    sigma_max: float
+    rho: float
+
+    @property
+    def prior_scale(self) -> float:
+        """Standard deviation of the sampler's initial noise."""
+        return self.sigma_max
+
+    def example(self, key: jax.Array, x_0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Network input, noise level, target; the weighted loss of eq. 8 is then the target's plain MSE."""
+        key_sigma, key_noise = jax.random.split(key)
+        sigma = jnp.exp(self.p_mean + self.p_std * jax.random.normal(key_sigma))
+        x = x_0 + sigma * jax.random.normal(key_noise, x_0.shape)
+        skip, out, scale, level = self._precondition(sigma)
+        return scale * x, level, (x_0 - skip * x) / out
+
+    def denoise(self, network: Network, x: jax.Array, sigma: jax.Array) -> jax.Array:
+        """D(x; sigma) of eq. 7."""
+        skip, out, scale, level = self._precondition(sigma)
+        return skip * x + out * network(scale * x, jnp.broadcast_to(level, x.shape[:1]))
+
+    def times(self, steps: int) -> np.ndarray:
+        """float32[steps+1] noise levels from sigma_max to sigma_min, then 0 (eq. 5)."""
+        ramp = np.linspace(self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho), steps)
+        return np.append(ramp**self.rho, 0.0).astype(np.float32)
+
+    def _precondition(self, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """c_skip, c_out, c_in, and c_noise on the sinusoid's scale."""
+        total = sigma**2 + self.sigma_data**2
+        c_out = sigma * self.sigma_data / jnp.sqrt(total)
+        return self.sigma_data**2 / total, c_out, 1 / jnp.sqrt(total), 250 * jnp.log(sigma)
+
+
+Process = Ddpm | Edm
+
+
+def guided(network_pair: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]], w: float) -> Network:
+    """Classifier-free guidance, (1+w) cond - w uncond (arXiv 2207.12598, eq. 6), from a net giving both."""
+
+    def network(x: jax.Array, level: jax.Array) -> jax.Array:
+        conditional, unconditional = network_pair(x, level)
+        return (1 + w) * conditional - w * unconditional
+
+    return network
+
+
+def ddim(process: Ddpm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise) -> jax.Array:
+    """Deterministic DDIM (arXiv 2010.02502, eq. 12 with sigma = 0); `noise` is not called."""
+    del noise
+    table = alphas_bar(process.schedule, process.timesteps)[process.times(steps)]
+
+    def step(x, inputs):
+        t, signal, next_signal, ratio = inputs
+        x_0 = denoise(x, t)
+        return next_signal * x_0 + ratio * (x - signal * x_0), None
+
+    ratio = np.sqrt((1 - table[1:]) / (1 - table[:-1]))
+    return _scan(step, x, process.times(steps)[:-1], np.sqrt(table[:-1]), np.sqrt(table[1:]), ratio)
+
+
+def ancestral(process: Ddpm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise) -> jax.Array:
+    """Draws from the posteriors q(x_s | x_t, x_0) (Ho et al., eq. 7), over `steps` of the T times."""
+    table = alphas_bar(process.schedule, process.timesteps)[process.times(steps)]
+    now, then = table[:-1], table[1:]
+    on_x_0 = np.sqrt(then) * (1 - now / then) / (1 - now)
+    on_x_t = np.sqrt(now / then) * (1 - then) / (1 - now)
+    deviation = np.sqrt((1 - then) / (1 - now) * (1 - now / then))
+
+    def step(x, inputs):
+        i, t, a, b, s = inputs
+        return a * denoise(x, t) + b * x + s * noise(i), None
+
+    return _scan(step, x, np.arange(steps), process.times(steps)[:-1], on_x_0, on_x_t, deviation)
+
+
+def euler(process: Edm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise) -> jax.Array:
+    """First-order solver of the probability-flow ODE (Karras et al., eq. 4); `noise` is not called."""
+    del noise
+
+    def step(x, sigmas):
+        sigma, after = sigmas
+        return x + (after - sigma) * (x - denoise(x, sigma)) / sigma, None
+
+    sigmas = process.times(steps)
+    return _scan(step, x, sigmas[:-1], sigmas[1:])
+
+
+def heun(process: Edm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise) -> jax.Array:
+    """Second-order solver (Karras et al., algorithm 1): 2 * steps - 1 evaluations; `noise` is not called."""
+    del noise
+
+    def step(x, sigmas):
+        sigma, after = sigmas
+        slope = (x - denoise(x, sigma)) / sigma
+        ahead = x + (after - sigma) * slope
+        return x + (after - sigma) * 0.5 * (slope + (ahead - denoise(ahead, after)) / after), None
+
+    sigmas = process.times(steps)
+    x = _scan(step, x, sigmas[:-2], sigmas[1:-1])
+    return denoise(x, jnp.asarray(sigmas[-2]))  # Euler's step to sigma = 0 ends on D itself.
+
+
+SAMPLERS = {"ddim": ddim, "ancestral": ancestral, "euler": euler, "heun": heun}
+
+
+def evaluations(sampler: str, steps: int) -> int:
+    """Denoiser evaluations per image."""
+    return 2 * steps - 1 if sampler == "heun" else steps
+
+
+def _scan(step: Callable, x: jax.Array, *inputs: np.ndarray) -> jax.Array:
+    """Runs `step` over the rows of `inputs`, floats rounded once to float32."""
+    rows = [jnp.asarray(v, jnp.float32 if v.dtype.kind == "f" else jnp.int32) for v in inputs]
+    return jax.lax.scan(step, x, rows)[0]

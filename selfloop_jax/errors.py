@@ -1,0 +1,13 @@
+"""The two ways a run ends badly; `main` prints one line and exits with the code of the class."""
+
+
+class UsageError(Exception):
+    """A mistake of the user: the message names the field, its value and what is allowed."""
+
+    exit_code = 2
+
+
+class RunError(Exception):
+    """Damage on disk or a failure while running: the message names the artifact or the phase."""
+
+    exit_code = 1

@@ -1,0 +1,169 @@
+"""The self-consuming loop. The order of a generation's phases is a contract:
+
+    pool -> diffusion -> sample -> classifier -> label -> generated_classifier -> measure -> commit
+
+Generation 0's pool is real data only; what the generator of generation g draws enters the pool of g+1.
+Images are labelled after their generation's classifier is trained: `loop.label_source = previous` is the
+classifier before the pool that the images enter, so that generation 0's images have one too.
+
+A phase ends by writing gen_NNNN/<phase>.json; a phase with that file is not run again. record.json comes
+last, by rename: the commit.
+"""
+
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfloop_jax import config as configs
+from selfloop_jax import log, parallel, phases, report, store
+from selfloop_jax.data import pool
+
+PHASES: dict[str, Callable[[phases.Generation], phases.Entry]] = {
+    "pool": phases.pool_phase,
+    "diffusion": phases.diffusion_phase,
+    "sample": phases.sample_phase,
+    "classifier": phases.classifier_phase,
+    "label": phases.label_phase,
+    "generated_classifier": phases.generated_classifier_phase,
+    "measure": phases.measure_phase,
+}
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
+PREVIEWS_PER_CLASS = 8
+
+
+def run(config: Any, workdir: Path, accept_manifest: bool, stop: Callable[[], bool]) -> None:
+    """Makes every generation that is not committed yet, then the report.
+
+    `stop()` is asked between dispatches; when true, progress is saved and train.Stopped raised.
+    """
+    check(config)
+    with store.lock(workdir):
+        exact = store.settle_manifest(workdir, manifest(), accept_manifest)
+        store.settle_config(workdir, config.to_dict())
+        done = store.records(workdir, config.loop.generations)
+        wanted = config.loop.generations
+        if len(done) == wanted and (workdir / "report.html").exists() >= config.report.enabled:
+            log.say(f"complete: {wanted} generations in {workdir}")
+        else:
+            _make(config, workdir, len(done), exact, stop)
+    if config.report.enabled:
+        print(f"report: {workdir / 'report.html'}")
+
+
+def check(config: Any) -> None:
+    """Raises UsageError where the config cannot be run on the devices at hand."""
+    configs.check(config)
+    configs.check_devices(config, parallel.device_count())
+    data = phases.dataset.load(config.data, config.seed)
+    sizes = len(data.train), len(data.reserve), config.sample.count
+    pool.check(config.pool, config.loop.generations, *sizes)
+
+
+def _make(config: Any, workdir: Path, first: int, exact: bool, stop: Callable[[], bool]) -> None:
+    """Generations from `first` on, and the report."""
+    if first < config.loop.generations:
+        study = phases.Study(config, stop)
+        write_previews(study, workdir)
+        for number in range(first, config.loop.generations):
+            generation(phases.Generation(study, number, workdir, workdir), exact)
+    if config.report.enabled:
+        report.write([workdir])
+
+
+def generation(gen: phases.Generation, exact: bool) -> store.Json:
+    """Runs the phases that are not done yet and commits; the record."""
+    compilations = parallel.count_compilations()
+    for name, phase in PHASES.items():
+        path = gen.folder / f"{name}.json"
+        if not path.exists():
+            gen.parents = {}
+            started = time.perf_counter()
+            entry = phase(gen)
+            entry |= {"parents": gen.parents, "seconds": round(time.perf_counter() - started, 3)}
+            store.write_json(path, entry)
+        gen.entries[name] = store.read_json(path)
+    record = _record(gen, exact, compilations())
+    store.write_json(gen.folder / "record.json", record)
+    shutil.rmtree(gen.folder / "samples.part", ignore_errors=True)
+    accuracy, gap = (record["metrics"][m] for m in ("accuracy", "equal_opportunity_difference_mean"))
+    log.say(
+        f"generation {gen.number} done: accuracy {accuracy:.3f}, mean equal opportunity difference "
+        f"{'undefined' if gap is None else format(gap, '.3f')}, {sum(record['seconds'].values()):.0f} s"
+    )
+    return record
+
+
+def _record(gen: phases.Generation, exact: bool, compilations: int) -> store.Json:
+    """All that is said of a generation, JSON ready."""
+    config, entries = gen.study.config, gen.entries
+    parents, digests = {}, {}
+    for entry in entries.values():
+        parents |= entry["parents"]
+        digests |= entry["digests"]
+    if gen.number:
+        before = store.generation_dir(gen.home, gen.number - 1) / "record.json"
+        parents[f"gen_{gen.number - 1:04d}/record.json"] = store.digest_record(store.read_json(before))
+    rates = {n: e["images_per_second"] for n, e in entries.items() if e.get("images_per_second")}
+    return {
+        "generation": gen.number,
+        "seed": config.seed,
+        "exact": exact,
+        "split": entries["measure"]["split"],
+        "data": gen.study.data.describe(config.data.source),
+        "pool": entries["pool"]["pool"],
+        "metrics": entries["measure"]["metrics"],
+        "samples": entries["measure"]["samples"],
+        "digests": digests,
+        "parents": dict(sorted(parents.items())),
+        "seconds": {name: entry["seconds"] for name, entry in entries.items()},
+        "images_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        "compilations": compilations,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "git": git_state(),
+    }
+
+
+def manifest() -> store.Json:
+    """What the bits of a run hang on beside its config, and the code's state."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "python": platform.python_version(),
+        **versions,
+        **parallel.describe(),
+        "git": git_state(),
+        "host": platform.node(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def git_state() -> str:
+    """Commit of the code, with +dirty where files differ from it; empty outside a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+dirty",
+        "--abbrev=40",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def write_previews(study: phases.Study, workdir: Path) -> None:
+    """A few real training images per class, for the report to set beside the drawn ones."""
+    images = study.data.train
+    rows = [np.flatnonzero(images.label == c)[:PREVIEWS_PER_CLASS] for c in range(len(study.data.classes))]
+    shown = images.take(np.concatenate(rows))
+    arrays = {"pixels": shown.pixels, "label": shown.label, "group": shown.group}
+    store.write_npz(workdir / "real.npz", arrays)

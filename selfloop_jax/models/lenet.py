@@ -1,0 +1,22 @@
+"""LeNet-5 in its modern form (LeCun et al. 1998; ReLU and max pooling)."""
+
+import jax
+from flax import linen as nn
+
+
+class LeNet(nn.Module):
+    """Two 5x5 convolutions with pooling, then 120 and 84 units; any side of at least 8."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """x float[N,H,W,3] -> logits float[N,num_classes]; `train` changes nothing."""
+        del train
+        for channels in (6, 16):
+            x = nn.relu(nn.Conv(channels, (5, 5), padding="SAME")(x))
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = x.reshape(len(x), -1)
+        for units in (120, 84):
+            x = nn.relu(nn.Dense(units)(x))
+        return nn.Dense(self.num_classes)(x)

@@ -1,0 +1,151 @@
+"""The U-Net of diffusion models (Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, scale-shift norm)."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding="SAME")
+zeros = nn.initializers.zeros_init()
+
+
+def sinusoid(noise_level: jax.Array, width: int) -> jax.Array:
+    """Sine and cosine features of a scalar, float32[N] -> float32[N,width] (Vaswani et al. 2017, 3.5)."""
+    frequency = jnp.exp(-jnp.log(10_000.0) * jnp.arange(width // 2) / (width // 2))
+    angle = noise_level[:, None] * frequency[None, :]
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def group_norm(x: jax.Array, affine: bool = True) -> jax.Array:
+    """GroupNorm over at most 32 groups of at least 4 channels."""
+    groups = next(g for g in range(min(32, max(1, x.shape[-1] // 4)), 0, -1) if x.shape[-1] % g == 0)
+    return nn.GroupNorm(num_groups=groups, use_bias=affine, use_scale=affine)(x)
+
+
+def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
+    """[N,H,W,C] -> [N,H/f,W/f,f*f*C]."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // factor, factor, w // factor, factor, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // factor, w // factor, factor * factor * c)
+
+
+def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
+    """Inverse of `space_to_depth`."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h, w, factor, factor, c // factor**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h * factor, w * factor, c // factor**2)
+
+
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+    """Dropout keyed per example, so that masks do not depend on the number of devices; none without keys."""
+    if keys is None or not rate:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - rate), 0)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, 3x3, scale-shift by the embedding, norm, SiLU, 3x3, plus the input."""
+
+    channels: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """x [N,H,W,C], embedding [N,E], keys [N] or None -> [N,H,W,channels]."""
+        h = conv3x3(self.channels, use_bias=False)(nn.silu(group_norm(x)))
+        scale, shift = jnp.split(nn.Dense(2 * self.channels)(nn.silu(embedding))[:, None, None], 2, axis=-1)
+        h = group_norm(h, affine=False) * (1 + scale) + shift
+        h = conv3x3(self.channels, kernel_init=zeros)(dropout(nn.silu(h), self.dropout, keys))
+        return h + (x if x.shape[-1] == self.channels else nn.Dense(self.channels, name="skip")(x))
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels of a feature map, residual."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N,H,W,C] -> [N,H,W,C]."""
+        n, h, w, c = x.shape
+        qkv = nn.Dense(3 * c)(group_norm(x)).reshape(n, h * w, 3, self.heads, c // self.heads)
+        mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        return x + nn.Dense(c, kernel_init=zeros)(mixed.reshape(n, h, w, c))
+
+
+class UNet(nn.Module):
+    """Noise level, label and group conditioned U-Net; its output has the shape of its input.
+
+    `label == num_classes` (and then `group == num_groups`) is the null condition of classifier-free
+    guidance. `num_groups == 0` leaves the group out. `attention` names feature-map sides in pixels.
+    `stem` folds stem x stem pixels into channels before the first layer.
+    """
+
+    num_classes: int
+    num_groups: int
+    channels: int
+    multipliers: Sequence[int]
+    blocks: int
+    attention: Sequence[int]
+    heads: int
+    dropout: float
+    stem: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        noise_level: jax.Array,
+        label: jax.Array,
+        group: jax.Array,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """x float[N,H,W,3], noise_level float[N], label and group int32[N] -> float[N,H,W,3].
+
+        `keys`, one per example, switch dropout on.
+        """
+        embedding = self.embed(noise_level, label, group)
+        h = conv3x3(self.channels, name="stem_conv")(space_to_depth(x, self.stem))
+        skips = [h]
+        layer = 0
+
+        def block(h, multiplier):
+            nonlocal layer
+            layer += 1
+            layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
+            return self.block(h, embedding, multiplier, layer_keys)
+
+        for level, multiplier in enumerate(self.multipliers):
+            for _ in range(self.blocks):
+                h = block(h, multiplier)
+                skips.append(h)
+            if level + 1 < len(self.multipliers):
+                h = conv3x3(h.shape[-1], strides=2)(h)
+                skips.append(h)
+        h = block(h, self.multipliers[-1])
+        h = Attention(self.heads)(h) if self.attention else h
+        h = block(h, self.multipliers[-1])
+        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+            for _ in range(self.blocks + 1):
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), multiplier)
+            if level:
+                h = conv3x3(h.shape[-1])(h.repeat(2, axis=1).repeat(2, axis=2))
+        out = conv3x3(self.stem**2 * x.shape[-1], kernel_init=zeros, name="out")(nn.silu(group_norm(h)))
+        return depth_to_space(out, self.stem)
+
+    def embed(self, noise_level: jax.Array, label: jax.Array, group: jax.Array) -> jax.Array:
+        """Embedding of noise level and condition, float[N, 4 * channels]."""
+        width = 4 * self.channels
+        h = nn.Dense(width)(nn.silu(nn.Dense(width)(sinusoid(noise_level, 2 * (self.channels // 2)))))
+        h += nn.Embed(self.num_classes + 1, width, name="label")(label)
+        if self.num_groups:
+            h += nn.Embed(self.num_groups + 1, width, name="group")(group)
+        return h
+
+    def block(self, h: jax.Array, embedding: jax.Array, multiplier: int, keys: jax.Array | None) -> jax.Array:
+        """One residual block, with attention where the map's side is named in `attention`."""
+        h = ResidualBlock(multiplier * self.channels, self.dropout)(h, embedding, keys)
+        return Attention(self.heads)(h) if h.shape[1] in self.attention else h

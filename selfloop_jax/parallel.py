@@ -1,0 +1,172 @@
+"""Programs over all devices: the one place that maps them, and the one place that knows where arrays lie.
+
+State, keys and the pool are replicated, batches are split along their first axis.
+"""
+
+import os
+import platform
+from collections import deque
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from selfloop_jax.errors import RunError
+
+AXIS = "devices"
+Tree = Any
+# Dispatches under way at most. XLA's CPU client lets 32 through per device and then blocks one of the threads
+# that the other devices need to arrive at a collective: with as few threads as devices, a deadlock.
+IN_FLIGHT = 8
+
+
+@cache
+def _sharding(spec: PartitionSpec) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), spec)
+
+
+def device_count() -> int:
+    """Devices that a batch is split over."""
+    return jax.device_count()
+
+
+def replicated() -> NamedSharding:
+    """The placement of state, keys and pools."""
+    return _sharding(PartitionSpec())
+
+
+def replicate(tree: Tree) -> Tree:
+    """A copy of every leaf on every device."""
+    return jax.device_put(tree, replicated())
+
+
+def split(tree: Tree) -> Tree:
+    """Host arrays [N,...] to [devices, N / devices, ...], one part on each device."""
+    count = jax.device_count()
+    parts = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), tree)
+    return jax.device_put(parts, _sharding(PartitionSpec(AXIS)))
+
+
+def split_steps(tree: Tree) -> Tree:
+    """Host arrays of k batches, [k,B,...], to [devices, k, B / devices, ...], one part on each device."""
+    count = jax.device_count()
+    parts = jax.tree.map(lambda x: x.reshape(len(x), count, -1, *x.shape[2:]).swapaxes(0, 1), tree)
+    return jax.device_put(parts, _sharding(PartitionSpec(AXIS)))
+
+
+def train_program(step: Callable) -> Callable:
+    """Maps `step(state, batch, key) -> (state, metrics)` to `program(state, pool, rows, key)`.
+
+    pool: arrays [N,...], replicated. rows: {"index": int32[devices, k, B / devices]} of k steps, or with an
+    empty pool the batches themselves, [devices, k, B / devices, ...]. Every step's batch carries `position`,
+    each example's place in the global batch, and its key is the phase's key with the step folded in.
+    Metrics come back as [k]. The state is donated.
+    """
+
+    def one_device(state, pool, rows, key):
+        local = jax.tree.leaves(rows)[0].shape[1]
+        position = jax.lax.axis_index(AXIS) * local + jnp.arange(local)
+
+        def one_step(state, row):
+            batch = {name: array[row["index"]] for name, array in pool.items()} if pool else row
+            return step(state, {**batch, "position": position}, jax.random.fold_in(key, state.step))
+
+        if jax.tree.leaves(rows)[0].shape[0] > 1:
+            return jax.lax.scan(one_step, state, rows)
+        state, metrics = one_step(state, jax.tree.map(lambda x: x[0], rows))
+        return state, jax.tree.map(lambda x: x[None], metrics)
+
+    return jax.pmap(
+        one_device,
+        axis_name=AXIS,
+        in_axes=(None, None, 0, None),
+        out_axes=(None, None),
+        donate_argnums=(0,),
+    )
+
+
+def throttle(results: deque[Tree], newest: Tree) -> None:
+    """Notes a dispatch's result and waits until at most IN_FLIGHT dispatches are under way."""
+    results.append(newest)
+    if len(results) > IN_FLIGHT:
+        jax.block_until_ready(results.popleft())
+
+
+def spread(function: Callable) -> Callable:
+    """Maps `function(shared, rows)` over devices: `shared` replicated, `rows` host arrays [N,...] -> [N,...].
+
+    N must be a multiple of the device count. The result is on its way to the host when this returns.
+    """
+    program = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
+
+    def call(shared: Tree, rows: Tree) -> Tree:
+        out = program(shared, split(rows))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(out))
+
+    return call
+
+
+def check_replicas(tree: Tree, where: str) -> None:
+    """Raises RunError unless every device holds the same bits: a forgotten mean over devices shows here."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        first, *others = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        if any(first.tobytes() != other.tobytes() for other in others):
+            raise RunError(f"{where}: devices disagree on {jax.tree_util.keystr(path)}")
+
+
+def configure(section: Any) -> None:
+    """Fixes what decides bits before the first use of a backend: threads, CPU devices, compiler flags.
+
+    Section `parallel`. Also switches on the persistent compilation cache.
+    """
+    os.environ["NPROC"] = str(section.nproc)
+    flags = os.environ.get("XLA_FLAGS", "")
+    if section.deterministic and "xla_gpu_deterministic_ops" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    jax.config.update("jax_num_cpu_devices", section.cpu_devices)
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/selfloop_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def count_compilations() -> Callable[[], int]:
+    """A function that says how many programs were compiled, or read from the cache, since this call."""
+    seen = []
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return lambda: len(seen)
+
+
+def describe() -> dict[str, Any]:
+    """The devices as the manifest names them."""
+    device = jax.devices()[0]
+    kind = device.device_kind if device.platform != "cpu" else _cpu_name()
+    return {
+        "platform": device.platform,
+        "device_kind": kind,
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
+        "nproc": os.environ.get("NPROC", ""),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _cpu_name() -> str:
+    """Model and the vector extensions that decide which code the compiler makes."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            lines = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {name.strip(): value.strip() for name, value in lines.items()}
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    wide = [name for name in ("avx2", "avx512f", "amx_tile", "sve") if name in flags]
+    return " ".join([facts.get("model name", platform.machine()), *wide])

@@ -1,0 +1,310 @@
+"""What a generation does: one function per phase, each from verified inputs on disk to artifacts on disk.
+
+`loop.py` states their order. A phase returns an entry: the digests of what it made and what the record is to
+say of it. It reads its inputs from disk whether or not the phase before ran in this process.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfloop_jax import classify, generate, log, parallel, rng, store, train
+from selfloop_jax.curate import annotate
+from selfloop_jax.data import dataset, pool
+from selfloop_jax.data.images import Images
+from selfloop_jax.errors import RunError
+from selfloop_jax.measure import drift, fairness
+
+Entry = dict[str, Any]
+
+
+class Study:
+    """What all generations share: the real images and every compiled program, each built once."""
+
+    def __init__(self, config: Any, stop: Callable[[], bool]):
+        self.config = config
+        self.stop = stop
+        self.data = dataset.load(config.data, config.seed)
+        classes, groups = len(self.data.classes), len(self.data.groups)
+        side, k = config.data.image_size, config.parallel.steps_per_dispatch
+        unet, process = generate.build(config.diffusion, classes, groups)
+        net = classify.build(config.classifier, classes)
+        self.trainers = {
+            "diffusion": generate.make_trainer(unet, process, config.diffusion, side, k),
+            "classifier": classify.make_trainer(net, config.classifier, side, k),
+        }
+        self.draw = generate.make_draw(unet, process, config.sample, side)
+        self.predict = classify.make_predict(net, config.measure.batch)
+        self.capacity = max(
+            config.sample.count,
+            *(self.pool_size(g) for g in range(config.loop.generations)),
+        )
+
+    def pool_size(self, generation: int) -> int:
+        """Images in the pool of a generation."""
+        config = self.config
+        return pool.size(config.pool, generation, len(self.data.train), config.sample.count)
+
+
+@dataclass
+class Generation:
+    """One generation being made: `out` receives its artifacts, `home` holds the generations before it."""
+
+    study: Study
+    number: int
+    out: Path
+    home: Path
+    entries: dict[str, Entry] = field(default_factory=dict)  # by phase, those that are done
+    parents: dict[str, str] = field(default_factory=dict)  # digests of what this phase read of the past
+
+    @property
+    def folder(self) -> Path:
+        """Where this generation's artifacts go."""
+        return store.generation_dir(self.out, self.number)
+
+    @property
+    def address(self) -> rng.Address:
+        """The address of all that is random in this generation."""
+        return (self.study.config.seed, "generation", self.number)
+
+    def digest(self, generation: int, name: str) -> str:
+        """The recorded digest of an artifact of this or an earlier generation."""
+        if generation == self.number:
+            return next(e["digests"][name] for e in self.entries.values() if name in e["digests"])
+        record = store.read_json(store.generation_dir(self.home, generation) / "record.json")
+        return self.parents.setdefault(f"gen_{generation:04d}/{name}", record["digests"][name])
+
+    def samples(self, generation: int) -> Images:
+        """What the generator of this or an earlier generation drew, verified."""
+        base = self.out if generation == self.number else self.home
+        path = store.generation_dir(base, generation) / "samples.npz"
+        arrays = store.read_npz(path, self.digest(generation, "samples.npz"))
+        return Images(**arrays, origin=np.full(len(arrays["id"]), generation, np.int32))
+
+    @cached_property
+    def pool(self) -> Images:
+        """The training set of this generation."""
+        study = self.study
+        generated = [self.samples(g) for g in pool.needs(study.config.pool, self.number)]
+        address = (study.config.seed, "pool")
+        return pool.build(
+            study.config.pool, address, self.number, study.data.train, study.data.reserve, generated
+        )
+
+    def checkpoints(self, generation: int, name: str) -> train.Checkpoints:
+        """The checkpoints of one training phase of this or an earlier generation."""
+        base = self.out if generation == self.number else self.home
+        section = self.study.config.checkpoint
+        folder = store.generation_dir(base, generation) / name
+        return train.Checkpoints(folder, section.interval_steps, section.keep)
+
+    def trained(self, generation: int, name: str) -> train.TrainState:
+        """The final state of a training phase, verified."""
+        kind = "diffusion" if name == "diffusion" else "classifier"
+        steps = _schedule(self.study.config[kind], generation).steps
+        digest = self.digest(generation, name)
+        return self.checkpoints(generation, name).load(steps, self.study.trainers[kind].abstract, digest)
+
+    def progress(self, phase: str) -> log.Progress:
+        """The progress of one of this generation's phases."""
+        section = self.study.config.log
+        metrics = log.Metrics(self.out / "metrics.jsonl")
+        return log.Progress(metrics, self.number, phase, section.every_steps, section.every_seconds)
+
+
+def _schedule(section: Any, generation: int) -> Any:
+    """Steps and learning rate of a generation: the section itself at first, then its `later`."""
+    return section.later if generation else section
+
+
+def pool_phase(gen: Generation) -> Entry:
+    """Builds the pool; it is not stored, since its parents are."""
+    images, data = gen.pool, gen.study.data
+    origins = {int(g): int(n) for g, n in zip(*np.unique(images.origin, return_counts=True), strict=True)}
+    columns = {"label": images.label, "group": images.group, "origin": images.origin, "id": images.id}
+    return {
+        "digests": {"pool": store.digest_arrays({"pixels": images.pixels, **columns})},
+        "pool": {
+            "size": len(images),
+            "real": origins.pop(-1, 0),
+            "generated": origins,
+            "joint": images.joint(len(data.classes), len(data.groups)),
+        },
+    }
+
+
+def _training(gen: Generation, name: str, kind: str, images: Images, start: train.TrainState | None) -> Entry:
+    """Trains one network of `kind` on `images`, from `start` or from scratch."""
+    study = gen.study
+    trainer, schedule = study.trainers[kind], _schedule(study.config[kind], gen.number)
+    address = (*gen.address, name)
+    progress = gen.progress(name)
+
+    def begin() -> train.TrainState:
+        weights = start or trainer.init(rng.key((*address, "init")))
+        return trainer.restart(weights, float(schedule.learning_rate), float(schedule.steps))
+
+    digest = train.fit(
+        trainer,
+        begin,
+        images,
+        study.capacity,
+        study.config.data.placement,
+        address,
+        schedule.steps,
+        gen.checkpoints(gen.number, name),
+        progress,
+        study.stop,
+    )
+    return {"digests": {name: digest}, "images_per_second": progress.rate}
+
+
+def _previous(gen: Generation, kind: str) -> train.TrainState | None:
+    """What training starts from: the network of the generation before, where the config says so."""
+    section = gen.study.config[kind]
+    if not gen.number or section.later.start == "scratch":
+        return None
+    return gen.trained(gen.number - 1, kind)
+
+
+def diffusion_phase(gen: Generation) -> Entry:
+    """Trains the generator on the pool."""
+    return _training(gen, "diffusion", "diffusion", gen.pool, _previous(gen, "diffusion"))
+
+
+def _conditions(gen: Generation) -> tuple[np.ndarray, np.ndarray]:
+    """Label and group asked of each image drawn in this generation."""
+    data = gen.study.data
+    return generate.conditions(
+        gen.study.config.sample,
+        (*gen.address, "sample"),
+        gen.pool,
+        data.train,
+        len(data.classes),
+        len(data.groups),
+    )
+
+
+def sample_phase(gen: Generation) -> Entry:
+    """Draws images in chunks; a chunk on disk is not drawn again."""
+    section = gen.study.config.sample
+    chunk = section.batch_per_device * parallel.device_count()
+    label, group = _conditions(gen)
+    params = parallel.replicate(gen.trained(gen.number, "diffusion").ema_params)
+    key = parallel.replicate(rng.key((*gen.address, "sample", "noise")))
+    firsts = range(0, section.count, chunk)
+    paths = [gen.folder / "samples.part" / f"{first:08d}.npz" for first in firsts]
+    progress = gen.progress("sample")
+    progress.begin(sum(path.exists() for path in paths), len(paths), chunk)
+    for done, (first, path) in enumerate(zip(firsts, paths, strict=True), start=1):
+        if path.exists():
+            continue
+        ids = np.arange(first, first + chunk, dtype=np.uint32)
+        kept = min(chunk, section.count - first)
+        rows = np.minimum(ids, section.count - 1)
+        pixels = gen.study.draw(params, key, ids, label[rows], group[rows])
+        store.write_npz(path, {"id": ids[:kept], "pixels": pixels[:kept]})
+        progress.advance(done)
+        if gen.study.stop():
+            raise train.Stopped(f"{progress.where}, image {first + kept}")
+    progress.end()
+    pixels = _drawn(gen)
+    return {
+        "digests": {"pixels": store.digest_arrays({"pixels": pixels})},
+        "images_per_second": progress.rate,
+    }
+
+
+def _drawn(gen: Generation) -> np.ndarray:
+    """uint8[count,H,W,3]: the chunks joined."""
+    paths = sorted((gen.folder / "samples.part").glob("*.npz"))
+    return np.concatenate([store.read_npz(path)["pixels"] for path in paths])
+
+
+def classifier_phase(gen: Generation) -> Entry:
+    """Trains the classifier on the pool."""
+    return _training(gen, "classifier", "classifier", gen.pool, _previous(gen, "classifier"))
+
+
+def label_phase(gen: Generation) -> Entry:
+    """Labels and groups the drawn images and writes samples.npz."""
+    config, data = gen.study.config, gen.study.data
+    pixels = _drawn(gen)
+    if store.digest_arrays({"pixels": pixels}) != gen.digest(gen.number, "pixels"):
+        raise RunError(f"{gen.folder / 'samples.part'}: damaged: its digest is not the recorded one")
+    condition, asked_group = _conditions(gen)
+    annotators = {"previous": gen.number, "frozen": 0}
+    logits = {
+        name: gen.study.predict(gen.trained(generation, "classifier"), pixels)
+        for name, generation in annotators.items()
+        if config.loop.label_source == name
+    }
+    digest = store.write_npz(
+        gen.folder / "samples.npz",
+        {
+            "pixels": pixels,
+            "label": annotate.label(config.loop, condition, logits),
+            "group": annotate.group(config.loop, asked_group, pixels, data.colours),
+            "id": np.arange(len(pixels), dtype=np.uint32),
+            "condition": condition,
+        },
+    )
+    return {"digests": {"samples.npz": digest}}
+
+
+def generated_classifier_phase(gen: Generation) -> Entry:
+    """Trains a classifier on this generation's images alone (classification accuracy score, arXiv 1905.10887)."""
+    wanted = gen.study.config.measure.generated_only
+    if wanted == "never" or (wanted == "first" and gen.number):
+        return {"digests": {}}
+    return _training(gen, "generated_classifier", "classifier", gen.samples(gen.number), None)
+
+
+def measure_phase(gen: Generation) -> Entry:
+    """Predicts the held-out images and measures classifier and drawn images."""
+    config, data = gen.study.config, gen.study.data
+    held_out = {"test": data.test, "validation": data.validation}[config.measure.split]
+    logits = gen.study.predict(gen.trained(gen.number, "classifier"), held_out.pixels)
+    digest = store.write_npz(
+        gen.folder / "predictions.npz",
+        {"id": held_out.id, "label": held_out.label, "group": held_out.group, "logits": logits},
+    )
+    metrics = fairness.summary(
+        held_out.label,
+        logits.argmax(axis=1),
+        held_out.group,
+        len(data.classes),
+        len(data.groups),
+        data.nested,
+    )
+    samples = gen.samples(gen.number)
+    real = data.train.joint(len(data.classes), len(data.groups))
+    drawn = drift.composition(samples.label, samples.group, real, data.aligned_group)
+    first = gen.study.predict(gen.trained(0, "classifier"), samples.pixels)
+    drawn["classifier_agreement"] = float((first.argmax(axis=1) == samples.condition).mean())
+    drawn |= _classification_accuracy_score(gen, held_out, metrics["accuracy"])
+    return {
+        "digests": {"predictions.npz": digest},
+        "split": config.measure.split,
+        "metrics": metrics,
+        "samples": drawn,
+    }
+
+
+def _classification_accuracy_score(gen: Generation, held_out: Images, accuracy: float) -> Entry:
+    """Accuracy on real images of the classifier trained on generated ones, and its ratio to the real one's."""
+    if not gen.entries["generated_classifier"]["digests"]:
+        return {"classification_accuracy_score": None, "classification_accuracy_score_ratio": None}
+    logits = gen.study.predict(gen.trained(gen.number, "generated_classifier"), held_out.pixels)
+    score = float((logits.argmax(axis=1) == held_out.label).mean())
+    if gen.number:
+        record = store.read_json(store.generation_dir(gen.home, 0) / "record.json")
+        accuracy = record["metrics"]["accuracy"]
+    return {
+        "classification_accuracy_score": score,
+        "classification_accuracy_score_ratio": score / accuracy if accuracy else None,
+    }

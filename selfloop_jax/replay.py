@@ -1,0 +1,79 @@
+"""Recomputes one generation from the config and its stored parents, and compares digests."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from selfloop_jax import log, loop, phases, store
+from selfloop_jax.errors import UsageError
+
+
+def replay(config: Any, workdir: Path, number: int, stop: Callable[[], bool]) -> bool:
+    """Whether generation `number` comes out bit for bit as recorded; names the first difference.
+
+    The generation's own artifacts are not needed, only its record and its parents. On other versions or
+    another device the bits may differ without damage: then distances are told instead.
+    """
+    path = store.generation_dir(workdir, number) / "record.json"
+    if not path.exists():
+        raise UsageError(f"--replay={number}: {path} is missing; allowed are committed generations")
+    record = store.read_json(path)
+    if len(store.records(workdir, number)) < number:
+        raise UsageError(f"--replay={number}: a generation before it is missing in {workdir}")
+    changed = store.manifest_difference(store.read_json(workdir / "manifest.json")[-1], loop.manifest())
+    loop.check(config)
+    study = phases.Study(config, stop)
+    with tempfile.TemporaryDirectory(prefix="selfloop_replay_") as scratch:
+        gen = phases.Generation(study, number, Path(scratch), workdir)
+        again = loop.generation(gen, exact=not changed)
+        difference = first_difference(record, again)
+        if difference is None:
+            log.say(f"generation {number}: identical")
+        elif changed:
+            log.say(f"generation {number}: made with another {changed}: equal bits are not promised")
+            for line in distances(gen, workdir, record, again):
+                log.say(line)
+        else:
+            log.say(f"generation {number}: differs: {path}: {difference}")
+    return difference is None
+
+
+def first_difference(record: store.Json, again: store.Json) -> str | None:
+    """The first artifact, in the order of the phases, or field whose recorded value is not the recomputed one."""
+    for name, digest in again["digests"].items():
+        if record["digests"].get(name) != digest:
+            return f"{name}: recorded {record['digests'].get(name)}, recomputed {digest}"
+    fields = [name for name in again if name not in store.NOT_DIGESTED]
+    return next((f"{name}: not the recomputed value" for name in fields if record[name] != again[name]), None)
+
+
+def distances(gen: phases.Generation, workdir: Path, record: store.Json, again: store.Json) -> list[str]:
+    """How far the recomputed generation is from the recorded one, as far as its artifacts are stored."""
+    lines = []
+    stored = phases.Generation(gen.study, gen.number, workdir, workdir, gen.entries)
+    for name in ("diffusion", "classifier"):
+        checkpoints = stored.checkpoints(gen.number, name)
+        if checkpoints.steps():
+            old = checkpoints.newest(gen.study.trainers[name].abstract)
+            lines.append(
+                f"{name}: weights differ by {_relative(old, gen.trained(gen.number, name)):.2e} (L2)"
+            )
+    for name, was in record["metrics"].items():
+        now = again["metrics"][name]
+        if was is not None and now is not None and was != now:
+            lines.append(f"{name}: {was:.4f} recorded, {now:.4f} recomputed")
+    return lines
+
+
+def _relative(old: Any, new: Any) -> float:
+    """The largest relative L2 distance over the leaves of the weights."""
+    pairs = zip(jax.tree.leaves(old.ema_params), jax.tree.leaves(new.ema_params), strict=True)
+    norm = np.linalg.norm
+    return max(
+        float(norm(a - b) / max(norm(a), 1e-12))
+        for a, b in ((np.asarray(x), np.asarray(y)) for x, y in pairs)
+    )

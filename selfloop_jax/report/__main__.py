@@ -1,0 +1,39 @@
+"""`python -m selfloop_jax.report WORKDIR [WORKDIR ...] [--out=FILE.html]`: write the page, print its path."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.report.page import write
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes leave as `UsageError`, so that they end in one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; usage: WORKDIR [WORKDIR ...] [--out=FILE.html]")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="python -m selfloop_jax.report", description=__doc__, allow_abbrev=False)
+    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=Path, help="the folder of a run")
+    parser.add_argument("--out", metavar="FILE.html", type=Path, help="default: WORKDIR/report.html")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report of `argv`; return the exit code."""
+    try:
+        args = _parser().parse_args(argv)
+        print(write(args.workdirs, args.out))
+    except (UsageError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The numbers of a record that the report knows by name, and what each is."""
+
+import math
+from dataclasses import dataclass
+
+from selfloop_jax.report.read import Run
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of record.json: its section, its key, its name, and which way is better, if either."""
+
+    section: str
+    key: str
+    name: str
+    better: str = ""  # "↑", "↓" or neither
+    whole: bool = False  # a count
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Metrics that share an axis."""
+
+    name: str
+    title: str
+    caption: str
+    metrics: tuple[Metric, ...]
+
+
+ACCURACY = Metric("metrics", "accuracy", "accuracy", "↑")
+WORST_GROUP = Metric("metrics", "worst_group_accuracy", "worst group", "↑")
+WORST_SUBGROUP = Metric("metrics", "worst_subgroup_accuracy", "worst subgroup", "↑")
+OPPORTUNITY = Metric("metrics", "equal_opportunity_difference_mean", "equal opportunity, mean", "↓")
+ALIGNED = Metric("samples", "bias_aligned_share", "bias-aligned share")
+
+PANELS = (
+    Panel(
+        "accuracy",
+        "Accuracy",
+        "Share of the {split} images that the classifier of a generation gets right: of all images, "
+        "of those in the worst group, of those in the worst subgroup (one class and one group).",
+        (ACCURACY, WORST_GROUP, WORST_SUBGROUP),
+    ),
+    Panel(
+        "gaps",
+        "Gaps between groups",
+        "0 is parity. A gap is a range over groups: chance alone lifts it above 0 even without any bias.",
+        (
+            OPPORTUNITY,
+            Metric("metrics", "equal_opportunity_difference_max", "equal opportunity, max", "↓"),
+            Metric("metrics", "equalized_odds_difference", "equalized odds", "↓"),
+            Metric("metrics", "demographic_parity_difference", "demographic parity", "↓"),
+            Metric("metrics", "maximal_disparity", "maximal disparity", "↓"),
+            Metric("metrics", "macro_std", "macro std", "↓"),
+        ),
+    ),
+    Panel(
+        "ratios",
+        "Disparate impact ratio",
+        "Lowest over highest rate at which the groups are given a class; mean and minimum over classes. "
+        "1 is parity.",
+        (
+            Metric("metrics", "disparate_impact_ratio_mean", "mean over classes", "↑"),
+            Metric("metrics", "disparate_impact_ratio_min", "minimum over classes", "↑"),
+        ),
+    ),
+    Panel(
+        "distance",
+        "Generated images against real ones",
+        "How far the shares of classes and groups among generated images are from those among real ones. "
+        "0 is the same shares; chance alone lifts both above it.",
+        (
+            Metric("samples", "kl_to_real", "KL to real", "↓"),
+            Metric("samples", "total_variation_to_real", "total variation to real", "↓"),
+        ),
+    ),
+    Panel(
+        "content",
+        "Content of the generated images",
+        "Bias-aligned: share in the group aligned with their class. Agreement: share that the classifier of "
+        "generation 0 gives the class they were drawn for. Classification accuracy score: accuracy on real "
+        "images of a classifier trained on generated ones only; ratio: over the accuracy of generation 0.",
+        (
+            ALIGNED,
+            Metric("samples", "classifier_agreement", "classifier agreement", "↑"),
+            Metric("samples", "classification_accuracy_score", "classification accuracy score", "↑"),
+            Metric("samples", "classification_accuracy_score_ratio", "score, ratio to real", "↑"),
+        ),
+    ),
+)
+COUNTS = (
+    Metric("metrics", "undefined_cells", "undefined subgroups", whole=True),
+    Metric("samples", "count", "generated images", whole=True),
+    Metric("samples", "unknown_group", "generated images of unknown group", whole=True),
+)
+
+
+def values(run: Run, metric: Metric) -> list[float]:
+    """A metric over the finished generations; NaN where it is undefined, infinite or absent."""
+    found = (generation.value(metric.section, metric.key) for generation in run.generations)
+    return [value if value is not None and math.isfinite(value) else math.nan for value in found]
+
+
+def defined(run: Run, metric: Metric) -> bool:
+    """Whether the metric is defined in any generation."""
+    return not all(map(math.isnan, values(run, metric)))
+
+
+def text(value: float | None, whole: bool = False) -> str:
+    """A metric in print: `undefined` for NaN, a dash where the record has no such number."""
+    if value is None:
+        return "–"
+    if math.isnan(value):
+        return "undefined"
+    if whole:
+        return f"{value:.0f}"
+    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"

@@ -1,0 +1,106 @@
+"""Plain sentences made from the numbers of runs, claiming no more than those."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from selfloop_jax.report.compare import differences
+from selfloop_jax.report.metrics import ACCURACY, ALIGNED, OPPORTUNITY, WORST_SUBGROUP, Metric, text, values
+from selfloop_jax.report.read import Run
+
+_MAIN = (
+    ("accuracy", ACCURACY),
+    ("accuracy in the worst subgroup", WORST_SUBGROUP),
+    ("the equal opportunity difference (mean over classes)", OPPORTUNITY),
+    ("the share of generated images in the group aligned with their class", ALIGNED),
+)
+
+
+def title(runs: Sequence[Run]) -> str:
+    """What was run, in a few words."""
+    source = runs[0].data["source"]
+    if len(runs) > 1:
+        return f"{source}: {len(runs)} runs overlaid"
+    rule = runs[0].config.get("pool", {}).get("rule")
+    return f"{source}, pool rule {rule}" if rule else source
+
+
+def subtitle(run: Run) -> str:
+    """Seed, generations, split and folder of a run, in one line."""
+    first, last = run.generations[0].number, run.last.number
+    span = f"generation {last}" if first == last else f"generations {first} to {last}"
+    seed = run.last.record.get("seed", "not recorded")
+    return f"seed {seed} · {span} · measured on the {run.split} split · folder {run.path.name}"
+
+
+def summary(runs: Sequence[Run]) -> list[str]:
+    """Of one run its course, of several where they end, and how far that may be trusted."""
+    sentences = list(_course(runs[0]) if len(runs) == 1 else _ends(runs))
+    splits = sorted({run.split for run in runs})
+    if len(splits) > 1:
+        sentences.append(
+            f"The runs are measured on different splits ({', '.join(splits)}): do not compare them."
+        )
+    if "validation" in splits:
+        sentences.append("The validation split serves tuning and early looks, so its numbers are not final.")
+    return sentences
+
+
+def caveats(run: Run) -> list[str]:
+    """What is missing or weaker than it looks: unread files, inexact generations, undefined subgroups."""
+    sentences = list(run.notes)
+    inexact = [str(g.number) for g in run.generations if g.record.get("exact") is False]
+    if inexact:
+        which = "Generation" if len(inexact) == 1 else "Generations"
+        sentences.append(
+            f"{which} {', '.join(inexact)}: marked not exact, computed after the manifest changed."
+        )
+    undefined = run.last.value("metrics", "undefined_cells")
+    if undefined:
+        noun = "groups" if run.nested else "subgroups"
+        sentences.append(
+            f"{noun} without {run.split} images: {undefined:.0f}; left out of the metrics.".capitalize()
+        )
+    return sentences
+
+
+def _course(run: Run) -> Iterator[str]:
+    """From the first generation to the last, with the detour if there was one."""
+    first, last = run.generations[0].number, run.last.number
+    main = [(name, values(run, metric)) for name, metric in _MAIN]
+    main = [(name, found) for name, found in main if math.isfinite(found[0]) and math.isfinite(found[-1])]
+    if first == last:
+        yield f"In generation {last}: " + "; ".join(f"{name} {text(found[-1])}" for name, found in main) + "."
+        yield "This is one generation of a single run: it shows no trend, and the numbers carry no interval."
+        return
+    start = " (trained on real images only)" if first == 0 else ""
+    numbers = [generation.number for generation in run.generations]
+    changes = [f"{name} went from {text(f[0])} to {text(f[-1])}{_detour(numbers, f)}" for name, f in main]
+    yield f"From generation {first}{start} to generation {last}: " + "; ".join(changes) + "."
+    yield "This is a single run with one seed: the numbers carry no interval,"
+    yield "so a change may be due to chance as well as to the loop."
+
+
+def _detour(numbers: Sequence[int], found: Sequence[float]) -> str:
+    """The generation farthest outside the two ends, so that a bent curve is not told as a straight one."""
+    low, high = sorted((found[0], found[-1]))
+    outside = [max(low - value, value - high) if math.isfinite(value) else 0.0 for value in found]
+    i = max(range(len(found)), key=outside.__getitem__)
+    return f" ({text(found[i])} in generation {numbers[i]})" if outside[i] >= 5e-4 else ""
+
+
+def _ends(runs: Sequence[Run]) -> Iterator[str]:
+    """Where the runs end, from the lowest to the highest."""
+    reached = {run.last.number for run in runs}
+    where = f"In generation {reached.pop()}" if len(reached) == 1 else "In the last generation of each run"
+    if ranges := [found for name, metric in _MAIN if (found := _range(runs, name, metric))]:
+        yield f"{where}: {'; '.join(ranges)}."
+    yield "Every line is a single run: the numbers carry no interval."
+    if list(differences(runs)) == ["seed"]:
+        yield "The runs differ in the seed alone, so the spread of their lines is what chance does."
+
+
+def _range(runs: Sequence[Run], name: str, metric: Metric) -> str:
+    ends = [values(run, metric)[-1] for run in runs]
+    if not all(map(math.isfinite, ends)):
+        return ""
+    return f"{name} lies between {text(min(ends))} and {text(max(ends))}"

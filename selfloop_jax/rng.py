@@ -1,0 +1,51 @@
+"""Random numbers by address, never by sequence.
+
+An address is a seed and a path of names and numbers: `(seed, "generation", 2, "diffusion", "noise")`. The
+same address gives the same numbers whatever was drawn before, on whatever number of devices, so nothing
+random is ever stored. Device code takes a `key`, host code takes counter-based `words`.
+"""
+
+import hashlib
+
+import jax
+import numpy as np
+
+Address = tuple[int | str, ...]
+
+
+def _number(part: int | str) -> int:
+    """uint32 of one part of an address: an integer is itself, a name the head of its sha256."""
+    if isinstance(part, str):
+        return int.from_bytes(hashlib.sha256(part.encode()).digest()[:4], "little")
+    if not 0 <= part < 2**32:
+        raise ValueError(f"address part {part} is not in [0, 2**32)")
+    return int(part)
+
+
+def key(address: Address) -> jax.Array:
+    """Typed threefry key of an address: its seed's key with every further part folded in."""
+    result = jax.random.key(address[0], impl="threefry2x32")
+    for part in address[1:]:
+        result = jax.random.fold_in(result, np.uint32(_number(part)))
+    return result
+
+
+def words(address: Address, count: int) -> np.ndarray:
+    """uint64[count] words of an address on the host: Philox's raw output, which NumPy keeps fixed (NEP 19).
+
+    Word i does not depend on `count`.
+    """
+    digest = hashlib.sha256(repr(tuple(address)).encode()).digest()
+    return np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)
+
+
+def uniforms(address: Address, ids: np.ndarray) -> np.ndarray:
+    """float64[N] in [0, 1): one number per id, the same for an id in whatever company it comes."""
+    if not len(ids):
+        return np.zeros(0)
+    return (words(address, int(ids.max()) + 1)[ids] >> np.uint64(11)) * 2.0**-53
+
+
+def permutation(address: Address, count: int) -> np.ndarray:
+    """int64[count]: the argsort of the address's words."""
+    return np.argsort(words(address, count), kind="stable")

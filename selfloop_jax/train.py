@@ -1,0 +1,259 @@
+"""Training of any network: state, step, checkpoints, and the loop over steps."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from orbax.checkpoint import v1 as ocp
+
+from selfloop_jax import log, parallel, rng, store
+from selfloop_jax.data import images
+from selfloop_jax.errors import RunError
+
+# loss(params, batch_stats, batch, key) -> (loss [], (batch_stats, metrics {name: []}))
+Loss = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
+
+
+@struct.dataclass
+class TrainState:
+    """All that training carries from step to step; arrays only."""
+
+    step: jax.Array
+    params: Any
+    ema_params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+class Stopped(Exception):
+    """The run was asked to end (SIGTERM) and its progress is on disk."""
+
+
+def optimizer(section: Any) -> optax.GradientTransformation:
+    """AdamW with clipping, linear warm-up and cosine decay to 0.
+
+    Peak learning rate and total steps live in the optimizer's state, so that phases of other lengths run the
+    same compiled step. Weight decay leaves vectors (norms, biases) alone.
+    """
+
+    def build(learning_rate, total_steps):
+        def schedule(count):
+            warm = jnp.minimum(1.0, (count + 1) / section.warmup_steps)
+            return learning_rate * warm * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / total_steps, 1.0)))
+
+        return optax.chain(
+            optax.clip_by_global_norm(section.clip_norm),
+            optax.adamw(
+                schedule,
+                b2=section.adam_b2,
+                weight_decay=section.weight_decay,
+                mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+            ),
+        )
+
+    return optax.inject_hyperparams(build)(learning_rate=0.0, total_steps=1.0)
+
+
+def make_step(loss: Loss, tx: optax.GradientTransformation, ema_decay: float) -> Callable:
+    """The step `(state, batch, key) -> (state, metrics)`; gradients and metrics are means over all devices.
+
+    The average of weights warms up: its decay is min(ema_decay, (1 + step) / (10 + step)).
+    """
+
+    def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (value, (stats, metrics)), grads = gradient(state.params, state.batch_stats, batch, key)
+        grads, metrics = jax.lax.pmean((grads, {"loss": value, **metrics}), parallel.AXIS)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)) if ema_decay else 0.0
+        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema_params, params)
+        return TrainState(state.step + 1, params, ema, stats, opt_state), metrics
+
+    return step
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One kind of network, compiled once per run and trained many times."""
+
+    init: Callable[[jax.Array], TrainState]  # key -> a new state, step 0
+    restart: Callable[[TrainState, float, float], TrainState]  # weights, learning rate, steps -> step 0
+    program: Callable
+    abstract: TrainState
+    batch: int
+    steps_per_dispatch: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained scalars."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
+
+
+def make_trainer(
+    init: Callable[[jax.Array], Any], loss: Loss, section: Any, steps_per_dispatch: int
+) -> Trainer:
+    """`init(key)` gives a network's variables: `params` and perhaps `batch_stats`."""
+    tx = optimizer(section)
+
+    def new(key):
+        variables = init(key)
+        return _begin(tx, variables["params"], variables.get("batch_stats", {}), 0.0, 1.0)
+
+    def restart(state, learning_rate, steps):
+        return _begin(tx, state.ema_params, state.batch_stats, learning_rate, steps)
+
+    place = parallel.replicated()
+    shapes = jax.eval_shape(new, jax.random.key(0))
+    return Trainer(
+        init=jax.jit(new, out_shardings=place),
+        restart=jax.jit(restart, out_shardings=place),
+        program=parallel.train_program(make_step(loss, tx, section.ema_decay)),
+        abstract=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes),
+        batch=section.batch,
+        steps_per_dispatch=steps_per_dispatch,
+    )
+
+
+def _begin(tx, params, batch_stats, learning_rate, steps) -> TrainState:
+    """Step 0 from given weights, the average starting on them."""
+    opt_state = tx.init(params)
+    hyper = {"learning_rate": learning_rate, "total_steps": steps}
+    hyper = {name: jnp.asarray(value, jnp.float32) for name, value in hyper.items()}
+    opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, **hyper})
+    ema = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, batch_stats, opt_state)
+
+
+def place_pool(pool: images.Images, capacity: int, placement: str) -> dict[str, Any]:
+    """The pool as training reads it: on the devices, padded to `capacity`, or left on the host.
+
+    uint8 pixels, int32 label and group. All pools of a run share one capacity, so nothing recompiles.
+    """
+    arrays = {"pixels": pool.pixels, "label": pool.label, "group": pool.group}
+    if placement == "host":
+        return arrays
+    padding = capacity - len(pool)
+    padded = {
+        name: np.concatenate([x, np.zeros((padding, *x.shape[1:]), x.dtype)]) for name, x in arrays.items()
+    }
+    return parallel.replicate(padded)
+
+
+def fit(
+    trainer: Trainer,
+    start: Callable[[], TrainState],
+    pool: images.Images,
+    capacity: int,
+    placement: str,
+    address: rng.Address,
+    steps: int,
+    checkpoints: "Checkpoints",
+    progress: log.Progress,
+    stop: Callable[[], bool],
+) -> str:
+    """Trains to `steps` from the newest checkpoint, else from `start()`; the final checkpoint's digest.
+
+    Saves every `checkpoints.interval` steps and at the end; on `stop()` saves and raises Stopped. The data
+    order and every key follow from `address` and the step alone. A loss that is not finite raises RunError.
+    """
+    state = checkpoints.newest(trainer.abstract) or start()
+    step = int(state.step)
+    arrays = place_pool(pool, capacity, placement)
+    key = parallel.replicate(rng.key((*address, "noise")))
+    under_way: deque[Any] = deque()
+    progress.begin(step, steps, trainer.batch)
+    for step in range(step, steps, trainer.steps_per_dispatch):
+        index = np.stack(
+            [
+                images.batch_at((*address, "order"), len(pool), trainer.batch, step + k)
+                for k in range(trainer.steps_per_dispatch)
+            ]
+        )
+        if placement == "device":
+            rows, on_device = {"index": index}, arrays
+        else:
+            rows, on_device = {name: array[index] for name, array in arrays.items()}, {}
+        state, metrics = trainer.program(state, on_device, parallel.split_steps(rows), key)
+        parallel.throttle(under_way, metrics)
+        done = step + trainer.steps_per_dispatch
+        progress.record(done, metrics)
+        stopping = stop()
+        if stopping or done % checkpoints.interval == 0 or done >= steps:
+            progress.flush()
+            parallel.check_replicas(state, f"{progress.where}, step {done}")
+            checkpoints.save(done, state)
+        if stopping and done < steps:
+            raise Stopped(f"{progress.where}, step {done}")
+    progress.end()
+    return checkpoints.digest(steps)
+
+
+class Checkpoints:
+    """The checkpoints of one training phase: `<directory>/<step>/` by Orbax, `<step>.json` its digest."""
+
+    def __init__(self, directory: Path, interval: int, keep: int):
+        self.directory = directory
+        self.interval = interval
+        self.keep = keep
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Writes the digest, then the checkpoint; the step exists once Orbax has renamed it."""
+        if (self.directory / str(step)).exists():
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        store.write_json(self._digest_path(step), {"step": step, "sha256": state_digest(state)})
+        policy = ocp.training.preservation_policies.LatestN(self.keep)
+        with ocp.training.Checkpointer(
+            self.directory, preservation_policy=policy, cleanup_tmp_directories=True
+        ) as checkpointer:
+            checkpointer.save(step, state, force=True)
+        for path in self.directory.glob("*.json"):
+            if int(path.stem) not in self.steps():
+                path.unlink()
+
+    def steps(self) -> list[int]:
+        """Finished checkpoints, oldest first."""
+        names = [path.name for path in self.directory.glob("*") if path.is_dir()]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def newest(self, abstract: TrainState) -> TrainState | None:
+        """The last state saved, verified, or None."""
+        steps = self.steps()
+        return self.load(steps[-1], abstract) if steps else None
+
+    def load(self, step: int, abstract: TrainState, expected: str | None = None) -> TrainState:
+        """One state, its digest compared with the saved one and `expected`; RunError names what is damaged."""
+        path = self.directory / str(step)
+        try:
+            state = ocp.load(path, abstract)
+        except Exception as error:  # Orbax and tensorstore raise many kinds on damaged files.
+            raise RunError(f"{path}: damaged checkpoint: {_first_line(error)}") from error
+        found = state_digest(state)
+        if found != self.digest(step) or found != (expected or found):
+            raise RunError(f"{path}: damaged checkpoint: its digest is not the recorded one")
+        return state
+
+    def digest(self, step: int) -> str:
+        """The digest recorded for a step."""
+        return store.read_json(self._digest_path(step))["sha256"]
+
+    def _digest_path(self, step: int) -> Path:
+        return self.directory / f"{step}.json"
+
+
+def state_digest(state: TrainState) -> str:
+    """sha256 over sorted (path, dtype, shape, bytes)."""
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return store.digest_arrays({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
