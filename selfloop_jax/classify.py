@@ -56,7 +56,7 @@ def _init(key: jax.Array, *, model: nn.Module, side: int) -> Any:
 
 
 def make_predict(model: nn.Module, batch: int) -> Callable[[train.TrainState, np.ndarray], np.ndarray]:
-    """`predict(state, pixels uint8[N,H,W,3]) -> logits float32[N,C]`, in batches of `batch`, the last one padded."""
+    """`predict(state, pixels uint8[N,H,W,3]) -> logits float32[N,C]`, in padded batches of `batch`."""
 
     def one_device(weights, pixels):
         return model.apply(weights, to_input(pixels))

@@ -165,7 +165,7 @@ SHARES = (
 
 def check(config: ConfigDict) -> None:
     """Raises UsageError in one line naming field, value and what is allowed."""
-    values = {field: value for field, value in _leaves(config)}
+    values = dict(_leaves(config))
     if not 0 <= config.seed < 2**32:
         _refuse("seed", config.seed, "0 to 2**32 - 1")
     for field, allowed in CHOICES.items():

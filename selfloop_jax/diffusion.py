@@ -18,7 +18,7 @@ Noise = Callable[[jax.Array], jax.Array]  # sampler step [] -> standard normal [
 
 
 def alphas_bar(schedule: str, timesteps: int) -> np.ndarray:
-    """float64[T+1], alphas_bar[0] = 1: `linear` (Ho et al., section 4) or `cosine` (arXiv 2102.09672, eq. 17)."""
+    """float64[T+1], alphas_bar[0] = 1: `linear` (Ho et al., 4) or `cosine` (arXiv 2102.09672, eq. 17)."""
     if schedule == "linear":
         betas = np.linspace(1e-4, 0.02, timesteps) * (1000 / timesteps)
     else:
@@ -38,7 +38,7 @@ class Ddpm:
     prior_scale = 1.0
 
     def example(self, key: jax.Array, x_0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """One training example from one image: network input, noise level, target (Ho et al., algorithm 1)."""
+        """From one image: network input, noise level, target (Ho et al., algorithm 1)."""
         key_t, key_eps = jax.random.split(key)
         t = jax.random.randint(key_t, (), 1, self.timesteps + 1)
         eps = jax.random.normal(key_eps, x_0.shape)

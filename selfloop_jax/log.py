@@ -13,7 +13,7 @@ from selfloop_jax.errors import RunError
 
 
 class Metrics:
-    """Appends lines to metrics.jsonl; a step logged again after a resume appears twice, the last one counts."""
+    """Appends lines to metrics.jsonl; of a step logged again after a resume the last line counts."""
 
     def __init__(self, path: Path):
         self.path = path

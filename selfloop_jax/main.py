@@ -5,6 +5,7 @@ lock or a missing parent; 143 ended by SIGTERM with progress saved.
 """
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -41,11 +42,13 @@ def _fail(error: Exception, code: int) -> int:
 
 def _parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     """Config and workdir from the command line; UsageError on whatever does not fit."""
-    _check_order(argv)
+    _check_config_flags(argv)
     try:
         rest = FLAGS(argv)[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
-        raise UsageError(str(error).strip("'\"")) from error
+    except (AttributeError, KeyError) as error:
+        raise UsageError(_unknown_field(str(error.args[0]), argv)) from error
+    except (flags.Error, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+        raise UsageError(str(error).rstrip("'")) from error
     if rest:
         raise UsageError(f"argument {rest[0]}: allowed are flags, --name=value")
     workdir = WORKDIR.value and Path(WORKDIR.value)
@@ -54,20 +57,32 @@ def _parse(argv: list[str]) -> tuple[ConfigDict, Path]:
             raise UsageError("--config is missing: for example --config=configs/quickstart.py")
         return _stored_config(workdir), workdir
     config = CONFIG.value
-    if not isinstance(config, ConfigDict):
-        raise UsageError("--config: the file's get_config() must return a ConfigDict")
     name = Path(config_flags.get_config_filename(FLAGS["config"])).name.partition(".py")
     return config, workdir or Path("runs") / (name[0] + name[2].replace(":", "-").replace(",", "-"))
 
 
-def _check_order(argv: list[str]) -> None:
-    """ml_collections ignores overrides that stand before --config; here they are an error."""
+def _check_config_flags(argv: list[str]) -> None:
+    """Overrides before --config would be ignored, a missing file would read as no config: errors here."""
     seen = False
     for argument in argv[1:]:
-        name = argument.lstrip("-").partition("=")[0]
-        seen = seen or name == "config"
-        if name.startswith("config.") and not seen:
-            raise UsageError(f"{argument}: overrides stand behind --config")
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            seen = True
+            path = value.partition(":")[0]
+            if value and not Path(path).is_file():
+                raise UsageError(f"--config={value}: allowed are files, for example configs/quickstart.py")
+        elif name.startswith("config.") and not seen:
+            raise UsageError(f"{argument}: allowed are overrides behind --config")
+
+
+def _unknown_field(message: str, argv: list[str]) -> str:
+    """ml_collections names the last part of an unknown field; this names the whole override."""
+    names = re.findall(r"""['"](\w+)""", message)
+    fields = [argument.lstrip("-").partition("=")[0] for argument in argv[1:]]
+    field = next((f for f in fields if names and names[0] in f.split(".")[1:]), "--config")
+    close = [name for name in names if name != names[0]]
+    hint = f"did you mean {close[0]}?" if close else "--dry_run lists the allowed ones"
+    return f"{field.removeprefix('config.')}: unknown field; {hint}"
 
 
 def _stored_config(workdir: Path) -> ConfigDict:

@@ -257,7 +257,7 @@ def label_phase(gen: Generation) -> Entry:
 
 
 def generated_classifier_phase(gen: Generation) -> Entry:
-    """Trains a classifier on this generation's images alone (classification accuracy score, arXiv 1905.10887)."""
+    """Trains a classifier on this generation's images alone, for the score of arXiv 1905.10887."""
     wanted = gen.study.config.measure.generated_only
     if wanted == "never" or (wanted == "first" and gen.number):
         return {"digests": {}}
@@ -296,7 +296,7 @@ def measure_phase(gen: Generation) -> Entry:
 
 
 def _classification_accuracy_score(gen: Generation, held_out: Images, accuracy: float) -> Entry:
-    """Accuracy on real images of the classifier trained on generated ones, and its ratio to the real one's."""
+    """Accuracy on real images after training on generated ones, and its ratio to training on real ones."""
     if not gen.entries["generated_classifier"]["digests"]:
         return {"classification_accuracy_score": None, "classification_accuracy_score_ratio": None}
     logits = gen.study.predict(gen.trained(gen.number, "generated_classifier"), held_out.pixels)

@@ -12,7 +12,7 @@ MIB = 2**20
 
 
 def describe(config: Any, workdir: Path) -> str:
-    """The resolved config, then sizes per generation, work, disk and memory; raises UsageError as a run would."""
+    """The resolved config, sizes per generation, work, disk, memory; raises UsageError as a run would."""
     loop.check(config)
     study = phases.Study(config, lambda: False)
     sizes = [study.pool_size(g) for g in range(config.loop.generations)]

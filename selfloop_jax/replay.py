@@ -21,6 +21,7 @@ def replay(config: Any, workdir: Path, number: int, stop: Callable[[], bool]) ->
     path = store.generation_dir(workdir, number) / "record.json"
     if not path.exists():
         raise UsageError(f"--replay={number}: {path} is missing; allowed are committed generations")
+    store.check_config(workdir, config.to_dict())
     record = store.read_json(path)
     if len(store.records(workdir, number)) < number:
         raise UsageError(f"--replay={number}: a generation before it is missing in {workdir}")
@@ -43,7 +44,7 @@ def replay(config: Any, workdir: Path, number: int, stop: Callable[[], bool]) ->
 
 
 def first_difference(record: store.Json, again: store.Json) -> str | None:
-    """The first artifact, in the order of the phases, or field whose recorded value is not the recomputed one."""
+    """The first artifact, in the order of the phases, or field that differs between the two records."""
     for name, digest in again["digests"].items():
         if record["digests"].get(name) != digest:
             return f"{name}: recorded {record['digests'].get(name)}, recomputed {digest}"

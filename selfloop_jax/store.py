@@ -143,19 +143,23 @@ def settle_config(workdir: Path, config: Json) -> None:
             raise RunError(f"{path}: missing")
         write_json(path, config)
         return
-    old = read_json(path)
-    before, after = flatten(old), flatten(json.loads(json.dumps(config)))
+    check_config(workdir, config)
+    if read_json(path) != json.loads(json.dumps(config)):
+        write_json(path, config)
+
+
+def check_config(workdir: Path, config: Json) -> None:
+    """Raises UsageError naming the first field in which a run's stored config forbids `config`."""
+    before = flatten(read_json(workdir / "config.json"))
+    after = flatten(json.loads(json.dumps(config)))
     for field in sorted(before.keys() | after.keys()):
         was, now = before.get(field), after.get(field)
-        if was == now or field.startswith(FREE_SECTIONS):
-            continue
-        if field == "loop.generations" and now > was:
-            continue
-        raise UsageError(
-            f"{field} = {now}: the run in {workdir} has {was}; allowed are the same value or another --workdir"
-        )
-    if before != after:
-        write_json(path, config)
+        longer = field == "loop.generations" and now > was
+        if was != now and not longer and not field.startswith(FREE_SECTIONS):
+            raise UsageError(
+                f"{field} = {now}: the run in {workdir} has {was}; allowed are the same value "
+                "or another --workdir"
+            )
 
 
 def settle_manifest(workdir: Path, manifest: Json, accept: bool) -> bool:

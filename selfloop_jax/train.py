@@ -165,12 +165,12 @@ def fit(
     order and every key follow from `address` and the step alone. A loss that is not finite raises RunError.
     """
     state = checkpoints.newest(trainer.abstract) or start()
-    step = int(state.step)
+    first = int(state.step)
     arrays = place_pool(pool, capacity, placement)
     key = parallel.replicate(rng.key((*address, "noise")))
     under_way: deque[Any] = deque()
-    progress.begin(step, steps, trainer.batch)
-    for step in range(step, steps, trainer.steps_per_dispatch):
+    progress.begin(first, steps, trainer.batch)
+    for step in range(first, steps, trainer.steps_per_dispatch):
         index = np.stack(
             [
                 images.batch_at((*address, "order"), len(pool), trainer.batch, step + k)
@@ -230,7 +230,7 @@ class Checkpoints:
         return self.load(steps[-1], abstract) if steps else None
 
     def load(self, step: int, abstract: TrainState, expected: str | None = None) -> TrainState:
-        """One state, its digest compared with the saved one and `expected`; RunError names what is damaged."""
+        """One state, its digest compared with the saved one and `expected`; RunError names the damaged."""
         path = self.directory / str(step)
         try:
             state = ocp.load(path, abstract)

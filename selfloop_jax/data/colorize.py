@@ -92,7 +92,7 @@ def paint(gray: np.ndarray, group: np.ndarray, colours: Colours) -> np.ndarray:
 
 
 def read_group(pixels: np.ndarray, colours: Colours) -> np.ndarray:
-    """The colour oracle: uint8[N,H,W,3] -> int32[N], the palette colour nearest in hue to the summed chroma."""
+    """The colour oracle: uint8[N,H,W,3] -> int32[N], by the hue of the summed chroma."""
     mean = pixels.reshape(len(pixels), -1, 3).mean(axis=1, dtype=np.float64)
     chroma = mean - mean.mean(axis=1, keepdims=True)
     anchors = colours.palette - colours.palette.mean(axis=1, keepdims=True)

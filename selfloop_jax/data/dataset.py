@@ -36,7 +36,7 @@ class Dataset:
 
 
 def load(section: Any, seed: int) -> Dataset:
-    """Section `data`: coloured digits. The splits are fixed; the colours of train and reserve hang on `seed`."""
+    """Section `data`: coloured digits; splits are fixed, colours of train and reserve follow `seed`."""
     gray = digits.load(section.source, section.image_size)
     colours = colorize.MODES[section.colorize]
     table = colorize.group_table(section.bias, section.rho, section.per_class, 10, len(colours.groups))

@@ -37,7 +37,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """x float[N,H,W,3] -> logits float[N,num_classes]; with `train`, statistics are those of all devices."""
+        """x float[N,H,W,3] -> logits float[N,num_classes]; `train`: statistics are those of all devices."""
         norm = partial(
             nn.BatchNorm,
             use_running_average=not train,

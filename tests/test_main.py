@@ -1,0 +1,63 @@
+"""Mistakes of a user: one line that names field, value and what is allowed, and exit code 2."""
+
+import pytest
+import runs
+
+C = runs.CONFIG
+WRONG = {
+    "unknown key": ([C, "--config.diffusion.step=3"], "diffusion.step: unknown field; did you mean steps?"),
+    "mistyped value": ([C, "--config.diffusion.steps=many"], "diffusion.steps=many: "),
+    "override before config": (["--config.seed=1", C], "--config.seed=1"),
+    "no config": ([], "--config"),
+    "config file missing": (["--config=configs/nothing.py"], "configs/nothing.py"),
+    "unknown flag": ([C, "--wrokdir=/tmp/x"], "wrokdir"),
+    "unknown choice": ([C, "--config.pool.rule=mix"], "pool.rule = mix: allowed are replace | "),
+    "out of range": ([C, "--config.data.rho=1.5"], "data.rho = 1.5: allowed are 0 to 1"),
+    "not positive": ([C, "--config.diffusion.steps=0"], "diffusion.steps = 0"),
+    "budget over pool": (
+        [C, "--config.pool.rule=accumulate_subsample", "--config.pool.budget=1000"],
+        "pool.budget = 1000: allowed are 1 to the 900",
+    ),
+    "reserve outrun": (
+        [C, "--config.pool.rule=fresh", "--config.pool.n_real=200"],
+        "pool.n_real = 200: 3 generations need 600 images, the reserve has 360",
+    ),
+    "attention at a side the net does not have": (
+        [C, "--config.diffusion.unet.attention=(16,)"],
+        "diffusion.unet.attention = (16,)",
+    ),
+    "too many levels": ([C, "--config.diffusion.unet.multipliers=(1,1,1,1,1)"], "diffusion.unet.multipliers"),
+    "sampler of the other process": ([C, "--config.sample.sampler=ddim"], "sample.sampler = ddim"),
+    "batch not divisible": (
+        [C, "--config.diffusion.batch=33"],
+        "diffusion.batch = 33: allowed are multiples of the 2",
+    ),
+    "image size the source does not have": ([C, "--config.data.image_size=16"], "data.image_size = 16"),
+    "replay of nothing": ([C, "--replay=1", "--workdir=/nonexistent/run"], "--replay=1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_one_line_and_exit_code_2(name):
+    arguments, named = WRONG[name]
+    done = runs.main(*arguments, *([] if "replay" in name else ["--dry_run"]))
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert named in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_workdir_that_cannot_be_written_is_a_run_time_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = runs.main(C, f"--workdir={tmp_path / 'file'}")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_dry_run_says_what_a_run_will_be_and_writes_nothing(tmp_path):
+    done = runs.main(C, "--dry_run", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "pool sizes, generation 0 on: 900, 1800, 2700, 3600" in done.stdout
+    assert "parameters, diffusion: " in done.stdout
+    assert not list(tmp_path.iterdir())
