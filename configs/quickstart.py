@@ -1,4 +1,13 @@
-"""Four generations of a self-consuming loop on real handwritten digits, in minutes on a laptop."""
+"""Four generations of a self-consuming loop on real handwritten digits, in minutes on a laptop.
+
+Claim: from 128k training images the generator of generation 0 draws digits good enough that a classifier
+trained on them alone reaches at least 90 % of its accuracy after real training images (real test digits,
+`classification_accuracy_score_ratio` in gen_0000/record.json).
+Data: scikit-learn's 8x8 digits (900 real training images), red or green; P(green | digit) is .3 below 5 and .7
+from 5 on, after arXiv 2403.07857. Pools accumulate; later generators are fine-tuned.
+
+    python -m selfloop_jax.main --config=configs/quickstart.py
+"""
 
 from selfloop_jax import config as configs
 
@@ -8,21 +17,27 @@ def get_config():
     config.data.source = "digits"
     config.data.colorize = "two_colour"
     config.data.bias = "per_class"
-    config.data.per_class = (0.3,) * 5 + (0.7,) * 5  # P(green | digit), after arXiv 2403.07857
+    config.data.per_class = (0.3,) * 5 + (0.7,) * 5
     config.pool.rule = "accumulate"
     config.loop.generations = 4
+
+    config.diffusion.process = "ddpm"
     config.diffusion.unet.channels = 16
     config.diffusion.unet.multipliers = (1, 2)
-    config.diffusion.steps = 1500
-    config.diffusion.learning_rate = 3e-3
+    config.diffusion.steps = 1000
+    config.diffusion.learning_rate = 1e-2
     config.diffusion.later.start = "previous"
-    config.diffusion.later.steps = 400
-    config.diffusion.later.learning_rate = 1e-3
+    config.diffusion.later.steps = 300
+    config.diffusion.later.learning_rate = 3e-3
+
+    config.sample.count = 900
+    config.sample.sampler = "ddim"
+    config.sample.steps = 30
+
     config.classifier.stages = (1, 1, 1)
     config.classifier.width = 16
     config.classifier.steps = 300
-    config.classifier.later.steps = 300
     config.classifier.learning_rate = 3e-3
+    config.classifier.later.steps = 300
     config.classifier.later.learning_rate = 3e-3
-    config.sample.count = 900
     return config

@@ -1,7 +1,7 @@
 """`python -m selfloop_jax.main --config=configs/quickstart.py [--config.seed=1] [--workdir=DIR]`.
 
 Exit codes: 0 done or identical; 1 damage, failure while running, or a replay that differs; 2 usage, config,
-lock or a missing parent; 143 ended by SIGTERM with progress saved.
+lock or a missing parent; 143 (130) ended by SIGTERM (Ctrl-C), progress saved.
 """
 
 import os
@@ -105,7 +105,7 @@ def _run(config: ConfigDict, workdir: Path) -> int:
 
     configs.check(config)
     parallel.configure(config.parallel)
-    stop = _listen_for_sigterm()
+    stop = _Stop().listen()
     from selfloop_jax import loop, plan, replay, train
 
     if DRY_RUN.value:
@@ -113,19 +113,28 @@ def _run(config: ConfigDict, workdir: Path) -> int:
         return 0
     try:
         if REPLAY.value is not None:
-            return 0 if replay.replay(config, workdir, REPLAY.value, stop) else 1
-        loop.run(config, workdir, ACCEPT.value, stop)
+            return 0 if replay.replay(config, workdir, REPLAY.value, stop.is_set) else 1
+        loop.run(config, workdir, ACCEPT.value, stop.is_set)
     except train.Stopped as stopped:
         print(f"stopped at {stopped}; the same command goes on from there", file=sys.stderr)
-        return 128 + signal.SIGTERM
+        return 128 + stop.signal
     return 0
 
 
-def _listen_for_sigterm():
-    """A function that says whether SIGTERM has come."""
-    event = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: event.set())
-    return event.is_set
+class _Stop(threading.Event):
+    """Set by SIGTERM or Ctrl-C; a second signal ends the process at once."""
+
+    signal = 0
+
+    def listen(self) -> "_Stop":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.signal = number
+        self.set()
+        signal.signal(number, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,268 @@
+"""Networks: shapes, conditioning, dropout by example, what has parameters, and BatchNorm over devices."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from selfloop_jax import classify, parallel
+from selfloop_jax.models import unet
+from selfloop_jax.models.lenet import LeNet
+from selfloop_jax.models.resnet import ResNet
+
+
+def u_net(**changes):
+    tiny = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (), "heads": 2, "dropout": 0.0}
+    return unet.UNet(**{"num_classes": 3, "num_groups": 2, "stem": 1, **tiny, **changes})
+
+
+def inputs(count, side):
+    """x, noise level, label and group of `count` images."""
+    x = jax.random.normal(jax.random.key(0), (count, side, side, 3))
+    label = jnp.arange(count, dtype=jnp.int32) % 3
+    return x, 100.0 * jnp.arange(count) - 300, label, label % 2
+
+
+def random_params(model, *arguments):
+    """Normal parameters of standard deviation 0.2, so that nothing is hidden by an initial zero."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments)["params"]
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda s: random.normal(0, 0.2, s.shape).astype(np.float32), shapes)
+
+
+def run(model, params, *arguments):
+    return np.asarray(jax.jit(model.apply)({"params": params}, *arguments))
+
+
+def relative(a, b):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+# --- U-Net ---
+
+
+@pytest.mark.parametrize(
+    ("side", "changes"),
+    [
+        (8, {}),
+        (8, {"multipliers": (1,), "blocks": 2}),
+        (8, {"attention": (4,)}),
+        (8, {"multipliers": (1, 2, 3), "attention": (2, 8), "num_groups": 0}),
+        (16, {}),
+        (16, {"stem": 2, "attention": (8, 4)}),
+        (16, {"stem": 4, "channels": 12}),
+    ],
+)
+def test_unet_output_has_the_shape_of_its_input(side, changes):
+    model = u_net(**changes)
+    out, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), *inputs(5, side))
+    assert out.shape == (5, side, side, 3)
+    assert out.dtype == jnp.float32
+
+
+def test_unet_answers_zero_when_new():
+    model = u_net(multipliers=(1,), blocks=0, stem=2)
+    out, variables = jax.jit(model.init_with_output)(jax.random.key(0), *inputs(2, 8))
+    np.testing.assert_array_equal(out, 0)
+    assert np.std(variables["params"]["stem_conv"]["kernel"]) > 0.01
+
+
+@pytest.fixture(scope="module")
+def conditioned():
+    """`apply(label, group)` of one image under a U-Net of random weights, conditioned on both."""
+    model = u_net()
+    x, level, label, group = inputs(1, 8)
+    params = random_params(model, x, level, label, group)
+    program = jax.jit(model.apply)
+    return lambda c, g: np.asarray(program({"params": params}, x, level, label * 0 + c, group * 0 + g))
+
+
+def test_every_label_and_the_null_label_give_another_output(conditioned):
+    outputs = [conditioned(label, 0) for label in range(4)]
+    assert all(relative(outputs[i], outputs[j]) > 1e-3 for i in range(4) for j in range(i))
+
+
+def test_every_group_and_the_null_group_give_another_output(conditioned):
+    outputs = [conditioned(0, group) for group in range(3)]
+    assert all(relative(outputs[i], outputs[j]) > 1e-3 for i in range(3) for j in range(i))
+
+
+def test_group_is_left_out_without_groups():
+    model = u_net(num_groups=0)
+    x, level, label, group = inputs(2, 8)
+    params = random_params(model, x, level, label, group)
+    assert "group" not in params
+    np.testing.assert_array_equal(
+        run(model, params, x, level, label, group), run(model, params, x, level, label, group + 1)
+    )
+
+
+def test_output_depends_on_the_noise_level(conditioned):
+    model = u_net()
+    x, level, label, group = inputs(1, 8)
+    params = random_params(model, x, level, label, group)
+    assert relative(run(model, params, x, level + 50, label, group), conditioned(label, group)) > 1e-3
+
+
+def test_attention_is_where_it_is_named_and_in_the_middle():
+    def count(attention):
+        params = jax.eval_shape(u_net(attention=attention).init, jax.random.key(0), *inputs(1, 8))["params"]
+        return sum(name.startswith("Attention") for name in params)
+
+    # One block going down and two going up at each side; the middle has attention wherever there is any, and
+    # its two blocks lie at side 4.
+    assert count(()) == 0
+    assert count((8,)) == 3 + 1
+    assert count((4,)) == 3 + 2 + 1
+    assert count((4, 8)) == 6 + 2 + 1
+
+
+def test_no_bias_lies_directly_before_a_normalisation():
+    params = jax.eval_shape(u_net().init, jax.random.key(0), *inputs(1, 8))["params"]
+    blocks = [block for name, block in params.items() if name.startswith("ResidualBlock")]
+    assert len(blocks) == 8
+    for block in blocks:
+        assert set(block["Conv_0"]) == {"kernel"}
+        assert "GroupNorm_1" not in block  # scale and shift come from the embedding instead
+    resnet = ResNet(num_classes=10, stages=(1, 1), width=8)
+    params = jax.eval_shape(resnet.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    biases = [jax.tree_util.keystr(path) for path, _ in leaves if "bias" in jax.tree_util.keystr(path)]
+    assert biases
+    assert all("BatchNorm" in name or name.startswith("['Dense_0']") for name in biases)
+
+
+def test_dropout_masks_do_not_depend_on_the_batch():
+    model = u_net(multipliers=(1,), blocks=0, dropout=0.5)
+    arguments = inputs(3, 4)
+    params = random_params(model, *arguments)
+    keys = jax.random.split(jax.random.key(7), 3)
+    together = run(model, params, *arguments, keys)
+    alone = [run(model, params, *(a[i : i + 1] for a in (*arguments, keys)))[0] for i in range(3)]
+    np.testing.assert_allclose(together, np.stack(alone), rtol=0, atol=1e-5 * np.abs(together).max())
+    without, other = run(model, params, *arguments), run(model, params, *arguments, keys[::-1])
+    for i in range(3):
+        assert relative(together[i], without[i]) > 0.01
+    for i in (0, 2):
+        assert relative(together[i], other[i]) > 0.01
+
+
+def test_dropout_keeps_the_mean_and_zeroes_its_rate():
+    keys = jax.random.split(jax.random.key(1), 5)
+    out = np.asarray(unet.dropout(jnp.ones((5, 32, 32, 4)), 0.25, keys))
+    np.testing.assert_allclose(np.unique(out), [0, 4 / 3], rtol=1e-6)
+    np.testing.assert_allclose(out.mean(axis=(1, 2, 3)), 1, atol=0.05)  # five standard errors
+    np.testing.assert_array_equal(unet.dropout(jnp.ones((1, 32, 32, 4)), 0.25, keys[3:4]), out[3:4])
+    assert np.any(out[0] != out[1])
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_depth_to_space_undoes_space_to_depth(factor):
+    x = np.arange(2 * 8 * 8 * 3, dtype=np.float32).reshape(2, 8, 8, 3)
+    folded = unet.space_to_depth(x, factor)
+    assert folded.shape == (2, 8 // factor, 8 // factor, 3 * factor**2)
+    np.testing.assert_array_equal(folded[1, 1, 0], x[1, factor : 2 * factor, :factor].ravel())
+    np.testing.assert_array_equal(unet.depth_to_space(folded, factor), x)
+
+
+def test_sinusoid_has_geometric_frequencies():
+    levels = np.array([-500.0, 0.0, 0.25, 1000.0])
+    angle = levels[:, None] * 10_000.0 ** (-np.arange(4) / 4)[None]
+    expected = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    np.testing.assert_allclose(unet.sinusoid(jnp.float32(levels), 8), expected, atol=1e-3)
+
+
+def test_attention_equals_its_definition():
+    model, x = unet.Attention(heads=2), np.random.default_rng(1).normal(size=(2, 3, 2, 8))
+    params = random_params(model, jnp.float32(x))
+    out = run(model, params, jnp.float32(x))
+
+    norm, dense_in, dense_out = (params[name] for name in ("GroupNorm_0", "Dense_0", "Dense_1"))
+    grouped = x.reshape(2, 6, 2, 4)  # 2 groups of 4 channels
+    mean, var = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
+    h = ((grouped - mean) / np.sqrt(var + 1e-6)).reshape(2, 6, 8) * norm["scale"] + norm["bias"]
+    q, k, v = np.split(h @ dense_in["kernel"] + dense_in["bias"], 3, axis=-1)
+    mixed = np.empty_like(q)
+    for head in (slice(0, 4), slice(4, 8)):
+        weight = np.exp(q[..., head] @ k[..., head].swapaxes(1, 2) / 2)
+        mixed[..., head] = weight / weight.sum(-1, keepdims=True) @ v[..., head]
+    expected = x + (mixed @ dense_out["kernel"] + dense_out["bias"]).reshape(x.shape)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+# --- classifiers ---
+
+
+def test_resnet_18_for_small_images_has_its_known_number_of_parameters():
+    section = SimpleNamespace(network="resnet", stages=[2, 2, 2, 2], width=64)
+    model = classify.build(section, 10)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == 11_173_962
+
+
+@pytest.mark.parametrize("side", [8, 28, 32])
+@pytest.mark.parametrize("network", ["lenet", "resnet"])
+def test_classifiers_answer_one_logit_per_class_at_any_side(network, side):
+    model = classify.build(SimpleNamespace(network=network, stages=(1, 1, 1), width=4), 7)
+    out, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((5, side, side, 3)))
+    assert out.shape == (5, 7)
+
+
+def test_every_parameter_of_the_resnet_matters_in_training():
+    """A bias before BatchNorm, or a layer that is not connected, would have a gradient of zero."""
+    model = ResNet(num_classes=3, stages=(1, 1), width=4)
+    x = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
+    params = random_params(model, x)
+    stats = jax.eval_shape(model.init, jax.random.key(0), x)["batch_stats"]
+    stats = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), stats)
+    weight = jax.random.normal(jax.random.key(1), (8, 3))
+
+    def total(params):
+        variables = {"params": params, "batch_stats": stats}
+        return jnp.sum(weight * model.apply(variables, x, train=True, mutable=["batch_stats"])[0])
+
+    for path, gradient in jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(total))(params))[0]:
+        assert np.linalg.norm(gradient) > 1e-3, jax.tree_util.keystr(path)
+
+
+def batch_norm_step(axis_name, devices):
+    """Logits and new statistics of one training step of the same 8 images on `devices` devices."""
+    model = ResNet(num_classes=3, stages=(1,), width=8, axis_name=axis_name)
+    x = jax.random.normal(jax.random.key(0), (8, 8, 8, 3)) * (1 + jnp.arange(8)).reshape(8, 1, 1, 1)
+    params = random_params(ResNet(num_classes=3, stages=(1,), width=8), x)
+    stats = jax.eval_shape(model.init, jax.random.key(0), x)["batch_stats"]
+    stats = jax.tree.map(lambda s: np.ones(s.shape, np.float32), stats)
+
+    def step(params, x):
+        variables = {"params": params, "batch_stats": stats}
+        return model.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    program = jax.pmap(step, axis_name=parallel.AXIS, in_axes=(None, 0), devices=jax.devices()[:devices])
+    logits, new = program(params, x.reshape(devices, 8 // devices, 8, 8, 3))
+    first = ravel_pytree(jax.tree.map(lambda leaf: np.asarray(leaf)[0], new["batch_stats"]))[0]
+    return np.asarray(logits).reshape(8, 3), np.asarray(first)
+
+
+def test_batch_norm_does_not_depend_on_the_number_of_devices():
+    (one, one_stats), (four, four_stats) = (batch_norm_step(parallel.AXIS, n) for n in (1, 4))
+    assert relative(four, one) < 1e-6
+    assert relative(four_stats, one_stats) < 1e-6
+
+
+def test_batch_norm_without_an_axis_depends_on_the_number_of_devices():
+    (one, one_stats), (four, four_stats) = (batch_norm_step(None, n) for n in (1, 4))
+    assert relative(four, one) > 0.01
+    assert relative(four_stats, one_stats) > 0.01
+
+
+def test_prediction_reads_the_averaged_weights_and_ignores_the_padding():
+    model = LeNet(num_classes=3)
+    x = np.random.default_rng(0).integers(0, 256, (13, 8, 8, 3), np.uint8)
+    params = random_params(model, classify.to_input(x))
+    state = SimpleNamespace(params=None, ema_params=params, batch_stats={})
+    logits = classify.make_predict(model, 8)(state, x)
+    np.testing.assert_allclose(logits, run(model, params, x / np.float32(127.5) - 1), rtol=1e-4, atol=1e-5)
