@@ -4,6 +4,7 @@ A config file's `get_config` starts from `default()` and changes what its study 
 comments name the paper a default follows; where they name none, the default is ours.
 """
 
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -166,6 +167,9 @@ SHARES = (
 def check(config: ConfigDict) -> None:
     """Raises UsageError in one line naming field, value and what is allowed."""
     values = dict(_leaves(config))
+    for field, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            _refuse(field, value, "finite numbers")
     if not 0 <= config.seed < 2**32:
         _refuse("seed", config.seed, "0 to 2**32 - 1")
     for field, allowed in CHOICES.items():

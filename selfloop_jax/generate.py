@@ -74,7 +74,8 @@ def make_draw(model: UNet, process: diffusion.Process, section: Any, side: int) 
         def noise(step):
             return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, step), (side, side, 3)))(keys)
 
-        net = network(params, rows["label"], rows["group"])
+        group = jnp.where(rows["group"] < 0, model.num_groups, rows["group"])  # unknown: the null group
+        net = network(params, rows["label"], group)
 
         def denoise(x, time):
             x_0 = process.denoise(net, x, time)

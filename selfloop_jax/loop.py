@@ -45,6 +45,8 @@ def run(config: Any, workdir: Path, accept_manifest: bool, stop: Callable[[], bo
     """
     check(config)
     with store.lock(workdir):
+        if (workdir / "config.json").exists():
+            store.check_config(workdir, config.to_dict())
         exact = store.settle_manifest(workdir, manifest(), accept_manifest)
         store.settle_config(workdir, config.to_dict())
         done = store.records(workdir, config.loop.generations)
@@ -62,8 +64,9 @@ def check(config: Any) -> None:
     configs.check(config)
     configs.check_devices(config, parallel.device_count())
     data = phases.dataset.load(config.data, config.seed)
-    sizes = len(data.train), len(data.reserve), config.sample.count
-    pool.check(config.pool, config.loop.generations, *sizes)
+    address = (config.seed, "pool")
+    sizes = len(data.reserve), config.sample.count
+    pool.check(config.pool, address, config.loop.generations, data.train, *sizes)
 
 
 def _make(config: Any, workdir: Path, first: int, exact: bool, stop: Callable[[], bool]) -> None:

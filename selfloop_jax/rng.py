@@ -6,6 +6,7 @@ random is ever stored. Device code takes a `key`, host code takes counter-based 
 """
 
 import hashlib
+import operator
 
 import jax
 import numpy as np
@@ -17,14 +18,15 @@ def _number(part: int | str) -> int:
     """uint32 of one part of an address: an integer is itself, a name the head of its sha256."""
     if isinstance(part, str):
         return int.from_bytes(hashlib.sha256(part.encode()).digest()[:4], "little")
-    if not 0 <= part < 2**32:
+    number = operator.index(part)
+    if not 0 <= number < 2**32:
         raise ValueError(f"address part {part} is not in [0, 2**32)")
-    return int(part)
+    return number
 
 
 def key(address: Address) -> jax.Array:
     """Typed threefry key of an address: its seed's key with every further part folded in."""
-    result = jax.random.key(address[0], impl="threefry2x32")
+    result = jax.random.key(_number(address[0]), impl="threefry2x32")
     for part in address[1:]:
         result = jax.random.fold_in(result, np.uint32(_number(part)))
     return result
@@ -35,7 +37,8 @@ def words(address: Address, count: int) -> np.ndarray:
 
     Word i does not depend on `count`.
     """
-    digest = hashlib.sha256(repr(tuple(address)).encode()).digest()
+    parts = tuple(part if isinstance(part, str) else operator.index(part) for part in address)
+    digest = hashlib.sha256(repr(parts).encode()).digest()
     return np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)
 
 

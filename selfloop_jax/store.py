@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def read_npz(path: Path, expected: str | None = None) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(data)) as file:
             return dict(file)
-    except (ValueError, zipfile.BadZipFile, KeyError, EOFError) as error:
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds on damaged bytes.
         raise RunError(f"{path}: damaged: {error}") from error
 
 
@@ -117,7 +116,10 @@ def records(workdir: Path, generations: int) -> list[Json]:
         record = read_json(path)
         if found:
             name = f"gen_{generation - 1:04d}/record.json"
-            if record["parents"].get(name) != digest_record(found[-1]):
+            parents = record.get("parents") if isinstance(record, dict) else None
+            if not isinstance(parents, dict):
+                raise RunError(f"{path}: damaged: it names no parents")
+            if parents.get(name) != digest_record(found[-1]):
                 raise RunError(f"{workdir / name}: damaged: its digest is not the one in {path}")
         found.append(record)
     return found
@@ -150,11 +152,14 @@ def settle_config(workdir: Path, config: Json) -> None:
 
 def check_config(workdir: Path, config: Json) -> None:
     """Raises UsageError naming the first field in which a run's stored config forbids `config`."""
-    before = flatten(read_json(workdir / "config.json"))
+    stored = read_json(workdir / "config.json")
+    if not isinstance(stored, dict):
+        raise RunError(f"{workdir / 'config.json'}: damaged: no object")
+    before = flatten(stored)
     after = flatten(json.loads(json.dumps(config)))
     for field in sorted(before.keys() | after.keys()):
         was, now = before.get(field), after.get(field)
-        longer = field == "loop.generations" and now > was
+        longer = field == "loop.generations" and isinstance(was, int) and now > was
         if was != now and not longer and not field.startswith(FREE_SECTIONS):
             raise UsageError(
                 f"{field} = {now}: the run in {workdir} has {was}; allowed are the same value "
@@ -168,6 +173,8 @@ def settle_manifest(workdir: Path, manifest: Json, accept: bool) -> bool:
     A difference is a UsageError naming the field, or with `accept` a further entry.
     """
     path = workdir / "manifest.json"
+    if not path.exists() and any(workdir.glob("gen_*")):
+        raise RunError(f"{path}: missing")
     entries = read_json(path) if path.exists() else []
     changed = manifest_difference(entries[-1], manifest) if entries else None
     if changed and not accept:
@@ -199,8 +206,8 @@ def _finite(value: Any) -> Any:
     """The value with every float that JSON cannot hold as None, arrays as lists."""
     if isinstance(value, dict):
         return {str(name): _finite(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
         return [_finite(inner) for inner in value]
-    if isinstance(value, np.generic):
-        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,7 @@ SHRUNK = [
     for override in (
         *("loop.generations=3", "report.enabled=False", "diffusion.unet.channels=8", "diffusion.steps=24"),
         *("diffusion.later.steps=16", "diffusion.batch=32", "classifier.width=4", "classifier.stages=(1,1)"),
-        *("classifier.steps=16", "classifier.later.steps=16", "classifier.batch=32", "sample.count=200"),
+        *("classifier.steps=8", "classifier.later.steps=8", "classifier.batch=32", "sample.count=200"),
         *("sample.steps=3", "sample.batch_per_device=20", "checkpoint.interval_steps=8", "measure.batch=360"),
         *("data.per_class=(.3,.3,.3,.3,.3,.7,.7,.7,.7,.7)", "log.every_steps=4", "checkpoint.keep=2"),
     )

@@ -174,6 +174,12 @@ def test_a_stratified_order_keeps_the_classes_apace(labels, seed):
         assert abs(found - ideal).max() <= 2.5  # half an image for each class and one for the cut
 
 
+def test_a_class_of_one_stands_in_the_middle():
+    label = np.array([1, 1, 0, 1, 1], np.int32)
+    for seed in range(5):
+        assert digits.stratified_order((seed, "test"), label).tolist().index(2) == 2
+
+
 def test_a_stratified_order_is_keyed():
     label = np.zeros(30, np.int32)
     orders = {tuple(digits.stratified_order((seed, "test"), label).tolist()) for seed in range(5)}
@@ -461,6 +467,17 @@ def test_the_oracle_reads_every_real_image_in_every_colour(name, side, mode):
             np.testing.assert_array_equal(colorize.read_group(coloured.pixels, colours), coloured.group)
 
 
+@pytest.mark.parametrize("mode", ["foreground", "background"])
+@pytest.mark.parametrize(("share", "coloured"), [(0.1, False), (0.75, True)])
+def test_the_oracle_tells_a_tint_of_gray_from_a_colour(mode, share, coloured):
+    colours = colorize.MODES[mode]
+    painted = colorize.every_colour(splits("digits", 8)["test"].take(np.arange(40)), colours)
+    gray = painted.pixels[painted.group == 9].repeat(10, axis=0)
+    mixed = np.rint(share * painted.pixels + (1 - share) * gray).astype(np.uint8)
+    expected = painted.group if coloured else np.full(len(painted), 9)
+    np.testing.assert_array_equal(colorize.read_group(mixed, colours), expected)
+
+
 # --- the data set of a study ---
 
 
@@ -526,3 +543,16 @@ def test_a_data_set_describes_itself_for_the_record():
         "nested": False,
         "aligned_group": [0] * 5 + [1] * 5,
     }
+
+
+def test_an_image_without_colour_has_no_colour_that_the_palette_lacks():
+    pixels = np.stack([np.zeros((8, 8, 3)), np.full((8, 8, 3), 90)]).astype(np.uint8)
+    assert colorize.read_group(pixels, colorize.MODES["two_colour"]).tolist() == [-1, -1]
+    assert colorize.read_group(pixels, colorize.MODES["foreground"]).tolist() == [9, 9]
+    assert colorize.read_group(pixels[:0], colorize.MODES["foreground"]).tolist() == []
+
+
+@pytest.mark.parametrize("rows", [((0.1, 0.9), 0.5), (float("nan"),) * 10, ("a",) * 10, ()])
+def test_rows_that_are_no_table_are_refused(rows):
+    with pytest.raises(UsageError, match=r"^data\.per_class = "):
+        colorize.group_table("per_class", 0.5, rows, 10, 2)

@@ -79,6 +79,9 @@ def test_histograms_agree_with_counting(rows):
 @SETTINGS
 @given(counts, counts)
 def test_kl_is_scipy_s_entropy_of_the_smoothed_tables(p, q):
+    if not p.sum() or not q.sum():
+        assert math.isnan(drift.kl(p, q))
+        return
     expected = stats.entropy((p + 0.5).ravel(), (q + 0.5).ravel())
     assert drift.kl(p, q) == pytest.approx(expected, abs=1e-12)
     assert drift.kl(p, q) >= -1e-12

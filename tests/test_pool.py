@@ -361,8 +361,14 @@ def test_a_shortage_for_fresh_is_refused(values, g, message):
 # --- the check before a run ---
 
 
-def check(rules, generations=5):
-    pool.check(rules, generations, N_REAL, N_RESERVE, COUNT)
+def check(rules, generations=5, count=COUNT):
+    pool.check(rules, ADDRESS, generations, real_images(), N_RESERVE, count)
+
+
+def test_the_check_refuses_to_substitute_more_images_than_are_drawn():
+    with pytest.raises(UsageError, match=r"^pool\.alpha = 1\.0: 60 images .* sample\.count = 59$"):
+        check(section("substitute", alpha=1.0), count=59)
+    check(section("substitute", alpha=1.0), count=60)
 
 
 @pytest.mark.parametrize(

@@ -152,3 +152,14 @@ def test_a_key_refuses_a_number_beyond_32_bits(part):
 
 def test_a_numpy_integer_is_the_number_it_holds():
     assert bits((0, np.int64(3))) == bits((0, np.uint32(3))) == bits((0, 3))
+
+
+def test_numpy_integers_are_integers():
+    assert (rng.words((np.int64(3), "a", np.uint32(5)), 4) == rng.words((3, "a", 5), 4)).all()
+    assert (jax.random.key_data(rng.key((np.int64(3), 5))) == jax.random.key_data(rng.key((3, 5)))).all()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_would_fall_together_are_refused(seed):
+    with pytest.raises(ValueError, match="is not in"):
+        rng.key((seed,))

@@ -517,3 +517,18 @@ def test_an_accepted_manifest_is_appended_and_the_run_never_exact_again(tmp_path
 
 def test_the_manifest_decides_by_versions_devices_and_threads():
     assert {"python", "jax", "jaxlib", "numpy", "device_kind", "device_count", "nproc"} <= set(store.EXACT)
+
+
+def test_a_run_without_its_manifest_is_damaged(tmp_path):
+    (tmp_path / "gen_0000").mkdir()
+    with pytest.raises(RunError, match=r"manifest\.json: missing"):
+        store.settle_manifest(tmp_path, {"python": "3"}, False)
+
+
+@pytest.mark.parametrize("text", ['{"b": 1}', "[]"])
+def test_a_record_of_the_wrong_shape_is_damaged(tmp_path, text):
+    for generation in range(2):
+        store.write_json(tmp_path / f"gen_{generation:04d}/record.json", {"parents": {}})
+    (tmp_path / "gen_0001/record.json").write_text(text)
+    with pytest.raises(RunError, match=r"gen_0001/record\.json: damaged"):
+        store.records(tmp_path, 2)

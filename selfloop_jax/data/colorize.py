@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfloop_jax import rng
-from selfloop_jax.data.images import REAL, Images
+from selfloop_jax.data.images import REAL, UNKNOWN, Images
 from selfloop_jax.errors import UsageError
 
 # The ten colours of Biased-MNIST (Bahng et al. 2020, ReBias).
@@ -61,10 +61,14 @@ def group_table(bias: str, rho: float, per_class: tuple, num_classes: int, num_g
         table = np.full((num_classes, num_groups), (1 - rho) / (num_groups - 1))
         table[np.arange(num_classes), own] = rho
         return table
-    table = np.array(per_class, np.float64)
+    try:
+        table = np.array(per_class, np.float64)
+    except (ValueError, TypeError):
+        table = np.zeros(0)
     if table.shape == (num_classes,) and num_groups == 2:
         table = np.stack([1 - table, table], axis=1)
-    if table.shape != (num_classes, num_groups) or (table < 0).any() or abs(table.sum(1) - 1).max() > 1e-6:
+    fits = table.shape == (num_classes, num_groups)
+    if not fits or not (table >= 0).all() or not (abs(table.sum(axis=1) - 1) <= 1e-6).all():
         raise UsageError(
             f"data.per_class = {per_class}: allowed are {num_classes} rows of {num_groups} "
             "probabilities that add up to 1 (with two colours: one probability of the second per class)"
@@ -92,15 +96,18 @@ def paint(gray: np.ndarray, group: np.ndarray, colours: Colours) -> np.ndarray:
 
 
 def read_group(pixels: np.ndarray, colours: Colours) -> np.ndarray:
-    """The colour oracle: uint8[N,H,W,3] -> int32[N], by the hue of the summed chroma."""
-    mean = pixels.reshape(len(pixels), -1, 3).mean(axis=1, dtype=np.float64)
+    """The colour oracle: uint8[N,H,W,3] -> int32[N], by the hue of the summed chroma.
+
+    An image without colour is gray, or -1 where the palette has no gray.
+    """
+    mean = pixels.reshape(len(pixels), pixels.shape[1] * pixels.shape[2], 3).mean(axis=1, dtype=np.float64)
     chroma = mean - mean.mean(axis=1, keepdims=True)
     anchors = colours.palette - colours.palette.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(anchors, axis=1)
     nearest = np.where(norms > 0, chroma @ anchors.T / np.maximum(norms, 1e-9), -np.inf).argmax(axis=1)
-    if "gray" in colours.groups:
-        limit = GRAY_STROKE * mean.mean(axis=1) if colours.place == "stroke" else GRAY_BACKGROUND
-        nearest = np.where(np.linalg.norm(chroma, axis=1) < limit, colours.groups.index("gray"), nearest)
+    limit = GRAY_STROKE * mean.mean(axis=1) if colours.place == "stroke" else GRAY_BACKGROUND
+    colourless = colours.groups.index("gray") if "gray" in colours.groups else UNKNOWN
+    nearest = np.where(np.linalg.norm(chroma, axis=1) <= limit, colourless, nearest)
     return nearest.astype(np.int32)
 
 

@@ -64,8 +64,21 @@ def size(section: Any, generation: int, real: int, count: int) -> int:
     }[section.rule]
 
 
-def check(section: Any, generations: int, real: int, reserve: int, count: int) -> None:
-    """Raises UsageError where a rule asks for more images than there will be."""
+def check(
+    section: Any, address: rng.Address, generations: int, real: Images, reserve: int, count: int
+) -> None:
+    """Raises UsageError where a rule is sure to ask for more images than there will be."""
+    if section.rule == "substitute" and generations > 1:
+        swapped = int((rng.uniforms((*address, "swap"), real.id) < section.alpha).sum())
+        if swapped > count:
+            raise UsageError(
+                f"pool.alpha = {section.alpha}: {swapped} images are to be swapped, allowed are up to "
+                f"sample.count = {count}"
+            )
+    _check_sizes(section, generations, len(real), reserve, count)
+
+
+def _check_sizes(section: Any, generations: int, real: int, reserve: int, count: int) -> None:
     if section.rule == "accumulate_subsample" and not 0 < section.budget <= real:
         raise UsageError(f"pool.budget = {section.budget}: allowed are 1 to the {real} real images")
     if section.rule == "fresh":

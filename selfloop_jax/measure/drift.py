@@ -32,7 +32,9 @@ def composition(
 
 
 def kl(p: np.ndarray, q: np.ndarray) -> float:
-    """KL(p || q) in nats between two tables of counts, 0.5 added to every cell of each."""
+    """KL(p || q) in nats between two tables of counts, 0.5 added to every cell; NaN where one is empty."""
+    if not p.sum() or not q.sum():
+        return float("nan")
     p, q = (p + SMOOTHING) / (p + SMOOTHING).sum(), (q + SMOOTHING) / (q + SMOOTHING).sum()
     return float((p * np.log(p / q)).sum())
 
