@@ -3,8 +3,8 @@
 Claim: from 128k training images the generator of generation 0 draws digits good enough that a classifier
 trained on them alone reaches at least 90 % of its accuracy after real training images (real test digits,
 `classification_accuracy_score_ratio` in gen_0000/record.json).
-Data: scikit-learn's 8x8 digits (900 real training images), red or green; P(green | digit) is .3 below 5, .7 from
-5 on, after arXiv 2403.07857. Pools accumulate; later generators are fine-tuned.
+Data: scikit-learn's 8x8 digits (900 real training images), red or green; P(green | digit) is .3 below 5 and
+.7 from 5 on, after arXiv 2403.07857. Pools accumulate; later generators are fine-tuned.
 
     python -m selfloop_jax.main --config=configs/quickstart.py
 """
