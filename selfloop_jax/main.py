@@ -4,6 +4,7 @@ Exit codes: 0 done or identical; 1 damage, failure while running, or a replay th
 lock or a missing parent; 143 (130) ended by SIGTERM (Ctrl-C), progress saved.
 """
 
+import logging
 import os
 import re
 import signal
@@ -138,5 +139,6 @@ class _Stop(threading.Event):
 
 
 if __name__ == "__main__":
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # What Orbax logs we raise, in one line.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(main(sys.argv))

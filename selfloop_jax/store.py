@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,13 @@ def write_bytes(path: Path, data: bytes) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raises RunError where the disk of `path` has fewer than `needed` bytes left."""
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise RunError(f"{path}: not saved: {needed} bytes are needed, the disk has {free} left")
 
 
 def write_json(path: Path, value: Any) -> None:

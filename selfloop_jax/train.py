@@ -206,15 +206,20 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState) -> None:
         """Writes the digest, then the checkpoint; the step exists once Orbax has renamed it."""
-        if (self.directory / str(step)).exists():
+        path = self.directory / str(step)
+        if path.exists():
             return
         self.directory.mkdir(parents=True, exist_ok=True)
+        store.check_space(path, 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         store.write_json(self._digest_path(step), {"step": step, "sha256": state_digest(state)})
         policy = ocp.training.preservation_policies.LatestN(self.keep)
-        with ocp.training.Checkpointer(
-            self.directory, preservation_policy=policy, cleanup_tmp_directories=True
-        ) as checkpointer:
-            checkpointer.save(step, state, force=True)
+        try:
+            with ocp.training.Checkpointer(
+                self.directory, preservation_policy=policy, cleanup_tmp_directories=True
+            ) as checkpointer:
+                checkpointer.save(step, state, force=True)
+        except Exception as error:  # What the file system refuses reaches us as tensorstore's ValueError.
+            raise RunError(f"{path}: not saved: {_first_line(error)}") from error
         for path in self.directory.glob("*.json"):
             if int(path.stem) not in self.steps():
                 path.unlink()

@@ -5,6 +5,7 @@ KILLS=5 in the environment kills five times in each kind of moment instead of on
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -124,6 +125,21 @@ def test_sigterm_saves_and_exits_143(moment, reference, tmp_path):
 def test_a_longer_run_is_the_extension_of_a_shorter_one(reference, tmp_path):
     workdir = tmp_path / "run"
     assert runs.run(workdir, "--config.loop.generations=2").returncode == 0
+    assert runs.run(workdir).returncode == 0
+    assert digests(workdir) == digests(reference)
+
+
+def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(reference, tmp_path):
+    workdir = tmp_path / "run"
+    failed = subprocess.run(
+        runs.command(workdir),
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )
+    assert failed.returncode == 1, failed.stderr
+    assert f"error: {workdir}/gen_0000/diffusion/8: not saved: " in failed.stderr
     assert runs.run(workdir).returncode == 0
     assert digests(workdir) == digests(reference)
 

@@ -532,3 +532,9 @@ def test_a_record_of_the_wrong_shape_is_damaged(tmp_path, text):
     (tmp_path / "gen_0001/record.json").write_text(text)
     with pytest.raises(RunError, match=r"gen_0001/record\.json: damaged"):
         store.records(tmp_path, 2)
+
+
+def test_a_disk_without_room_is_named_before_anything_is_written(tmp_path):
+    store.check_space(tmp_path / "checkpoint", 1)
+    with pytest.raises(RunError, match=r"checkpoint: not saved: \d+ bytes are needed, the disk has \d+ left"):
+        store.check_space(tmp_path / "checkpoint", 2**62)
