@@ -200,7 +200,7 @@ class Checkpoints:
     """The checkpoints of one training phase: `<directory>/<step>/` by Orbax, `<step>.json` its digest."""
 
     def __init__(self, directory: Path, interval: int, keep: int):
-        self.directory = directory
+        self.directory = directory.absolute()  # Orbax takes no other
         self.interval = interval
         self.keep = keep
 
