@@ -188,12 +188,20 @@ def fit(
         stopping = stop()
         if stopping or done % checkpoints.interval == 0 or done >= steps:
             progress.flush()
+            check_finite(state, f"{progress.where}, step {done}")
             parallel.check_replicas(state, f"{progress.where}, step {done}")
             checkpoints.save(done, state)
         if stopping and done < steps:
             raise Stopped(f"{progress.where}, step {done}")
     progress.end()
     return checkpoints.digest(steps)
+
+
+def check_finite(state: TrainState, where: str) -> None:
+    """Raises RunError unless all weights are finite: the loss of the last step is older than its update."""
+    weights = (state.params, state.ema_params, state.batch_stats)
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(weights)):
+        raise RunError(f"{where}: weights are not finite")
 
 
 class Checkpoints:
@@ -221,7 +229,7 @@ class Checkpoints:
         except Exception as error:  # What the file system refuses reaches us as tensorstore's ValueError.
             raise RunError(f"{path}: not saved: {_first_line(error)}") from error
         for path in self.directory.glob("*.json"):
-            if int(path.stem) not in self.steps():
+            if path.stem.isdigit() and int(path.stem) not in self.steps():
                 path.unlink()
 
     def steps(self) -> list[int]:

@@ -402,3 +402,9 @@ def test_a_states_digest_covers_values_type_and_shape(trainers, change):
     other = replace(state, params={"w": change(state.params["w"])})
     assert train.state_digest(other) != train.state_digest(state)
     assert train.state_digest(replace(state, params={"v": state.params["w"]})) != train.state_digest(state)
+
+
+def test_weights_that_the_last_update_broke_are_not_saved(trainers, tmp_path):
+    with pytest.raises(RunError, match="generation 3, toy, step 1: weights are not finite"):
+        fit(trainers[1], tmp_path, steps=1, rate=np.inf)
+    assert not list(tmp_path.glob("toy/1"))
