@@ -34,7 +34,17 @@ PHASES: dict[str, Callable[[phases.Generation], phases.Entry]] = {
     "generated_classifier": phases.generated_classifier_phase,
     "measure": phases.measure_phase,
 }
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "ml-collections",
+    "scikit-learn",
+    "mlxtend",
+)
 PREVIEWS_PER_CLASS = 8
 
 

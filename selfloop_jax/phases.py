@@ -75,8 +75,11 @@ class Generation:
         """The recorded digest of an artifact of this or an earlier generation."""
         if generation == self.number:
             return next(e["digests"][name] for e in self.entries.values() if name in e["digests"])
-        record = store.read_json(store.generation_dir(self.home, generation) / "record.json")
-        return self.parents.setdefault(f"gen_{generation:04d}/{name}", record["digests"][name])
+        path = store.generation_dir(self.home, generation) / "record.json"
+        digest = store.read_json(path).get("digests", {}).get(name)
+        if digest is None:
+            raise RunError(f"{path}: damaged: it has no digest of {name}")
+        return self.parents.setdefault(f"gen_{generation:04d}/{name}", digest)
 
     def samples(self, generation: int) -> Images:
         """What the generator of this or an earlier generation drew, verified."""
@@ -87,13 +90,16 @@ class Generation:
 
     @cached_property
     def pool(self) -> Images:
-        """The training set of this generation."""
+        """The training set of this generation; after a resume, checked to be the one it began with."""
         study = self.study
         generated = [self.samples(g) for g in pool.needs(study.config.pool, self.number)]
         address = (study.config.seed, "pool")
-        return pool.build(
+        images = pool.build(
             study.config.pool, address, self.number, study.data.train, study.data.reserve, generated
         )
+        if "pool" in self.entries and _pool_digest(images) != self.digest(self.number, "pool"):
+            raise RunError(f"{self.folder / 'pool.json'}: the real images are no longer those recorded")
+        return images
 
     def checkpoints(self, generation: int, name: str) -> train.Checkpoints:
         """The checkpoints of one training phase of this or an earlier generation."""
@@ -121,13 +127,17 @@ def _schedule(section: Any, generation: int) -> Any:
     return section.later if generation else section
 
 
+def _pool_digest(images: Images) -> str:
+    names = ("pixels", "label", "group", "origin", "id")
+    return store.digest_arrays({name: getattr(images, name) for name in names})
+
+
 def pool_phase(gen: Generation) -> Entry:
     """Builds the pool; it is not stored, since its parents are."""
     images, data = gen.pool, gen.study.data
     origins = {int(g): int(n) for g, n in zip(*np.unique(images.origin, return_counts=True), strict=True)}
-    columns = {"label": images.label, "group": images.group, "origin": images.origin, "id": images.id}
     return {
-        "digests": {"pool": store.digest_arrays({"pixels": images.pixels, **columns})},
+        "digests": {"pool": _pool_digest(images)},
         "pool": {
             "size": len(images),
             "real": origins.pop(-1, 0),

@@ -45,11 +45,14 @@ def replay(config: Any, workdir: Path, number: int, stop: Callable[[], bool]) ->
 
 def first_difference(record: store.Json, again: store.Json) -> str | None:
     """The first artifact, in the order of the phases, or field that differs between the two records."""
+    recorded = record.get("digests", {})
     for name, digest in again["digests"].items():
-        if record["digests"].get(name) != digest:
-            return f"{name}: recorded {record['digests'].get(name)}, recomputed {digest}"
+        if recorded.get(name) != digest:
+            return f"{name}: recorded {recorded.get(name)}, recomputed {digest}"
     fields = [name for name in again if name not in store.NOT_DIGESTED]
-    return next((f"{name}: not the recomputed value" for name in fields if record[name] != again[name]), None)
+    return next(
+        (f"{name}: not the recomputed value" for name in fields if record.get(name) != again[name]), None
+    )
 
 
 def distances(gen: phases.Generation, workdir: Path, record: store.Json, again: store.Json) -> list[str]:

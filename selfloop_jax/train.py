@@ -162,7 +162,8 @@ def fit(
     """Trains to `steps` from the newest checkpoint, else from `start()`; the final checkpoint's digest.
 
     Saves every `checkpoints.interval` steps and at the end; on `stop()` saves and raises Stopped. The data
-    order and every key follow from `address` and the step alone. A loss that is not finite raises RunError.
+    order and every key follow from `address` and the step alone. Raises RunError on a loss that is not finite
+    and on devices that disagree (compared bit for bit after the first step and at every checkpoint).
     """
     state = checkpoints.newest(trainer.abstract) or start()
     first = int(state.step)
@@ -186,13 +187,16 @@ def fit(
         done = step + trainer.steps_per_dispatch
         progress.record(done, metrics)
         stopping = stop()
+        where = f"{progress.where}, step {done}"
+        if step == first:
+            parallel.check_replicas(state, where)
         if stopping or done % checkpoints.interval == 0 or done >= steps:
             progress.flush()
-            check_finite(state, f"{progress.where}, step {done}")
-            parallel.check_replicas(state, f"{progress.where}, step {done}")
+            check_finite(state, where)
+            parallel.check_replicas(state, where)
             checkpoints.save(done, state)
         if stopping and done < steps:
-            raise Stopped(f"{progress.where}, step {done}")
+            raise Stopped(where)
     progress.end()
     return checkpoints.digest(steps)
 

@@ -144,6 +144,19 @@ def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(reference,
     assert digests(workdir) == digests(reference)
 
 
+def test_real_images_that_changed_under_a_resumed_generation_are_noticed(copy):
+    path = copy / "gen_0002/pool.json"
+    for file in (copy / "gen_0002").glob("*.json"):
+        if file != path:
+            file.unlink()
+    entry = json.loads(path.read_text())
+    entry["digests"]["pool"] = "0" * 64
+    path.write_text(json.dumps(entry))
+    resumed = runs.run(copy)
+    assert resumed.returncode == 1
+    assert "gen_0002/pool.json: the real images are no longer" in resumed.stderr.splitlines()[-1]
+
+
 def test_another_run_in_the_same_workdir_is_refused(reference):
     other = runs.run(reference, "--config.seed=1")
     assert other.returncode == 2
