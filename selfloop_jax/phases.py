@@ -143,6 +143,7 @@ def pool_phase(gen: Generation) -> Entry:
             "real": origins.pop(-1, 0),
             "generated": origins,
             "joint": images.joint(len(data.classes), len(data.groups)),
+            "unknown_group": int((images.group < 0).sum()),
         },
     }
 

@@ -10,7 +10,13 @@ CONFIG = "--config=configs/quickstart.py"
 SHRUNK = [
     f"--config.{override}"
     for override in (
-        *("loop.generations=3", "report.enabled=False", "diffusion.unet.channels=8", "diffusion.steps=24"),
+        *(
+            "loop.generations=3",
+            "report.enabled=False",
+            "measure.generated_only=first",
+            "diffusion.unet.channels=8",
+            "diffusion.steps=24",
+        ),
         *("diffusion.later.steps=16", "diffusion.batch=32", "classifier.width=4", "classifier.stages=(1,1)"),
         *("classifier.steps=8", "classifier.later.steps=8", "classifier.batch=32", "sample.count=200"),
         *("sample.steps=3", "sample.batch_per_device=20", "checkpoint.interval_steps=8", "measure.batch=360"),

@@ -27,7 +27,7 @@ WRONG = {
         "diffusion.unet.attention = (16,)",
     ),
     "too many levels": ([C, "--config.diffusion.unet.multipliers=(1,1,1,1,1)"], "diffusion.unet.multipliers"),
-    "sampler of the other process": ([C, "--config.sample.sampler=ddim"], "sample.sampler = ddim"),
+    "sampler of the other process": ([C, "--config.sample.sampler=heun"], "sample.sampler = heun"),
     "batch not divisible": (
         [C, "--config.diffusion.batch=33"],
         "diffusion.batch = 33: allowed are multiples of the 2",

@@ -36,7 +36,8 @@ def test_pools_accumulate_with_provenance(finished):
     pools = [record(finished, g)["pool"] for g in range(3)]
     assert [p["size"] for p in pools] == [900, 1100, 1300]
     assert [p["generated"] for p in pools] == [{}, {"0": 200}, {"0": 200, "1": 200}]
-    assert [np.sum(p["joint"]) for p in pools] == [900, 1100, 1300]
+    assert [int(np.sum(p["joint"])) + p["unknown_group"] for p in pools] == [900, 1100, 1300]
+    assert pools[0]["unknown_group"] == 0
 
 
 def test_every_fairness_number_can_be_recomputed_from_the_predictions(finished):
@@ -93,7 +94,12 @@ VARIANTS = {
         *("pool.alpha=0.3", "sample.condition=real", "diffusion.unet.dropout=0.1"),
     ],
     "host": [
-        *("data.placement=host", "parallel.steps_per_dispatch=4", "classifier.network=lenet"),
+        *(
+            "diffusion.process=edm",
+            "data.placement=host",
+            "parallel.steps_per_dispatch=4",
+            "classifier.network=lenet",
+        ),
         *("pool.rule=fresh", "pool.n_real=100", "pool.n_generated=150", "loop.label_source=previous"),
         *("data.colorize=background", "data.bias=unbiased", "diffusion.later.start=scratch"),
         *("measure.generated_only=first", "classifier.later.start=previous", "sample.condition=pool"),
