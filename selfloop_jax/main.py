@@ -49,7 +49,7 @@ def _parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     except (AttributeError, KeyError) as error:
         raise UsageError(_unknown_field(str(error.args[0]), argv)) from error
     except (flags.Error, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
-        raise UsageError(str(error).rstrip("'")) from error
+        raise UsageError(str(error)) from error
     if rest:
         raise UsageError(f"argument {rest[0]}: allowed are flags, --name=value")
     workdir = WORKDIR.value and Path(WORKDIR.value)
