@@ -19,13 +19,31 @@ def default() -> ConfigDict:
         {
             "seed": 0,
             "data": {
-                "source": "digits",  # digits | mnist5k
+                # digits | mnist5k | mnist | cifar20 | cifar100 | hardimagenet | folder | tfds:<name>
+                "source": "digits",
                 "image_size": 8,
-                "colorize": "two_colour",  # two_colour | foreground | background
-                "bias": "unbiased",  # unbiased | rho | per_class
-                "rho": 0.9,  # P(a class's own colour | class) under bias = rho
-                "per_class": (),  # P(group | class) under bias = per_class: see colorize.group_table
+                "colorize": "two_colour",  # none | two_colour | foreground | background
+                "bias": "unbiased",  # natural | unbiased | rho | geometric | per_class
+                "rho": 0.9,  # P(a class's own group | class) under bias = rho
+                "ratio": 0.5,  # of each group's share to the one before it under bias = geometric
+                "per_class": (),  # P(group | class) under bias = per_class: see bias.group_table
+                "train_size": 0,  # training images after subsampling; 0: as many as the bias leaves
+                "validation_share": 0.1,  # of the training images, where a source has no such split
+                "reserve_share": 0.2,  # likewise, for pool.rule = fresh and for controls
                 "placement": "device",  # device | host: where the pool lies while training
+                "dir": "",  # folder: the images; mnist, cifar, tfds: prepared data sets ('': where TFDS keeps them)
+                "archive_dir": "",  # mnist, cifar: official archives already on this machine
+                "checksums": "",  # mnist, cifar: a table that replaces the official one (STAND-IN data)
+                "label_feature": "label",  # tfds: dotted path of the label
+                "group_feature": "",  # tfds: dotted path of the group, '' none
+                "images_dir": "",  # hardimagenet: <images_dir>/{train,val}/<wnid>/
+                "masks_dir": "",  # hardimagenet: <masks_dir>/{train,val}/
+                "meta_dir": "",  # hardimagenet: the pickles
+                "group": "rank",  # hardimagenet: rank | mask_area
+                "bands": 2,  # hardimagenet: groups that ranks or mask areas are cut into
+                "holdout": 40,  # hardimagenet, group = rank: test images per class and band
+                "on_bad_image": "refuse",  # hardimagenet, folder: refuse | skip
+                "cache_dir": "",  # hardimagenet, folder: decoded images ('': ~/.cache/selfloop_jax)
             },
             "pool": {  # the training set of generation g > 0; generation 0 trains on real data alone
                 "rule": "accumulate",
@@ -38,7 +56,7 @@ def default() -> ConfigDict:
             "loop": {
                 "generations": 4,
                 "label_source": "condition",  # condition | previous | frozen
-                "group_source": "oracle",  # oracle | condition
+                "group_source": "oracle",  # oracle | condition | annotator
             },
             "diffusion": {
                 "process": "edm",  # ddpm | edm
@@ -75,10 +93,11 @@ def default() -> ConfigDict:
                 "batch_per_device": 150,
             },
             "classifier": {
-                "network": "resnet",  # resnet | lenet
-                "stages": (2, 2, 2, 2),  # blocks per stage; 2-2-2-2 is ResNet-18
-                "width": 64,
-                "label_smoothing": 0.0,
+                **_classifier(),
+                **_training(batch=128, steps=1000, learning_rate=1e-3, ema_decay=0.0),
+            },
+            "annotator": {  # loop.group_source = annotator: the frozen group classifier of generation 0
+                **_classifier(),
                 **_training(batch=128, steps=1000, learning_rate=1e-3, ema_decay=0.0),
             },
             "measure": {
@@ -98,6 +117,28 @@ def default() -> ConfigDict:
         },
         convert_dict=True,
     ).lock()
+
+
+def _classifier() -> dict[str, Any]:
+    """The fields of an image classifier."""
+    return {
+        "network": "resnet",  # resnet | resnet18 | resnet50 | vgg11 | vgg16 | lenet
+        "stages": (2, 2, 2, 2),  # resnet: basic blocks per stage; 2-2-2-2 is ResNet-18
+        "width": 64,  # channels of the first stage
+        "layout": "small",  # small | imagenet: stem of ResNet and head of VGG, as torchvision has them
+        "normalize": "unit",  # unit: pixels to [-1, 1] | imagenet: its mean and deviation
+        "init_from": "",  # weights with torchvision's names, .safetensors or .pth
+        "freeze": False,  # train the head alone, statistics of BatchNorm fixed
+        "label_smoothing": 0.0,
+        "augment": {
+            "flip": False,  # left and right, probability one half
+            "crop": 0,  # pixels of padding for a random crop
+            "brightness": 0.0,  # jitter: factors drawn from 1 - x to 1 + x
+            "contrast": 0.0,
+            "saturation": 0.0,
+            "hue": 0.0,  # turns drawn from -x to x of a full circle
+        },
+    }
 
 
 def _training(batch: int, steps: int, learning_rate: float, ema_decay: float) -> dict[str, Any]:

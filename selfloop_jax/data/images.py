@@ -19,7 +19,7 @@ class Images:
     pixels uint8[N,H,W,3]; label int32[N]; group int32[N], -1 unknown; origin int32[N], -1 real, g drawn by
     the generator of generation g; id uint32[N], never reused within its origin. Beside them, where known:
     source_id uint32[N], the image that several were made from; condition int32[N], the class that the
-    generator was asked for.
+    generator was asked for; masks uint8[N,H,W], 255 on the object and 0 elsewhere.
     """
 
     pixels: np.ndarray
@@ -29,9 +29,10 @@ class Images:
     id: np.ndarray
     source_id: np.ndarray | None = None
     condition: np.ndarray | None = None
+    masks: np.ndarray | None = None
 
     def __post_init__(self):
-        kinds = {"pixels": np.uint8, "id": np.uint32, "source_id": np.uint32}
+        kinds = {"pixels": np.uint8, "id": np.uint32, "source_id": np.uint32, "masks": np.uint8}
         for field in fields(self):
             value = getattr(self, field.name)
             if value is None and field.default is None:
@@ -55,7 +56,7 @@ class Images:
 
 
 def concatenate(parts: Sequence[Images]) -> Images:
-    """One set after the other; `source_id` and `condition` are kept where every part has them."""
+    """One set after the other; what only some sets have beside the five columns is kept where all have it."""
     columns = {}
     for field in fields(Images):
         values = [getattr(part, field.name) for part in parts]

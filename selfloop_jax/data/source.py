@@ -1,0 +1,36 @@
+"""What a source of real images hands over, before colour or bias: the contract between a source and `dataset`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from selfloop_jax.data.images import Images
+from selfloop_jax.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Real images with the names of their classes and groups.
+
+    A source with fixed splits of its own gives all four; one with train and test alone leaves `validation`
+    and `reserve` to be set aside from `train`. Groups are () where the images have none: then all are -1.
+    `probe`, where given, is a further held-out set with masks, for the ablations of `measure/spurious.py`.
+    `facts` goes into the record as it is: JSON alone.
+    """
+
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    nested: bool = False
+    validation: Images | None = None
+    reserve: Images | None = None
+    probe: Images | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Missing(UsageError):
+    """The data are not on this machine; `field` of the config says where they are."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
