@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from selfloop_jax.data import colorize, digits
+from selfloop_jax.data import colorize, dataset
 from selfloop_jax.errors import UsageError
 
 
@@ -31,7 +31,7 @@ def default() -> ConfigDict:
                 "validation_share": 0.1,  # of the training images, where a source has no such split
                 "reserve_share": 0.2,  # likewise, for pool.rule = fresh and for controls
                 "placement": "device",  # device | host: where the pool lies while training
-                "dir": "",  # folder: the images; mnist, cifar, tfds: prepared data sets ('': where TFDS keeps them)
+                "dir": "",  # folder: the images; mnist, cifar, tfds: prepared data ('': where TFDS keeps it)
                 "archive_dir": "",  # mnist, cifar: official archives already on this machine
                 "checksums": "",  # mnist, cifar: a table that replaces the official one (STAND-IN data)
                 "label_feature": "label",  # tfds: dotted path of the label
@@ -43,7 +43,7 @@ def default() -> ConfigDict:
                 "bands": 2,  # hardimagenet: groups that ranks or mask areas are cut into
                 "holdout": 40,  # hardimagenet, group = rank: test images per class and band
                 "on_bad_image": "refuse",  # hardimagenet, folder: refuse | skip
-                "cache_dir": "",  # hardimagenet, folder: decoded images ('': ~/.cache/selfloop_jax)
+                "cache_dir": "",  # hardimagenet, folder: decoded images ('': ~/.cache/selfloop_jax_data)
             },
             "pool": {  # the training set of generation g > 0; generation 0 trains on real data alone
                 "rule": "accumulate",
@@ -71,6 +71,7 @@ def default() -> ConfigDict:
                 },
                 "condition_on": "label",  # label | label_group
                 "label_dropout": 0.1,
+                "augment": {"flip": False},  # left and right, probability one half
                 "unet": {
                     "channels": 64,
                     "multipliers": (1, 2),
@@ -79,6 +80,7 @@ def default() -> ConfigDict:
                     "heads": 1,
                     "dropout": 0.0,
                     "stem": 1,  # stem x stem pixels are folded into channels before the first layer
+                    "scale_shift": True,  # how the embedding enters a block; False: added (Ho et al. 2020)
                 },
                 **_training(batch=128, steps=2000, learning_rate=1e-3, ema_decay=0.999),
             },
@@ -98,7 +100,7 @@ def default() -> ConfigDict:
             },
             "annotator": {  # loop.group_source = annotator: the frozen group classifier of generation 0
                 **_classifier(),
-                **_training(batch=128, steps=1000, learning_rate=1e-3, ema_decay=0.0),
+                **_training(batch=128, steps=1000, learning_rate=1e-3, ema_decay=0.0, later=False),
             },
             "measure": {
                 "split": "test",  # test | validation: tune on validation alone
@@ -117,6 +119,19 @@ def default() -> ConfigDict:
         },
         convert_dict=True,
     ).lock()
+
+
+def choose(arg: str, *options: tuple[str, ...]) -> list[str]:
+    """The argument of a config file, words with commas between: at most one of each of `options`.
+
+    What is not named is the first of its options. UsageError on anything else.
+    """
+    words = [word for word in arg.split(",") if word]
+    named = [[word for word in words if word in allowed] for allowed in options]
+    if sum(map(len, named)) != len(words) or any(len(found) > 1 for found in named):
+        lists = " and ".join(f"one of {' | '.join(allowed)}" for allowed in options)
+        raise UsageError(f"--config=FILE:{arg}: allowed after the colon are {lists}")
+    return [found[0] if found else allowed[0] for found, allowed in zip(named, options, strict=True)]
 
 
 def _classifier() -> dict[str, Any]:
@@ -141,8 +156,17 @@ def _classifier() -> dict[str, Any]:
     }
 
 
-def _training(batch: int, steps: int, learning_rate: float, ema_decay: float) -> dict[str, Any]:
-    """The fields that every trained network has."""
+def _training(
+    batch: int, steps: int, learning_rate: float, ema_decay: float, later: bool = True
+) -> dict[str, Any]:
+    """The fields of a trained network; `later`: whether generations after 0 train it again."""
+    again = {
+        "later": {  # generations from 1 on
+            "start": "scratch",  # scratch | previous: from the network of the generation before
+            "steps": steps,
+            "learning_rate": learning_rate,
+        }
+    }
     return {
         "batch": batch,
         "steps": steps,
@@ -152,56 +176,67 @@ def _training(batch: int, steps: int, learning_rate: float, ema_decay: float) ->
         "clip_norm": 1.0,
         "adam_b2": 0.99,
         "ema_decay": ema_decay,  # 0: no averaging
-        "later": {  # generations from 1 on
-            "start": "scratch",  # scratch | previous: from the network of the generation before
-            "steps": steps,
-            "learning_rate": learning_rate,
-        },
+        **(again if later else {}),
     }
 
 
 CHOICES = {
-    "data.source": tuple(digits.SOURCES),
-    "data.colorize": tuple(colorize.MODES),
-    "data.bias": ("unbiased", "rho", "per_class"),
+    "data.colorize": ("none", *colorize.MODES),
+    "data.bias": ("natural", "unbiased", "rho", "geometric", "per_class"),
     "data.placement": ("device", "host"),
+    "data.group": ("rank", "mask_area"),
+    "data.on_bad_image": ("refuse", "skip"),
     "pool.rule": (
         *("replace", "real_plus_latest", "accumulate"),
         *("accumulate_subsample", "substitute", "fresh"),
     ),
     "loop.label_source": ("condition", "previous", "frozen"),
-    "loop.group_source": ("oracle", "condition"),
+    "loop.group_source": ("oracle", "condition", "annotator"),
     "diffusion.process": ("ddpm", "edm"),
     "diffusion.ddpm.schedule": ("linear", "cosine"),
     "diffusion.ddpm.prediction": ("eps", "v"),
     "diffusion.condition_on": ("label", "label_group"),
     "diffusion.later.start": ("scratch", "previous"),
     "sample.condition": ("uniform", "pool", "real"),
-    "classifier.network": ("resnet", "lenet"),
     "classifier.later.start": ("scratch", "previous"),
+    **{
+        f"{name}.{field}": allowed
+        for name in ("classifier", "annotator")
+        for field, allowed in {
+            "network": ("resnet", "resnet18", "resnet50", "vgg11", "vgg16", "lenet"),
+            "layout": ("small", "imagenet"),
+            "normalize": ("unit", "imagenet"),
+        }.items()
+    },
     "measure.split": ("test", "validation"),
     "measure.generated_only": ("never", "first", "every"),
 }
 
 POSITIVE = (
     *("loop.generations", "diffusion.ddpm.timesteps", "sample.count", "sample.steps"),
-    *("sample.batch_per_device", "classifier.width", "measure.batch", "checkpoint.interval_steps"),
+    *("sample.batch_per_device", "measure.batch", "checkpoint.interval_steps"),
+    *("classifier.width", "annotator.width", "data.ratio", "data.image_size", "data.holdout"),
     *("checkpoint.keep", "parallel.cpu_devices", "parallel.nproc", "parallel.steps_per_dispatch"),
     *("diffusion.unet.channels", "diffusion.unet.blocks", "diffusion.unet.heads", "diffusion.unet.stem"),
     *("diffusion.edm.sigma_data", "diffusion.edm.p_std", "diffusion.edm.sigma_min", "diffusion.edm.rho"),
     *("log.every_steps", "log.every_seconds", "sample.temperature"),
     *(
         f"{net}.{field}"
-        for net in ("diffusion", "classifier")
+        for net in ("diffusion", "classifier", "annotator")
         for field in ("batch", "steps", "learning_rate", "warmup_steps", "clip_norm")
     ),
     *(f"{net}.later.{field}" for net in ("diffusion", "classifier") for field in ("steps", "learning_rate")),
 )
 
 SHARES = (
-    *("data.rho", "pool.alpha", "diffusion.label_dropout", "diffusion.unet.dropout"),
-    *("classifier.label_smoothing", "diffusion.ema_decay", "classifier.ema_decay"),
-    *("diffusion.adam_b2", "classifier.adam_b2"),
+    *("data.rho", "data.validation_share", "data.reserve_share", "pool.alpha"),
+    *("diffusion.label_dropout", "diffusion.unet.dropout"),
+    *("classifier.label_smoothing", "annotator.label_smoothing"),
+    *(
+        f"{net}.{field}"
+        for net in ("diffusion", "classifier", "annotator")
+        for field in ("ema_decay", "adam_b2")
+    ),
 )
 
 
@@ -222,18 +257,28 @@ def check(config: ConfigDict) -> None:
     for field in SHARES:
         if not 0 <= values[field] <= 1:
             _refuse(field, values[field], "0 to 1")
-    _check_data(config.data)
+    _check_data(config)
     _check_generator(config)
     _check_steps(config)
 
 
-def _check_data(data: ConfigDict) -> None:
-    sides = digits.SOURCES[data.source].sides
-    if data.image_size not in sides:
-        _refuse("data.image_size", data.image_size, f"{sides} for data.source = {data.source}")
-    groups = len(colorize.MODES[data.colorize].groups)
-    if data.bias == "per_class":
-        colorize.group_table("per_class", data.rho, data.per_class, 10, groups)
+def _check_data(config: ConfigDict) -> None:
+    data, source = config.data, config.data.source
+    if source not in dataset.SOURCES and not source.startswith(dataset.TFDS):
+        _refuse("data.source", source, " | ".join((*dataset.SOURCES, f"{dataset.TFDS}<name>")))
+    if data.validation_share + data.reserve_share >= 1:
+        _refuse("data.reserve_share", data.reserve_share, "below 1 together with data.validation_share")
+    if data.train_size < 0:
+        _refuse("data.train_size", data.train_size, "0 and more")
+    if data.bands < 2:
+        _refuse("data.bands", data.bands, "2 and more")
+    coloured = data.colorize != "none"
+    if not coloured and source in dataset.DIGITS:
+        _refuse("data.colorize", "none", f"{' | '.join(colorize.MODES)} for data.source = {source}")
+    if coloured and data.bias == "natural":
+        _refuse("data.bias", "natural", "the others where data.colorize gives images their groups")
+    if not coloured and config.loop.group_source == "oracle":
+        _refuse("loop.group_source", "oracle", "annotator | condition where data.colorize = none")
 
 
 def _check_generator(config: ConfigDict) -> None:
@@ -269,12 +314,13 @@ def _check_generator(config: ConfigDict) -> None:
     if sample.guidance < -1:
         _refuse("sample.guidance", sample.guidance, "-1 and more")
     if config.loop.group_source == "condition" and config.diffusion.condition_on != "label_group":
-        _refuse("loop.group_source", "condition", "oracle where diffusion.condition_on = label")
+        _refuse("loop.group_source", "condition", "oracle | annotator where diffusion.condition_on = label")
 
 
 def _check_steps(config: ConfigDict) -> None:
     k = config.parallel.steps_per_dispatch
     counts = {"checkpoint.interval_steps": config.checkpoint.interval_steps}
+    counts["annotator.steps"] = config.annotator.steps
     for name in ("diffusion", "classifier"):
         counts |= {f"{name}.steps": config[name].steps, f"{name}.later.steps": config[name].later.steps}
     for field, steps in counts.items():
@@ -284,7 +330,7 @@ def _check_steps(config: ConfigDict) -> None:
 
 def check_devices(config: ConfigDict, devices: int) -> None:
     """Raises UsageError where a batch cannot be split over the devices at hand."""
-    for field in ("diffusion.batch", "classifier.batch", "measure.batch"):
+    for field in ("diffusion.batch", "classifier.batch", "annotator.batch", "measure.batch"):
         section, name = field.split(".")
         if config[section][name] % devices:
             _refuse(field, config[section][name], f"multiples of the {devices} devices")

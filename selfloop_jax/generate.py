@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfloop_jax import diffusion, parallel, rng, train
+from selfloop_jax.augment import augment
 from selfloop_jax.classify import to_input
 from selfloop_jax.data.images import Images
 from selfloop_jax.models.unet import UNet
@@ -23,12 +24,17 @@ def build(section: Any, num_classes: int, num_groups: int) -> tuple[UNet, diffus
     return UNet(num_classes=num_classes, num_groups=groups, **net), kind(**section[section.process])
 
 
-def loss(params, batch_stats, batch, key, *, model: UNet, process: diffusion.Process, label_dropout: float):
-    """Denoising loss, mean over this device's examples; noise is keyed by place in the global batch."""
+def loss(params, batch_stats, batch, key, *, model: UNet, process: diffusion.Process, section: Any):
+    """Denoising loss, mean over this device's examples; noise is keyed by place in the global batch.
+
+    Section `diffusion`: label_dropout and augment.
+    """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])
     example_keys, drop_keys, net_keys = jax.vmap(partial(jax.random.split, num=3), out_axes=1)(keys)
-    x, level, target = jax.vmap(process.example)(example_keys, to_input(batch["pixels"]))
-    dropped = jax.vmap(partial(jax.random.bernoulli, p=label_dropout))(drop_keys)
+    augment_key = jax.random.fold_in(key, np.uint32(2**31))  # no place in a batch
+    x_0 = augment(to_input(batch["pixels"]), augment_key, batch["position"], section.augment)
+    x, level, target = jax.vmap(process.example)(example_keys, x_0)
+    dropped = jax.vmap(partial(jax.random.bernoulli, p=section.label_dropout))(drop_keys)
     label = jnp.where(dropped, model.num_classes, batch["label"])
     group = jnp.where(dropped | (batch["group"] < 0), model.num_groups, batch["group"])
     output = model.apply({"params": params}, x, level, label, group, net_keys)
@@ -39,7 +45,7 @@ def make_trainer(
     model: UNet, process: diffusion.Process, section: Any, side: int, steps_per_dispatch: int
 ) -> train.Trainer:
     """The generator's trainer for images of `side` pixels."""
-    bound = partial(loss, model=model, process=process, label_dropout=section.label_dropout)
+    bound = partial(loss, model=model, process=process, section=section)
     return train.make_trainer(partial(_init, model=model, side=side), bound, section, steps_per_dispatch)
 
 
@@ -94,17 +100,21 @@ def make_draw(model: UNet, process: diffusion.Process, section: Any, side: int) 
 
 
 def conditions(
-    section: Any, address: rng.Address, pool: Images, real: Images, num_classes: int, num_groups: int
+    section: Any, address: rng.Address, pool: Images, real: Images, members: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """int32[count] label and group asked of each id: a function of the id alone.
 
     `uniform` deals out the cells (label, group) in turn; `pool` and `real` deal out the conditions of that
     set in a keyed order without replacement, starting over when it is used up. So shares are those named,
-    without sampling noise. The group counts only where the generator is conditioned on it.
+    without sampling noise. The group counts only where the generator is conditioned on it. `members`
+    bool[C,G]: the groups a class has.
     """
     ids = np.arange(section.count)
     if section.condition == "uniform":
-        return (ids % num_classes).astype(np.int32), (ids // num_classes % num_groups).astype(np.int32)
+        label, turn = ids % len(members), ids // len(members)
+        owned = np.argsort(~members, axis=1, kind="stable")  # a class's groups first
+        group = owned[label, turn % members.sum(axis=1)[label]]
+        return label.astype(np.int32), group.astype(np.int32)
     reference = {"pool": pool, "real": real}[section.condition]
     order = rng.permutation((*address, "condition"), len(reference))[ids % len(reference)]
     return reference.label[order], reference.group[order]

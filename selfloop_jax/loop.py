@@ -1,6 +1,7 @@
 """The self-consuming loop. The order of a generation's phases is a contract:
 
-    pool -> diffusion -> sample -> classifier -> label -> generated_classifier -> measure -> commit
+    annotator -> pool -> diffusion -> sample -> classifier -> label -> generated_classifier -> measure
+    -> commit
 
 Generation 0's pool is real data only; what the generator of generation g draws enters the pool of g+1.
 Images are labelled after their generation's classifier is trained: `loop.label_source = previous` is the
@@ -21,11 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from selfloop_jax import augment, classify, log, parallel, phases, report, store
 from selfloop_jax import config as configs
-from selfloop_jax import log, parallel, phases, report, store
-from selfloop_jax.data import pool
+from selfloop_jax.data import dataset, pool
+from selfloop_jax.errors import RunError
 
 PHASES: dict[str, Callable[[phases.Generation], phases.Entry]] = {
+    "annotator": phases.annotator_phase,
     "pool": phases.pool_phase,
     "diffusion": phases.diffusion_phase,
     "sample": phases.sample_phase,
@@ -54,38 +57,50 @@ def run(config: Any, workdir: Path, accept_manifest: bool, stop: Callable[[], bo
     `stop()` is asked between dispatches; when true, progress is saved and train.Stopped raised.
     """
     check(config)
+    data = load(config)
     with store.lock(workdir):
         if (workdir / "config.json").exists():
             store.check_config(workdir, config.to_dict())
-        exact = store.settle_manifest(workdir, manifest(), accept_manifest)
+        exact = store.settle_manifest(workdir, manifest(data), accept_manifest)
         store.settle_config(workdir, config.to_dict())
         done = store.records(workdir, config.loop.generations)
         wanted = config.loop.generations
         if len(done) == wanted and (workdir / "report.html").exists() >= config.report.enabled:
             log.say(f"complete: {wanted} generations in {workdir}")
         else:
-            _make(config, workdir, len(done), exact, stop)
+            _make(phases.Study(config, data, stop), workdir, done, exact)
     if config.report.enabled:
         print(f"report: {workdir / 'report.html'}")
 
 
 def check(config: Any) -> None:
-    """Raises UsageError where the config cannot be run on the devices at hand."""
+    """Raises UsageError where the config cannot be run on the devices at hand, whatever the data."""
     configs.check(config)
     configs.check_devices(config, parallel.device_count())
-    data = phases.dataset.load(config.data, config.seed)
+    coloured = config.data.colorize != "none"
+    for name in ("classifier", "annotator"):
+        classify.check(config[name], name)
+        augment.check(config[name].augment, f"{name}.augment", config.data.image_size, coloured)
+
+
+def load(config: Any, prepare: bool = True) -> dataset.Dataset:
+    """The run's real images; UsageError where they, or the pools to be made of them, do not fit."""
+    data = dataset.load(config.data, config.seed, prepare)
     address = (config.seed, "pool")
     sizes = len(data.reserve), config.sample.count
     pool.check(config.pool, address, config.loop.generations, data.train, *sizes)
+    return data
 
 
-def _make(config: Any, workdir: Path, first: int, exact: bool, stop: Callable[[], bool]) -> None:
-    """Generations from `first` on, and the report."""
-    if first < config.loop.generations:
-        study = phases.Study(config, stop)
+def _make(study: phases.Study, workdir: Path, done: list[store.Json], exact: bool) -> None:
+    """The generations after those `done`, and the report."""
+    config = study.config
+    if done and done[0]["data"] != store.jsonable(study.described):
+        raise RunError(f"{workdir}: the real images are no longer those that generation 0 was made with")
+    if len(done) < config.loop.generations:
         write_previews(study, workdir)
-        for number in range(first, config.loop.generations):
-            generation(phases.Generation(study, number, workdir, workdir), exact)
+    for number in range(len(done), config.loop.generations):
+        generation(phases.Generation(study, number, workdir, workdir), exact)
     if config.report.enabled:
         report.write([workdir])
 
@@ -123,16 +138,22 @@ def _record(gen: phases.Generation, exact: bool, compilations: int) -> store.Jso
     if gen.number:
         before = store.generation_dir(gen.home, gen.number - 1) / "record.json"
         parents[f"gen_{gen.number - 1:04d}/record.json"] = store.digest_record(store.read_json(before))
+    optional = {
+        "annotator": entries["annotator"].get("annotator"),
+        "spurious": entries["measure"]["spurious"],
+        "initial_weights": _initial_weights(config),
+    }
     rates = {n: e["images_per_second"] for n, e in entries.items() if e.get("images_per_second")}
     return {
         "generation": gen.number,
         "seed": config.seed,
         "exact": exact,
         "split": entries["measure"]["split"],
-        "data": gen.study.data.describe(config.data.source),
+        "data": gen.study.described,
         "pool": entries["pool"]["pool"],
         "metrics": entries["measure"]["metrics"],
         "samples": entries["measure"]["samples"],
+        **{name: value for name, value in optional.items() if value is not None},
         "digests": digests,
         "parents": dict(sorted(parents.items())),
         "seconds": {name: entry["seconds"] for name, entry in entries.items()},
@@ -143,13 +164,21 @@ def _record(gen: phases.Generation, exact: bool, compilations: int) -> store.Jso
     }
 
 
-def manifest() -> store.Json:
+def _initial_weights(config: Any) -> store.Json | None:
+    """Digests of the files that classifiers start from."""
+    used = ("classifier", "annotator") if config.loop.group_source == "annotator" else ("classifier",)
+    files = {name: classify.weights_digest(config[name], name) for name in used}
+    return {name: digest for name, digest in files.items() if digest} or None
+
+
+def manifest(data: dataset.Dataset) -> store.Json:
     """What the bits of a run hang on beside its config, and the code's state."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "python": platform.python_version(),
         **versions,
         **parallel.describe(),
+        "stand_in": data.facts.get("stand_in"),
         "git": git_state(),
         "host": platform.node(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -5,7 +5,7 @@ say of it. It reads its inputs from disk whether or not the phase before ran in 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,32 +14,44 @@ import numpy as np
 
 from selfloop_jax import classify, generate, log, parallel, rng, store, train
 from selfloop_jax.curate import annotate
-from selfloop_jax.data import dataset, pool
+from selfloop_jax.data import pool
+from selfloop_jax.data.colorize import read_group
+from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import RunError
-from selfloop_jax.measure import drift, fairness
+from selfloop_jax.measure import drift, fairness, spurious
 
 Entry = dict[str, Any]
 
 
-class Study:
-    """What all generations share: the real images and every compiled program, each built once."""
+class Networks:
+    """Every compiled program of a run, each built once."""
 
-    def __init__(self, config: Any, stop: Callable[[], bool]):
-        self.config = config
-        self.stop = stop
-        self.data = dataset.load(config.data, config.seed)
-        classes, groups = len(self.data.classes), len(self.data.groups)
+    def __init__(self, config: Any, classes: int, groups: int):
         side, k = config.data.image_size, config.parallel.steps_per_dispatch
         unet, process = generate.build(config.diffusion, classes, groups)
-        net = classify.build(config.classifier, classes)
-        self.trainers = {
-            "diffusion": generate.make_trainer(unet, process, config.diffusion, side, k),
-            "classifier": classify.make_trainer(net, config.classifier, side, k),
-        }
+        nets = {"classifier": classify.build(config.classifier, classes)}
+        if config.loop.group_source == "annotator" and groups > 1:
+            nets["annotator"] = classify.build(config.annotator, groups)
+        self.trainers = {"diffusion": generate.make_trainer(unet, process, config.diffusion, side, k)}
+        self.predict = {}
+        for name, net in nets.items():
+            self.trainers[name] = classify.make_trainer(net, config[name], side, k, name)
+            self.predict[name] = classify.make_predict(net, config[name], config.measure.batch)
         self.draw = generate.make_draw(unet, process, config.sample, side)
-        self.predict = classify.make_predict(net, config.measure.batch)
+
+
+class Study:
+    """What all generations share: the real images and the networks."""
+
+    def __init__(self, config: Any, data: Dataset, stop: Callable[[], bool]):
+        self.config = config
+        self.data = data
+        self.stop = stop
+        self.networks = Networks(config, len(data.classes), len(data.groups))
+        self.described = data.describe(config.data.source)
         self.capacity = max(
+            len(data.train),
             config.sample.count,
             *(self.pool_size(g) for g in range(config.loop.generations)),
         )
@@ -110,10 +122,11 @@ class Generation:
 
     def trained(self, generation: int, name: str) -> train.TrainState:
         """The final state of a training phase, verified."""
-        kind = "diffusion" if name == "diffusion" else "classifier"
+        kind = "classifier" if name == "generated_classifier" else name
         steps = _schedule(self.study.config[kind], generation).steps
         digest = self.digest(generation, name)
-        return self.checkpoints(generation, name).load(steps, self.study.trainers[kind].abstract, digest)
+        abstract = self.study.networks.trainers[kind].abstract
+        return self.checkpoints(generation, name).load(steps, abstract, digest)
 
     def progress(self, phase: str) -> log.Progress:
         """The progress of one of this generation's phases."""
@@ -130,6 +143,25 @@ def _schedule(section: Any, generation: int) -> Any:
 def _pool_digest(images: Images) -> str:
     names = ("pixels", "label", "group", "origin", "id")
     return store.digest_arrays({name: getattr(images, name) for name in names})
+
+
+def annotator_phase(gen: Generation) -> Entry:
+    """In generation 0 trains the group classifier on real training images, frozen from then on."""
+    if gen.number or "annotator" not in gen.study.networks.trainers:
+        return {"digests": {}}
+    data = gen.study.data
+    known = data.train.take(data.train.group >= 0)
+    entry = _training(gen, "annotator", "annotator", replace(known, label=known.group), None)
+    gen.entries["annotator"] = entry
+    held_out = data.validation
+    found = annotate.best_group(_group_logits(gen, held_out.pixels), held_out.label, data.members)
+    counts = annotate.confusion(held_out.label, held_out.group, found, data.members)
+    return entry | {"annotator": {"split": "validation", "confusion": counts}}
+
+
+def _group_logits(gen: Generation, pixels: np.ndarray) -> np.ndarray:
+    """float32[N,G] of the frozen annotator."""
+    return gen.study.networks.predict["annotator"](gen.trained(0, "annotator"), pixels)
 
 
 def pool_phase(gen: Generation) -> Entry:
@@ -151,7 +183,7 @@ def pool_phase(gen: Generation) -> Entry:
 def _training(gen: Generation, name: str, kind: str, images: Images, start: train.TrainState | None) -> Entry:
     """Trains one network of `kind` on `images`, from `start` or from scratch."""
     study = gen.study
-    trainer, schedule = study.trainers[kind], _schedule(study.config[kind], gen.number)
+    trainer, schedule = study.networks.trainers[kind], _schedule(study.config[kind], gen.number)
     address = (*gen.address, name)
     progress = gen.progress(name)
 
@@ -195,8 +227,7 @@ def _conditions(gen: Generation) -> tuple[np.ndarray, np.ndarray]:
         (*gen.address, "sample"),
         gen.pool,
         data.train,
-        len(data.classes),
-        len(data.groups),
+        data.members,
     )
 
 
@@ -217,7 +248,7 @@ def sample_phase(gen: Generation) -> Entry:
         ids = np.arange(first, first + chunk, dtype=np.uint32)
         kept = min(chunk, section.count - first)
         rows = np.minimum(ids, section.count - 1)
-        pixels = gen.study.draw(params, key, ids, label[rows], group[rows])
+        pixels = gen.study.networks.draw(params, key, ids, label[rows], group[rows])
         store.write_npz(path, {"id": ids[:kept], "pixels": pixels[:kept]})
         progress.advance(done)
         if gen.study.stop():
@@ -250,16 +281,19 @@ def label_phase(gen: Generation) -> Entry:
     condition, asked_group = _conditions(gen)
     annotators = {"previous": gen.number, "frozen": 0}
     logits = {
-        name: gen.study.predict(gen.trained(generation, "classifier"), pixels)
+        name: gen.study.networks.predict["classifier"](gen.trained(generation, "classifier"), pixels)
         for name, generation in annotators.items()
         if config.loop.label_source == name
     }
+    label = annotate.label(config.loop, condition, logits)
+    annotated = "annotator" in gen.study.networks.trainers
+    group_logits = _group_logits(gen, pixels) if annotated else None
     digest = store.write_npz(
         gen.folder / "samples.npz",
         {
             "pixels": pixels,
-            "label": annotate.label(config.loop, condition, logits),
-            "group": annotate.group(config.loop, asked_group, pixels, data.colours),
+            "label": label,
+            "group": annotate.group(config.loop, asked_group, label, pixels, group_logits, data),
             "id": np.arange(len(pixels), dtype=np.uint32),
             "condition": condition,
         },
@@ -279,7 +313,7 @@ def measure_phase(gen: Generation) -> Entry:
     """Predicts the held-out images and measures classifier and drawn images."""
     config, data = gen.study.config, gen.study.data
     held_out = {"test": data.test, "validation": data.validation}[config.measure.split]
-    logits = gen.study.predict(gen.trained(gen.number, "classifier"), held_out.pixels)
+    logits = gen.study.networks.predict["classifier"](gen.trained(gen.number, "classifier"), held_out.pixels)
     digest = store.write_npz(
         gen.folder / "predictions.npz",
         {"id": held_out.id, "label": held_out.label, "group": held_out.group, "logits": logits},
@@ -295,22 +329,42 @@ def measure_phase(gen: Generation) -> Entry:
     samples = gen.samples(gen.number)
     real = data.train.joint(len(data.classes), len(data.groups))
     drawn = drift.composition(samples.label, samples.group, real, data.aligned_group)
-    first = gen.study.predict(gen.trained(0, "classifier"), samples.pixels)
+    first = gen.study.networks.predict["classifier"](gen.trained(0, "classifier"), samples.pixels)
     drawn["classifier_agreement"] = float((first.argmax(axis=1) == samples.condition).mean())
     drawn |= _classification_accuracy_score(gen, held_out, metrics["accuracy"])
+    if data.colours and config.loop.group_source == "annotator":
+        oracle = read_group(samples.pixels, data.colours)
+        drawn["annotator_agreement"] = float((samples.group == oracle).mean())
     return {
         "digests": {"predictions.npz": digest},
         "split": config.measure.split,
         "metrics": metrics,
         "samples": drawn,
+        "spurious": _spurious(gen) if config.measure.split == "test" else None,
     }
+
+
+def _spurious(gen: Generation) -> Entry | None:
+    """What the classifier rests on, where there are images with masks of their objects."""
+    data = gen.study.data
+    if data.probe is None:
+        return None
+    state = gen.trained(gen.number, "classifier")
+
+    def predict(pixels: np.ndarray) -> np.ndarray:
+        return gen.study.networks.predict["classifier"](state, pixels)
+
+    address = (gen.study.config.seed, "spurious")
+    return spurious.evaluate(predict, data.probe, len(data.classes), address)
 
 
 def _classification_accuracy_score(gen: Generation, held_out: Images, accuracy: float) -> Entry:
     """Accuracy on real images after training on generated ones, and its ratio to training on real ones."""
     if not gen.entries["generated_classifier"]["digests"]:
         return {"classification_accuracy_score": None, "classification_accuracy_score_ratio": None}
-    logits = gen.study.predict(gen.trained(gen.number, "generated_classifier"), held_out.pixels)
+    logits = gen.study.networks.predict["classifier"](
+        gen.trained(gen.number, "generated_classifier"), held_out.pixels
+    )
     score = float((logits.argmax(axis=1) == held_out.label).mean())
     if gen.number:
         record = store.read_json(store.generation_dir(gen.home, 0) / "record.json")

@@ -1,4 +1,4 @@
-"""`--dry_run`: what a run will be and cost, before anything is trained."""
+"""`--dry_run`: what a run will be and cost, before anything is downloaded, decoded or trained."""
 
 from pathlib import Path
 from typing import Any
@@ -7,39 +7,127 @@ import jax
 import numpy as np
 
 from selfloop_jax import diffusion, loop, parallel, phases
+from selfloop_jax.data import dataset, pool
+from selfloop_jax.data.dataset import Dataset
+from selfloop_jax.data.source import Missing
 
 MIB = 2**20
 
 
 def describe(config: Any, workdir: Path) -> str:
-    """The resolved config, sizes per generation, work, disk, memory; raises UsageError as a run would."""
+    """The resolved config, sizes per generation, work, disk, memory; raises UsageError as a run would.
+
+    Where the data are not on this machine: all that does not hang on them.
+    """
     loop.check(config)
-    study = phases.Study(config, lambda: False)
-    sizes = [study.pool_size(g) for g in range(config.loop.generations)]
-    state = {name: _bytes(trainer.abstract) for name, trainer in study.trainers.items()}
-    image = config.data.image_size**2 * 3
-    disk = config.loop.generations * (
-        config.sample.count * image + config.checkpoint.keep * (state["diffusion"] + 2 * state["classifier"])
-    )
-    pool_bytes = study.capacity * (image + 8)
     lines = [
         str(config).rstrip(),
         "",
         f"workdir: {workdir}",
         f"devices: {parallel.device_count()} x {parallel.describe()['device_kind']}",
-        *(f"parameters, {name}: {trainer.parameters:,}" for name, trainer in study.trainers.items()),
-        f"real images: {len(study.data.train)} train, {len(study.data.validation)} validation, "
-        f"{len(study.data.reserve)} reserve, {len(study.data.test)} test (each digit in every colour)",
-        f"pool sizes, generation 0 on: {', '.join(map(str, sizes))}",
-        f"training images, diffusion: {_trained(config.diffusion, config.loop.generations):,}",
-        f"training images, classifier: {_trained(config.classifier, config.loop.generations):,}"
+    ]
+    try:
+        data = loop.load(config, prepare=False)
+        classes, groups, train = len(data.classes), len(data.groups), len(data.train)
+        lines += _real_images(data)
+        unknown = ""
+    except Missing as missing:
+        known, unknown = dataset.outline(config.data), _unknown(config.data, missing)
+        classes, groups = known.classes, known.groups
+        train = config.data.train_size or (known.train and _left(config.data, known.train))
+        lines += _not_here(config.data, known, unknown)
+    networks = phases.Networks(config, classes, groups) if classes and groups else None
+    lines += _pools(config, train, unknown)
+    lines += _networks(networks, unknown)
+    lines += _work(config)
+    lines += _space(config, networks, train, unknown)
+    return "\n".join(lines)
+
+
+def _real_images(data: Dataset) -> list[str]:
+    sizes = ", ".join(f"{len(images)} {name}" for name, images in data.splits.items())
+    each = " (held-out images in every colour)" if data.colours else ""
+    before = ", ".join(f"{n} {name}" for name, n in data.facts.get("before_subsampling", {}).items())
+    stand_in = data.facts.get("stand_in")
+    return [
+        *([f"STAND-IN data: {stand_in}"] if stand_in else []),
+        f"classes: {len(data.classes)}, groups: {len(data.groups)}{', nested' if data.nested else ''}",
+        f"real images: {sizes}{each}; before subsampling: {before}",
+    ]
+
+
+def _unknown(section: Any, missing: Missing) -> str:
+    """Why a number cannot be told, and what to do."""
+    if section[missing.field.removeprefix("data.")]:
+        return "size unknown before a run has prepared the images"
+    return f"size unknown: set {missing.field}"
+
+
+def _not_here(section: Any, known: dataset.Outline, unknown: str) -> list[str]:
+    """What is known of a source whose images are not on this machine."""
+
+    def told(value: int | None) -> str:
+        return unknown if value is None else str(value)
+
+    return [
+        f"data: {section.source} is not ready on this machine yet",
+        f"classes: {told(known.classes)}, groups: {told(known.groups)}",
+        f"real images: {told(known.train)} for training (validation and reserve among them), "
+        f"{told(known.test)} for testing",
+    ]
+
+
+def _left(section: Any, train: int) -> int | None:
+    """Training images left after validation and reserve, where no subsampling follows."""
+    if section.colorize == "none" and section.bias not in ("natural", "unbiased"):
+        return None
+    return train - round(section.validation_share * train) - round(section.reserve_share * train)
+
+
+def _pools(config: Any, train: int | None, unknown: str) -> list[str]:
+    if train is None:
+        return [f"pool sizes: {unknown}"]
+    return [f"pool sizes, generation 0 on: {', '.join(map(str, _pool_sizes(config, train)))}"]
+
+
+def _pool_sizes(config: Any, train: int) -> list[int]:
+    return [pool.size(config.pool, g, train, config.sample.count) for g in range(config.loop.generations)]
+
+
+def _networks(networks: phases.Networks | None, unknown: str) -> list[str]:
+    if networks is None:
+        return [f"parameters: {unknown}"]
+    return [f"parameters, {name}: {trainer.parameters:,}" for name, trainer in networks.trainers.items()]
+
+
+def _work(config: Any) -> list[str]:
+    generations = config.loop.generations
+    return [
+        f"training images, diffusion: {_trained(config.diffusion, generations):,}",
+        f"training images, classifier: {_trained(config.classifier, generations):,}"
         f" (generated_only = {config.measure.generated_only}: as many again where it applies)",
         f"network evaluations per generation, sampling: {_evaluations(config.sample):,} images x passes",
-        f"disk, about: {disk / MIB:.0f} MiB",
-        f"memory per device for states and pool, about: {(sum(state.values()) + pool_bytes) / MIB:.0f} MiB, "
-        "activations not counted",
     ]
-    return "\n".join(lines)
+
+
+def _space(config: Any, networks: phases.Networks | None, train: int | None, unknown: str) -> list[str]:
+    if networks is None:
+        return [f"disk and memory: {unknown}"]
+    state = {name: _bytes(trainer.abstract) for name, trainer in networks.trainers.items()}
+    image, keep = config.data.image_size**2 * 3, config.checkpoint.keep
+    disk = config.loop.generations * (
+        config.sample.count * image + keep * (state["diffusion"] + 2 * state["classifier"])
+    )
+    disk += keep * state.get("annotator", 0)
+    lines = [f"disk, about: {disk / MIB:.0f} MiB"]
+    if train is None:
+        return [*lines, f"memory per device for states: {sum(state.values()) / MIB:.0f} MiB; pool: {unknown}"]
+    capacity = max(train, config.sample.count, *_pool_sizes(config, train))
+    memory = sum(state.values()) + capacity * (image + 8)
+    return [
+        *lines,
+        f"memory per device for states and pool, about: {memory / MIB:.0f} MiB, activations not counted",
+    ]
 
 
 def _bytes(tree: Any) -> int:

@@ -25,9 +25,10 @@ def replay(config: Any, workdir: Path, number: int, stop: Callable[[], bool]) ->
     record = store.read_json(path)
     if len(store.records(workdir, number)) < number:
         raise UsageError(f"--replay={number}: a generation before it is missing in {workdir}")
-    changed = store.manifest_difference(store.read_json(workdir / "manifest.json")[-1], loop.manifest())
     loop.check(config)
-    study = phases.Study(config, stop)
+    data = loop.load(config)
+    changed = store.manifest_difference(store.read_json(workdir / "manifest.json")[-1], loop.manifest(data))
+    study = phases.Study(config, data, stop)
     with tempfile.TemporaryDirectory(prefix="selfloop_replay_") as scratch:
         gen = phases.Generation(study, number, Path(scratch), workdir)
         again = loop.generation(gen, exact=not changed)
@@ -62,7 +63,7 @@ def distances(gen: phases.Generation, workdir: Path, record: store.Json, again: 
     for name in ("diffusion", "classifier"):
         checkpoints = stored.checkpoints(gen.number, name)
         if checkpoints.steps():
-            old = checkpoints.newest(gen.study.trainers[name].abstract)
+            old = checkpoints.newest(gen.study.networks.trainers[name].abstract)
             lines.append(
                 f"{name}: weights differ by {_relative(old, gen.trained(gen.number, name)):.2e} (L2)"
             )

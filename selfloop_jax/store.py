@@ -60,7 +60,7 @@ def check_space(path: Path, needed: int) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Atomic JSON; NaN and infinities become null."""
-    text = json.dumps(_finite(value), indent=1, sort_keys=False, allow_nan=False)
+    text = json.dumps(jsonable(value), indent=1, sort_keys=False, allow_nan=False)
     write_bytes(path, text.encode() + b"\n")
 
 
@@ -210,12 +210,12 @@ def flatten(tree: Json, prefix: str = "") -> Json:
     return flat
 
 
-def _finite(value: Any) -> Any:
-    """The value with every float that JSON cannot hold as None, arrays as lists."""
+def jsonable(value: Any) -> Any:
+    """The value as JSON gives it back: floats that it cannot hold as None, arrays as lists, names as text."""
     if isinstance(value, dict):
-        return {str(name): _finite(inner) for name, inner in value.items()}
+        return {str(name): jsonable(inner) for name, inner in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
+        return [jsonable(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

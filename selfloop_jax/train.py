@@ -19,6 +19,7 @@ from selfloop_jax.errors import RunError
 
 # loss(params, batch_stats, batch, key) -> (loss [], (batch_stats, metrics {name: []}))
 Loss = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
+Trainable = Callable[[Any], Any]  # params -> a bool per leaf
 
 
 @struct.dataclass
@@ -36,11 +37,16 @@ class Stopped(Exception):
     """The run was asked to end (SIGTERM) and its progress is on disk."""
 
 
-def optimizer(section: Any) -> optax.GradientTransformation:
+def everything(params: Any) -> Any:
+    """All leaves are trained."""
+    return jax.tree.map(lambda _: True, params)
+
+
+def optimizer(section: Any, trainable: Trainable = everything) -> optax.GradientTransformation:
     """AdamW with clipping, linear warm-up and cosine decay to 0.
 
     Peak learning rate and total steps live in the optimizer's state, so that phases of other lengths run the
-    same compiled step. Weight decay leaves vectors (norms, biases) alone.
+    same compiled step. Weight decay leaves vectors (norms, biases) alone. What is not trained has no moments.
     """
 
     def build(learning_rate, total_steps):
@@ -48,7 +54,7 @@ def optimizer(section: Any) -> optax.GradientTransformation:
             warm = jnp.minimum(1.0, (count + 1) / section.warmup_steps)
             return learning_rate * warm * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / total_steps, 1.0)))
 
-        return optax.chain(
+        chain = optax.chain(
             optax.clip_by_global_norm(section.clip_norm),
             optax.adamw(
                 schedule,
@@ -57,24 +63,35 @@ def optimizer(section: Any) -> optax.GradientTransformation:
                 mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
             ),
         )
+        return chain if trainable is everything else optax.masked(chain, trainable)
 
     return optax.inject_hyperparams(build)(learning_rate=0.0, total_steps=1.0)
 
 
-def make_step(loss: Loss, tx: optax.GradientTransformation, ema_decay: float) -> Callable:
+def make_step(
+    loss: Loss, tx: optax.GradientTransformation, ema_decay: float, trainable: Trainable = everything
+) -> Callable:
     """The step `(state, batch, key) -> (state, metrics)`; gradients and metrics are means over all devices.
 
-    The average of weights warms up: its decay is min(ema_decay, (1 + step) / (10 + step)).
+    The average of weights warms up: its decay is min(ema_decay, (1 + step) / (10 + step)). What is not
+    trained keeps its bits, in the average too.
     """
 
+    def chosen(trained, held):
+        return jax.tree.map(lambda wanted, a, b: a if wanted else b, trainable(trained), trained, held)
+
+    def held_loss(params, *rest):
+        return loss(chosen(params, jax.lax.stop_gradient(params)), *rest)
+
     def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
-        gradient = jax.value_and_grad(loss, has_aux=True)
+        gradient = jax.value_and_grad(held_loss, has_aux=True)
         (value, (stats, metrics)), grads = gradient(state.params, state.batch_stats, batch, key)
         grads, metrics = jax.lax.pmean((grads, {"loss": value, **metrics}), parallel.AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = chosen(optax.apply_updates(state.params, updates), state.params)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)) if ema_decay else 0.0
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema_params, params)
+        ema = chosen(ema, state.ema_params)
         return TrainState(state.step + 1, params, ema, stats, opt_state), metrics
 
     return step
@@ -93,15 +110,19 @@ class Trainer:
 
     @property
     def parameters(self) -> int:
-        """Number of trained scalars."""
+        """Number of scalars in the network, trained or held."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
 
 
 def make_trainer(
-    init: Callable[[jax.Array], Any], loss: Loss, section: Any, steps_per_dispatch: int
+    init: Callable[[jax.Array], Any],
+    loss: Loss,
+    section: Any,
+    steps_per_dispatch: int,
+    trainable: Trainable = everything,
 ) -> Trainer:
     """`init(key)` gives a network's variables: `params` and perhaps `batch_stats`."""
-    tx = optimizer(section)
+    tx = optimizer(section, trainable)
 
     def new(key):
         variables = init(key)
@@ -115,7 +136,7 @@ def make_trainer(
     return Trainer(
         init=jax.jit(new, out_shardings=place),
         restart=jax.jit(restart, out_shardings=place),
-        program=parallel.train_program(make_step(loss, tx, section.ema_decay)),
+        program=parallel.train_program(make_step(loss, tx, section.ema_decay, trainable)),
         abstract=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes),
         batch=section.batch,
         steps_per_dispatch=steps_per_dispatch,

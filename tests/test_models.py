@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from selfloop_jax import classify, parallel
-from selfloop_jax.models import unet
+from selfloop_jax import classify, config, parallel
+from selfloop_jax.models import unet, vgg
 from selfloop_jax.models.lenet import LeNet
-from selfloop_jax.models.resnet import ResNet
+from selfloop_jax.models.resnet import Bottleneck, ResNet
 
 
 def u_net(**changes):
@@ -197,24 +197,132 @@ def test_attention_equals_its_definition():
 # --- classifiers ---
 
 
-def test_resnet_18_for_small_images_has_its_known_number_of_parameters():
-    section = SimpleNamespace(network="resnet", stages=[2, 2, 2, 2], width=64)
-    model = classify.build(section, 10)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == 11_173_962
+def section(**changes):
+    """Section `classifier`, changed."""
+    out = config.default().classifier
+    out.update(changes)
+    return out
 
 
-@pytest.mark.parametrize("side", [8, 28, 32])
-@pytest.mark.parametrize("network", ["lenet", "resnet"])
-def test_classifiers_answer_one_logit_per_class_at_any_side(network, side):
-    model = classify.build(SimpleNamespace(network=network, stages=(1, 1, 1), width=4), 7)
+def shapes_of(model, side):
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+
+
+@pytest.mark.parametrize(
+    ("network", "layout", "classes", "count"),
+    [
+        ("resnet", "small", 10, 11_173_962),
+        ("resnet18", "small", 10, 11_173_962),
+        ("resnet18", "imagenet", 1000, 11_689_512),
+        ("resnet50", "imagenet", 1000, 25_557_032),
+        # torchvision's convolutions have biases, which BatchNorm takes out again.
+        ("vgg11", "imagenet", 1000, 132_868_840 - (64 + 128 + 2 * 256 + 4 * 512)),
+        ("vgg16", "imagenet", 1000, 138_365_992 - (2 * 64 + 2 * 128 + 3 * 256 + 6 * 512)),
+    ],
+)
+def test_networks_have_their_known_number_of_parameters(network, layout, classes, count):
+    model = classify.build(section(network=network, layout=layout), classes)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes_of(model, 64)["params"])) == count
+
+
+@pytest.mark.parametrize("layout", ["small", "imagenet"])
+@pytest.mark.parametrize("side", [8, 28])
+@pytest.mark.parametrize("network", ["lenet", "resnet", "resnet50", "vgg11"])
+def test_classifiers_answer_one_logit_per_class_at_any_side(network, side, layout):
+    model = classify.build(section(network=network, stages=(1, 1, 1), width=4, layout=layout), 7)
     out, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((5, side, side, 3)))
     assert out.shape == (5, 7)
 
 
-def test_every_parameter_of_the_resnet_matters_in_training():
+def test_resnet18_is_the_resnet_of_two_blocks_a_stage():
+    assert classify.build(section(network="resnet18"), 7) == classify.build(section(), 7)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 7, 10, 14])
+def test_adaptive_pooling_equals_its_definition(side):
+    x = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    expected = np.zeros((2, 7, 7, 3))
+    for i, j in np.ndindex(7, 7):
+        rows, columns = (slice(k * side // 7, -(-(k + 1) * side // 7)) for k in (i, j))
+        expected[:, i, j] = x[:, rows, columns].mean(axis=(1, 2))
+    np.testing.assert_allclose(vgg.adaptive_average_pool(x, 7), expected, rtol=0, atol=1e-6)
+
+
+def test_dropout_of_the_vgg_is_keyed_by_example():
+    model = vgg.VGG(num_classes=5, stages=(1, 1), width=1, layout="imagenet")
+    x = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    shapes = shapes_of(model, 8)
+    variables = {"params": random_params(model, x)}
+    variables["batch_stats"] = jax.tree.map(lambda s: np.ones(s.shape, np.float32), shapes["batch_stats"])
+    program = jax.jit(lambda x, keys: model.apply(variables, x, keys=keys))
+    keys = jax.random.split(jax.random.key(1), 4)
+    dropped = program(x, keys)
+    np.testing.assert_allclose(program(x[::-1], keys[::-1]), dropped[::-1], rtol=1e-5)
+    assert relative(dropped, program(x, keys[::-1])) > 1e-3
+    assert relative(dropped, program(x, None)) > 1e-3
+
+
+def test_normalisation_is_that_of_imagenet():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
+    expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    found = classify.normalize(classify.to_input(pixels), "imagenet")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        classify.normalize(classify.to_input(pixels), "unit"), pixels / 127.5 - 1, atol=1e-6
+    )
+
+
+def classifier_loss(asked, devices):
+    """Loss of 8 images on `devices` devices, and the statistics it leaves."""
+    model = classify.build(asked, 3)
+    random = np.random.default_rng(0)
+    batch = {"pixels": random.integers(0, 256, (8, 8, 8, 3), np.uint8), "label": np.arange(8) % 3}
+    batch["position"] = np.arange(8, dtype=np.int32)
+    batch = {name: x.reshape(devices, -1, *x.shape[1:]) for name, x in batch.items()}
+    params = random_params(model, batch["pixels"][0])
+    stats = jax.tree.map(lambda s: np.ones(s.shape, np.float32), shapes_of(model, 8)["batch_stats"])
+
+    def one_device(key, batch):
+        value, (new, _) = classify.loss(params, stats, batch, key, model=model, section=asked)
+        return jax.lax.pmean(value, parallel.AXIS), new
+
+    program = jax.pmap(one_device, parallel.AXIS, in_axes=(None, 0), devices=jax.devices()[:devices])
+    value, new = program(jax.random.key(2), batch)
+    first = jax.tree.map(lambda leaf: np.asarray(leaf)[0], new)
+    return np.asarray(value)[0], ravel_pytree(first)[0], ravel_pytree(stats)[0]
+
+
+def test_augmented_loss_does_not_depend_on_the_number_of_devices():
+    asked = section(network="resnet", stages=(1,), width=4)
+    plain, _, _ = classifier_loss(asked, 1)
+    asked.augment.update({"flip": True, "crop": 2, "brightness": 0.5, "hue": 0.2})
+    (one, one_stats, _), (four, four_stats, _) = (classifier_loss(asked, n) for n in (1, 4))
+    np.testing.assert_allclose(four, one, rtol=1e-5)
+    assert relative(four_stats, one_stats) < 1e-5
+    assert abs(one - plain) > 1e-3
+
+
+def test_a_frozen_network_reads_its_running_statistics_and_keeps_them():
+    asked = section(network="resnet", stages=(1,), width=4)
+    trained, new, stats = classifier_loss(asked, 1)
+    assert relative(new, stats) > 0.01
+    asked.freeze = True
+    frozen, kept, stats = classifier_loss(asked, 1)
+    np.testing.assert_array_equal(kept, stats)
+    assert abs(frozen - trained) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ResNet(num_classes=3, stages=(1, 1), width=4),
+        ResNet(num_classes=3, stages=(1,), width=4, block=Bottleneck, layout="imagenet"),
+        vgg.VGG(num_classes=3, stages=(1, 2), width=4),
+        vgg.VGG(num_classes=3, stages=(1,), width=2, layout="imagenet"),
+    ],
+)
+def test_every_parameter_of_a_classifier_matters_in_training(model):
     """A bias before BatchNorm, or a layer that is not connected, would have a gradient of zero."""
-    model = ResNet(num_classes=3, stages=(1, 1), width=4)
     x = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
     params = random_params(model, x)
     stats = jax.eval_shape(model.init, jax.random.key(0), x)["batch_stats"]
@@ -264,5 +372,5 @@ def test_prediction_reads_the_averaged_weights_and_ignores_the_padding():
     x = np.random.default_rng(0).integers(0, 256, (13, 8, 8, 3), np.uint8)
     params = random_params(model, classify.to_input(x))
     state = SimpleNamespace(params=None, ema_params=params, batch_stats={})
-    logits = classify.make_predict(model, 8)(state, x)
+    logits = classify.make_predict(model, section(), 8)(state, x)
     np.testing.assert_allclose(logits, run(model, params, x / np.float32(127.5) - 1), rtol=1e-4, atol=1e-5)

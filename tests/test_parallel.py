@@ -28,6 +28,10 @@ SECTION = SimpleNamespace(
     ema_decay=0.3,
     label_smoothing=0.1,
     label_dropout=0.3,
+    augment={"flip": True},
+    normalize="unit",
+    freeze=False,
+    init_from="",
 )
 PROCESS = diffusion.Edm(sigma_data=0.5, p_mean=-1.2, p_std=1.2, sigma_min=0.002, sigma_max=80.0, rho=7.0)
 U_NET = UNet(3, 2, channels=8, multipliers=(1,), blocks=0, attention=(), heads=1, dropout=0.1, stem=2)
@@ -43,8 +47,8 @@ POOL = Images(
 KINDS = ["diffusion", "classifier"]
 # What a plain computation of each loss on one device needs: no axis to take means over.
 PLAIN = {
-    "diffusion": partial(generate.loss, model=U_NET, process=PROCESS, label_dropout=0.3),
-    "classifier": partial(classify.loss, model=replace(RES_NET, axis_name=None), smoothing=0.1),
+    "diffusion": partial(generate.loss, model=U_NET, process=PROCESS, section=SECTION),
+    "classifier": partial(classify.loss, model=replace(RES_NET, axis_name=None), section=SECTION),
 }
 
 

@@ -1,10 +1,11 @@
-"""Where the label and the group of a generated image come from."""
+"""Where the label and the group of a generated image come from, and how good the annotator of groups is."""
 
 from typing import Any
 
 import numpy as np
 
-from selfloop_jax.data.colorize import Colours, read_group
+from selfloop_jax.data.colorize import read_group
+from selfloop_jax.data.dataset import Dataset
 
 
 def label(section: Any, condition: np.ndarray, logits: dict[str, np.ndarray]) -> np.ndarray:
@@ -14,6 +15,41 @@ def label(section: Any, condition: np.ndarray, logits: dict[str, np.ndarray]) ->
     return logits[section.label_source].argmax(axis=1).astype(np.int32)
 
 
-def group(section: Any, condition: np.ndarray, pixels: np.ndarray, colours: Colours) -> np.ndarray:
-    """int32[N] by `loop.group_source`: the condition, or what the colour oracle reads from the pixels."""
-    return condition if section.group_source == "condition" else read_group(pixels, colours)
+def group(
+    section: Any,
+    asked: np.ndarray,
+    label: np.ndarray,
+    pixels: np.ndarray,
+    logits: np.ndarray | None,
+    data: Dataset,
+) -> np.ndarray:
+    """int32[N] by `loop.group_source`: what was asked for, the colour read from the pixels, or the annotator.
+
+    logits float32[N,G] are the annotator's. With one group in all there is nothing to tell.
+    """
+    if len(data.groups) == 1:
+        return np.zeros(len(pixels), np.int32)
+    if section.group_source == "condition":
+        return asked
+    if section.group_source == "oracle":
+        return read_group(pixels, data.colours)
+    return best_group(logits, label, data.members)
+
+
+def best_group(logits: np.ndarray, label: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """int32[N]: the likeliest group among those that the image's class has; members bool[C,G]."""
+    return np.where(members[label], logits, -np.inf).argmax(axis=1).astype(np.int32)
+
+
+def confusion(
+    label: np.ndarray, group: np.ndarray, found: np.ndarray, members: np.ndarray
+) -> list[np.ndarray]:
+    """Per class int64[K,K]: images of its k-th group (row) that the annotator gives its j-th (column).
+
+    label, group, found int32[N]; K groups of a class, in the order of `members`; group -1 is left out.
+    """
+    classes, groups = members.shape
+    counts = np.zeros((classes, groups, groups), np.int64)
+    known = group >= 0
+    np.add.at(counts, (label[known], group[known], found[known]), 1)
+    return [table[np.ix_(row, row)] for table, row in zip(counts, members, strict=True)]

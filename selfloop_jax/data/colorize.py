@@ -6,7 +6,6 @@ import numpy as np
 
 from selfloop_jax import rng
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
-from selfloop_jax.errors import UsageError
 
 # The ten colours of Biased-MNIST (Bahng et al. 2020, ReBias).
 REBIAS = {
@@ -45,42 +44,6 @@ MODES = {
     "background": Colours(tuple(REBIAS), "background"),
     "two_colour": Colours(("red", "green"), "stroke"),
 }
-
-
-def group_table(bias: str, rho: float, per_class: tuple, num_classes: int, num_groups: int) -> np.ndarray:
-    """float64[C,G] P(group | class) of the initial bias.
-
-    `unbiased` is uniform; `rho` gives the class its own colour with probability rho and the others evenly
-    (with fewer colours than classes, neighbouring classes share one); `per_class` takes one row per class, or
-    with two groups one number, the probability of the second. Raises UsageError on rows that do not fit.
-    """
-    if bias == "unbiased":
-        return np.full((num_classes, num_groups), 1 / num_groups)
-    if bias == "rho":
-        own = np.arange(num_classes) * num_groups // num_classes
-        table = np.full((num_classes, num_groups), (1 - rho) / (num_groups - 1))
-        table[np.arange(num_classes), own] = rho
-        return table
-    try:
-        table = np.array(per_class, np.float64)
-    except (ValueError, TypeError):
-        table = np.zeros(0)
-    if table.shape == (num_classes,) and num_groups == 2:
-        table = np.stack([1 - table, table], axis=1)
-    fits = table.shape == (num_classes, num_groups)
-    if not fits or not (table >= 0).all() or not (abs(table.sum(axis=1) - 1) <= 1e-6).all():
-        raise UsageError(
-            f"data.per_class = {per_class}: allowed are {num_classes} rows of {num_groups} "
-            "probabilities that add up to 1 (with two colours: one probability of the second per class)"
-        )
-    return table
-
-
-def aligned_groups(table: np.ndarray) -> np.ndarray:
-    """int32[C]: each class's most probable group, -1 where several are."""
-    best = table.max(axis=1, keepdims=True)
-    unique = (table > best - 1e-9).sum(axis=1) == 1
-    return np.where(unique, table.argmax(axis=1), -1).astype(np.int32)
 
 
 def paint(gray: np.ndarray, group: np.ndarray, colours: Colours) -> np.ndarray:

@@ -1,18 +1,26 @@
-"""A study's real images: four splits, the names of classes and groups, and the initial bias."""
+"""A study's real images: from a source, by way of splits, colours and the initial bias, to four sets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from selfloop_jax import rng
-from selfloop_jax.data import colorize, digits
+from selfloop_jax import rng, store
+from selfloop_jax.data import bias, colorize, digits
 from selfloop_jax.data.images import Images
+from selfloop_jax.data.source import Source
+from selfloop_jax.errors import UsageError
+
+SOURCES = ("digits", "mnist5k", "mnist", "cifar20", "cifar100", "hardimagenet", "folder")
+TFDS = "tfds:"
+DIGITS = ("digits", "mnist5k", "mnist")  # gray, without groups of their own
+# A group counts as aligned with its class in data as they come when it leads by so much.
+NATURAL_MARGIN = 0.01
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """`validation` and `test` are group-balanced and never enter a pool; `reserve` is like `train`."""
+    """`validation` and `test` never enter a pool; `reserve` is like `train`; `probe` has masks."""
 
     train: Images
     validation: Images
@@ -21,33 +29,177 @@ class Dataset:
     classes: tuple[str, ...]
     groups: tuple[str, ...]
     aligned_group: np.ndarray  # int32[C], the group that the initial bias ties to a class, -1 none
-    colours: colorize.Colours
+    members: np.ndarray  # bool[C,G], the groups a class has
     nested: bool = False  # whether each group lies within one class
+    colours: colorize.Colours | None = None  # where colour is the group: what reads it from pixels
+    probe: Images | None = None
+    facts: dict[str, Any] = field(default_factory=dict)  # what source and subsampling say of themselves
+
+    @property
+    def splits(self) -> dict[str, Images]:
+        """The four sets, and the probe where there is one, by name."""
+        names = ("train", "validation", "reserve", "test", "probe")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def describe(self, source: str) -> dict[str, Any]:
-        """What a record says of it."""
+        """What a record says of it; `digest` is that of all pixels, labels, groups, ids and masks."""
         return {
             "source": source,
             "classes": list(self.classes),
             "groups": list(self.groups),
             "nested": self.nested,
             "aligned_group": self.aligned_group.tolist(),
+            **({"members": [np.flatnonzero(row).tolist() for row in self.members]} if self.nested else {}),
+            "sizes": {name: len(images) for name, images in self.splits.items()},
+            "digest": store.digest_arrays(
+                {
+                    f"{name}/{column}": getattr(images, column)
+                    for name, images in self.splits.items()
+                    for column in ("pixels", "label", "group", "id", "masks")
+                    if getattr(images, column) is not None
+                }
+            ),
+            **self.facts,
         }
 
 
-def load(section: Any, seed: int) -> Dataset:
-    """Section `data`: coloured digits; splits are fixed, colours of train and reserve follow `seed`."""
-    gray = digits.load(section.source, section.image_size)
+def load(section: Any, seed: int, prepare: bool = True) -> Dataset:
+    """The real images that section `data` asks for; splits are fixed, the bias's draws follow `seed`.
+
+    Raises UsageError where they do not fit the section, and `source.Missing` where they are not on this
+    machine, or with `prepare` false not ready to be read.
+    """
+    source = _with_splits(_read(section, prepare), section, (0, "split", section.source))
+    if section.colorize == "none":
+        return _subsampled(source if source.groups else _one_group(source), section, seed)
+    return _coloured(source, section, seed)
+
+
+def _read(section: Any, prepare: bool) -> Source:
+    """The source as it comes. Imported where needed: a run on digits takes neither Pillow nor TFDS."""
+    name = section.source
+    if name in digits.SOURCES:
+        return digits.load(section, prepare)
+    if name == "hardimagenet":
+        from selfloop_jax.data import hardimagenet
+
+        return hardimagenet.load(section, prepare)
+    if name == "folder":
+        from selfloop_jax.data import folder
+
+        return folder.load(section, prepare)
+    from selfloop_jax.data import tfds_source
+
+    if name == "mnist":
+        return tfds_source.mnist(section, prepare)
+    if name in ("cifar20", "cifar100"):
+        return tfds_source.cifar(section, name == "cifar20", prepare)
+    return tfds_source.named(section, prepare)
+
+
+def _with_splits(source: Source, section: Any, address: rng.Address) -> Source:
+    """Sets validation and reserve aside from `train`, every class and group in proportion, where missing."""
+    train = source.train
+    order = digits.stratified_order(address, train.label * (len(source.groups) + 1) + train.group)
+    parts, rest = {}, order
+    for name, share in (("validation", section.validation_share), ("reserve", section.reserve_share)):
+        if getattr(source, name) is None:
+            count = round(share * len(train))
+            parts[name], rest = train.take(np.sort(rest[:count])), rest[count:]
+    return replace(source, train=train.take(np.sort(rest)), **parts)
+
+
+def _one_group(source: Source) -> Source:
+    """Without groups all images are of one: the loop runs, gaps are undefined."""
+
+    def grouped(images: Images | None) -> Images | None:
+        return images and replace(images, group=np.zeros(len(images), np.int32))
+
+    names = ("train", "validation", "reserve", "test", "probe")
+    return replace(source, groups=("all",), **{name: grouped(getattr(source, name)) for name in names})
+
+
+def _coloured(source: Source, section: Any, seed: int) -> Dataset:
+    """Gray images, coloured: the bias lies in the colours drawn, held-out images come in every colour."""
+    if source.groups or any((x.pixels != x.pixels[..., :1]).any() for x in (source.train, source.test)):
+        raise UsageError(
+            f"data.colorize = {section.colorize}: allowed is none for data.source = {section.source}, "
+            "whose images have groups or colours of their own"
+        )
     colours = colorize.MODES[section.colorize]
-    table = colorize.group_table(section.bias, section.rho, section.per_class, 10, len(colours.groups))
+    members = np.ones((len(source.classes), len(colours.groups)), bool)
+    table = bias.group_table(section, members)
+    train = source.train
+    if section.train_size:
+        names = (source.classes, ())
+        train = bias.subsample(train, None, section.train_size, (seed, "data", "subsample"), names)
     address: rng.Address = (seed, "data", "colour")
     return Dataset(
-        train=colorize.colorize(gray["train"], table, colours, address),
-        validation=colorize.every_colour(gray["validation"], colours),
-        reserve=colorize.colorize(gray["reserve"], table, colours, address),
-        test=colorize.every_colour(gray["test"], colours),
-        classes=tuple(str(digit) for digit in range(10)),
+        train=colorize.colorize(train, table, colours, address),
+        validation=colorize.every_colour(source.validation, colours),
+        reserve=colorize.colorize(source.reserve, table, colours, address),
+        test=colorize.every_colour(source.test, colours),
+        classes=source.classes,
         groups=colours.groups,
-        aligned_group=colorize.aligned_groups(table),
+        aligned_group=bias.aligned_groups(table),
+        members=members,
         colours=colours,
+        facts={**source.facts, "before_subsampling": {"train": len(source.train)}},
     )
+
+
+def _subsampled(source: Source, section: Any, seed: int) -> Dataset:
+    """Images with groups of their own: the bias is put in by leaving images out of train and reserve."""
+    classes, groups = len(source.classes), len(source.groups)
+    joint = source.train.joint(classes, groups)
+    members = joint > 0 if source.nested else np.ones_like(joint, bool)
+    natural = section.bias == "natural"
+    table = None if natural else bias.group_table(section, members)
+    names, address = (source.classes, source.groups), (seed, "data", "subsample")
+    train = source.train
+    if table is not None or section.train_size:
+        train = bias.subsample(train, table, section.train_size, address, names)
+    reserve = source.reserve
+    if table is not None and len(reserve):
+        reserve = bias.subsample(reserve, table, 0, address, names)
+    observed = joint / np.maximum(joint.sum(axis=1, keepdims=True), 1)
+    return Dataset(
+        train=train,
+        validation=source.validation,
+        reserve=reserve,
+        test=source.test,
+        classes=source.classes,
+        groups=source.groups,
+        aligned_group=bias.aligned_groups(observed, NATURAL_MARGIN)
+        if natural
+        else bias.aligned_groups(table),
+        members=members,
+        nested=source.nested,
+        probe=source.probe,
+        facts={
+            **source.facts,
+            "before_subsampling": {"train": len(source.train), "reserve": len(source.reserve)},
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a source without its data; None: unknown."""
+
+    classes: int | None = None
+    groups: int | None = None
+    train: int | None = None  # images before any are set aside
+    test: int | None = None
+
+
+def outline(section: Any) -> Outline:
+    """What can be said before the images of section `data` are on this machine."""
+    colours = len(colorize.MODES[section.colorize].groups) if section.colorize != "none" else None
+    known = {
+        "mnist": Outline(10, colours or 1, 60_000, 10_000),
+        "cifar20": Outline(20, 100, 50_000, 10_000),
+        "cifar100": Outline(100, 20, 50_000, 10_000),
+        "hardimagenet": Outline(15, section.bands),
+    }
+    return known.get(section.source, Outline(groups=colours))

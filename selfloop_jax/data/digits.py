@@ -1,15 +1,18 @@
 """Real handwritten digits that installed packages carry: no download."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from selfloop_jax import rng
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
+from selfloop_jax.data.source import Source
+from selfloop_jax.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Source:
+class Digits:
     """Where digits come from, the sides they are served at and the sizes of their four splits."""
 
     sides: tuple[int, ...]
@@ -17,8 +20,8 @@ class Source:
 
 
 SOURCES = {
-    "digits": Source((8,), {"train": 900, "validation": 177, "reserve": 360, "test": 360}),
-    "mnist5k": Source((8, 16, 32), {"train": 2500, "validation": 500, "reserve": 1000, "test": 1000}),
+    "digits": Digits((8,), {"train": 900, "validation": 177, "reserve": 360, "test": 360}),
+    "mnist5k": Digits((8, 16, 32), {"train": 2500, "validation": 500, "reserve": 1000, "test": 1000}),
 }
 
 
@@ -38,28 +41,46 @@ def _mnist5k() -> tuple[np.ndarray, np.ndarray]:
     return np.pad(pixels.reshape(-1, 28, 28).astype(np.uint8), ((0, 0), (2, 2), (2, 2))), label
 
 
-def load(name: str, side: int) -> dict[str, Images]:
-    """Gray images (three equal channels) of source `name` at `side` pixels, by split.
+def load(section: Any, prepare: bool = True) -> Source:
+    """Gray images of source `section.source` at `section.image_size` pixels, without groups.
 
     The splits are stratified, disjoint and fixed for good: they depend on the name alone. An id is the
-    image's row in the source.
+    image's row in the source. Nothing is ever to `prepare`.
     """
-    gray, label = {"digits": _digits, "mnist5k": _mnist5k}[name]()
-    gray = area_resize(gray, side)
-    images = Images(
+    del prepare
+    name, side = section.source, section.image_size
+    check_side(section, SOURCES[name].sides)
+    pixels, label = {"digits": _digits, "mnist5k": _mnist5k}[name]()
+    images = gray_images(area_resize(pixels, side), label, 0)
+    sizes = SOURCES[name].sizes
+    order = stratified_order((0, "split", name), images.label)
+    cuts = np.cumsum(list(sizes.values()))
+    parts = {
+        split: images.take(np.sort(part))
+        for split, part in zip(sizes, np.split(order[: cuts[-1]], cuts[:-1]), strict=True)
+    }
+    return Source(classes=tuple(map(str, range(10))), facts={"stand_in": None}, **parts)
+
+
+def check_side(section: Any, sides: tuple[int, ...]) -> None:
+    """Raises UsageError unless `data.image_size` is one of `sides`."""
+    if section.image_size not in sides:
+        allowed = " | ".join(map(str, sides))
+        raise UsageError(
+            f"data.image_size = {section.image_size}: allowed are {allowed} "
+            f"for data.source = {section.source}"
+        )
+
+
+def gray_images(gray: np.ndarray, label: np.ndarray, first_id: int) -> Images:
+    """uint8[N,H,W] and int[N] -> real images of three equal channels, no group, ids from `first_id` on."""
+    return Images(
         pixels=np.repeat(gray[..., None], 3, axis=-1),
         label=label.astype(np.int32),
         group=np.full(len(gray), UNKNOWN, np.int32),
         origin=np.full(len(gray), REAL, np.int32),
-        id=np.arange(len(gray), dtype=np.uint32),
+        id=np.arange(first_id, first_id + len(gray), dtype=np.uint32),
     )
-    sizes = SOURCES[name].sizes
-    order = stratified_order((0, "split", name), images.label)
-    cuts = np.cumsum(list(sizes.values()))
-    return {
-        split: images.take(np.sort(part))
-        for split, part in zip(sizes, np.split(order[: cuts[-1]], cuts[:-1]), strict=True)
-    }
 
 
 def area_resize(gray: np.ndarray, side: int) -> np.ndarray:

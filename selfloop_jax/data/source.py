@@ -1,4 +1,4 @@
-"""What a source of real images hands over, before colour or bias: the contract between a source and `dataset`."""
+"""What a source of real images hands over, before colour or bias: its contract with `dataset`."""
 
 from dataclasses import dataclass, field
 from typing import Any

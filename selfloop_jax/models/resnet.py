@@ -1,6 +1,6 @@
-"""ResNet with basic blocks for small images (He et al. 2016, section 4.2's stem; 2-2-2-2 is ResNet-18)."""
+"""Residual networks (He et al. 2016): basic blocks or bottlenecks, for small images or as torchvision's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -8,12 +8,23 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 
+def batch_norm(train: bool, axis_name: str | None) -> Callable[..., nn.Module]:
+    """BatchNorm's constructor: statistics of all devices in training, the running ones otherwise."""
+    return partial(
+        nn.BatchNorm,
+        use_running_average=not train,
+        momentum=0.9,
+        axis_name=axis_name if train else None,
+        use_fast_variance=False,
+    )
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with BatchNorm and a shortcut."""
 
     channels: int
     stride: int
-    norm: type[nn.Module]
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -21,33 +32,58 @@ class BasicBlock(nn.Module):
         conv = partial(nn.Conv, self.channels, use_bias=False, padding=1)
         h = nn.relu(self.norm()(conv((3, 3), strides=self.stride)(x)))
         h = self.norm(scale_init=nn.initializers.zeros_init())(conv((3, 3))(h))
-        if self.stride != 1 or x.shape[-1] != self.channels:
-            x = nn.Conv(self.channels, (1, 1), strides=self.stride, use_bias=False, padding=0)(x)
-            x = self.norm()(x)
-        return nn.relu(x + h)
+        return nn.relu(_shortcut(x, h, self.stride, self.norm) + h)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and four times as wide 1x1 convolutions; the 3x3 has the stride, as in torchvision."""
+
+    channels: int
+    stride: int
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N,H,W,C] -> [N,H/stride,W/stride,4*channels]."""
+        conv = partial(nn.Conv, use_bias=False)
+        h = nn.relu(self.norm()(conv(self.channels, (1, 1))(x)))
+        h = nn.relu(self.norm()(conv(self.channels, (3, 3), strides=self.stride, padding=1)(h)))
+        h = self.norm(scale_init=nn.initializers.zeros_init())(conv(4 * self.channels, (1, 1))(h))
+        return nn.relu(_shortcut(x, h, self.stride, self.norm) + h)
+
+
+def _shortcut(x: jax.Array, h: jax.Array, stride: int, norm: Callable[..., nn.Module]) -> jax.Array:
+    """`x`, through a 1x1 convolution where its shape is not that of `h`."""
+    if stride == 1 and x.shape[-1] == h.shape[-1]:
+        return x
+    return norm()(nn.Conv(h.shape[-1], (1, 1), strides=stride, use_bias=False, padding=0)(x))
 
 
 class ResNet(nn.Module):
-    """`stages` lists blocks per stage; the channels double and the side halves from stage to stage."""
+    """`stages` lists blocks per stage; the channels double and the side halves from stage to stage.
+
+    `layout`: small (section 4.2's stem, a 3x3 convolution) or imagenet (7x7 of stride 2, then max pooling).
+    Any side will do. The last BatchNorm of a block starts at zero (Goyal et al. 2017, section 5.1).
+    """
 
     num_classes: int
     stages: Sequence[int]
     width: int
     axis_name: str | None = None
+    block: type[nn.Module] = BasicBlock
+    layout: str = "small"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x float[N,H,W,3] -> logits float[N,num_classes]; `train`: statistics are those of all devices."""
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            axis_name=self.axis_name if train else None,
-            use_fast_variance=False,
-        )
-        h = nn.relu(norm()(nn.Conv(self.width, (3, 3), use_bias=False, padding=1)(x)))
+        norm = batch_norm(train, self.axis_name)
+        if self.layout == "small":
+            h = nn.relu(norm()(nn.Conv(self.width, (3, 3), use_bias=False, padding=1)(x)))
+        else:
+            h = nn.relu(norm()(nn.Conv(self.width, (7, 7), strides=2, use_bias=False, padding=3)(x)))
+            h = nn.max_pool(h, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
-                h = BasicBlock(self.width * 2**stage, stride, norm)(h)
+                h = self.block(self.width * 2**stage, stride, norm)(h)
         return nn.Dense(self.num_classes)(jnp.mean(h, axis=(1, 2)))

@@ -47,17 +47,25 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, 3x3, scale-shift by the embedding, norm, SiLU, 3x3, plus the input."""
+    """Norm, SiLU, 3x3, embedding, norm, SiLU, 3x3, plus the input.
+
+    The embedding scales and shifts what the second norm gives, or is added before it as in Ho et al. 2020.
+    """
 
     channels: int
     dropout: float
+    scale_shift: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, keys: jax.Array | None) -> jax.Array:
         """x [N,H,W,C], embedding [N,E], keys [N] or None -> [N,H,W,channels]."""
         h = conv3x3(self.channels, use_bias=False)(nn.silu(group_norm(x)))
-        scale, shift = jnp.split(nn.Dense(2 * self.channels)(nn.silu(embedding))[:, None, None], 2, axis=-1)
-        h = group_norm(h, affine=False) * (1 + scale) + shift
+        told = nn.Dense((1 + self.scale_shift) * self.channels)(nn.silu(embedding))[:, None, None]
+        if self.scale_shift:
+            scale, shift = jnp.split(told, 2, axis=-1)
+            h = group_norm(h, affine=False) * (1 + scale) + shift
+        else:
+            h = group_norm(h + told)
         h = conv3x3(self.channels, kernel_init=zeros)(dropout(nn.silu(h), self.dropout, keys))
         return h + (x if x.shape[-1] == self.channels else nn.Dense(self.channels, name="skip")(x))
 
@@ -81,7 +89,7 @@ class UNet(nn.Module):
 
     `label == num_classes` (and then `group == num_groups`) is the null condition of classifier-free
     guidance. `num_groups == 0` leaves the group out. `attention` names feature-map sides in pixels.
-    `stem` folds stem x stem pixels into channels before the first layer.
+    `stem` folds stem x stem pixels into channels before the first layer. `scale_shift`: see ResidualBlock.
     """
 
     num_classes: int
@@ -93,6 +101,7 @@ class UNet(nn.Module):
     heads: int
     dropout: float
     stem: int
+    scale_shift: bool = True
 
     @nn.compact
     def __call__(
@@ -147,5 +156,5 @@ class UNet(nn.Module):
 
     def block(self, h: jax.Array, embedding: jax.Array, multiplier: int, keys: jax.Array | None) -> jax.Array:
         """One residual block, with attention where the map's side is named in `attention`."""
-        h = ResidualBlock(multiplier * self.channels, self.dropout)(h, embedding, keys)
+        h = ResidualBlock(multiplier * self.channels, self.dropout, self.scale_shift)(h, embedding, keys)
         return Attention(self.heads)(h) if h.shape[1] in self.attention else h

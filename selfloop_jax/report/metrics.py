@@ -85,6 +85,22 @@ PANELS = (
             Metric("samples", "classifier_agreement", "classifier agreement", "↑"),
             Metric("samples", "classification_accuracy_score", "classification accuracy score", "↑"),
             Metric("samples", "classification_accuracy_score_ratio", "score, ratio to real", "↑"),
+            Metric("samples", "annotator_agreement", "annotator, agreement with colour", "↑"),
+        ),
+    ),
+    Panel(
+        "ablations",
+        "Accuracy without the object",
+        "Accuracy on the images with masks, mean over classes: as they are, with the object grayed, with its "
+        "bounding box grayed, with the box tiled by what is beside it. What is left was never the object's.",
+        tuple(
+            Metric("spurious", f"ablations.{kind}.class_mean", name)
+            for kind, name in (
+                ("none", "as they are"),
+                ("object", "object gray"),
+                ("box", "box gray"),
+                ("tile", "box tiled"),
+            )
         ),
     ),
 )

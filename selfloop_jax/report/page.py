@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from selfloop_jax import store
 from selfloop_jax.errors import UsageError
-from selfloop_jax.report import compare, curves, pictures, pool, shares, tables, words
+from selfloop_jax.report import compare, curves, pictures, pool, shares, spurious, tables, words
 from selfloop_jax.report.read import Run, read_runs
 from selfloop_jax.report.style import Drawing, house_style
 from selfloop_jax.report.tables import Table
@@ -85,6 +85,7 @@ def _prefix(i: int, runs: Sequence[Run]) -> str:
 
 def _part(run: Run, label: str, prefix: str) -> Part:
     maps = [shares.share_map(run, prefix), shares.recall_map(run, prefix)]
+    maps += [shares.annotator_map(run, prefix), spurious.sensitivity(run, prefix)]
     return Part(
         label=label,
         subtitle=words.subtitle(run),

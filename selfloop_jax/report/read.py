@@ -26,10 +26,12 @@ class Generation:
     recall: np.ndarray | None  # float64[C,G], NaN where a subgroup has no image; None as above
 
     def value(self, section: str, key: str) -> float | None:
-        """A number of the record: NaN where it is undefined (JSON null), None where it is absent."""
-        if key not in self.record[section]:
-            return None
-        found = self.record[section][key]
+        """A number of the record, `key` a dotted path: NaN where it is undefined, None where it is absent."""
+        found = self.record.get(section)
+        for name in key.split("."):
+            if not isinstance(found, dict) or name not in found:
+                return None
+            found = found[name]
         return math.nan if found is None else float(found)
 
     @property

@@ -63,6 +63,33 @@ def recall_map(run: Run, prefix: str) -> Drawing | None:
     return _nested_list(run, chart) if run.nested else _squares(run, chart)
 
 
+def annotator_map(run: Run, prefix: str) -> Drawing | None:
+    """Share of the held-out real images of each subgroup whose group the annotator tells right."""
+    first = run.generations[0]
+    quality = first.record.get("annotator") if first.number == 0 else None
+    if not quality:
+        return None
+    chart = _Map(
+        f"{prefix}annotator",
+        "Group annotator",
+        f"Share of the real {quality['split']} images of a class and group whose group the annotator tells "
+        "right; – if none. Groups of generated images are what it says of them.",
+        ["real"],
+        [_annotator_recall(run, quality["confusion"])],
+    )
+    return _nested_list(run, chart) if run.nested else _squares(run, chart)
+
+
+def _annotator_recall(run: Run, confusion: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
+    """float64[C,G] from one table per class of the groups it has; crossed, a class has all of them."""
+    recall = np.full((len(run.data["classes"]), len(run.data["groups"])), np.nan)
+    for c, table in enumerate(np.asarray(rows) for rows in confusion):
+        groups = run.data["members"][c] if run.nested else range(len(table))
+        total = np.maximum(table.sum(axis=1), 1)
+        recall[c, groups] = np.where(table.sum(axis=1) > 0, table.diagonal() / total, np.nan)
+    return recall
+
+
 def _shares(joint: np.ndarray) -> np.ndarray:
     """int[C,G] counts -> float64[C,G] shares within a class, NaN where the class is empty."""
     total = joint.sum(axis=1, keepdims=True)

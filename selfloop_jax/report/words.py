@@ -18,6 +18,8 @@ _MAIN = (
 def title(runs: Sequence[Run]) -> str:
     """What was run, in a few words."""
     source = runs[0].data["source"]
+    if any(run.data.get("stand_in") for run in runs):
+        source = f"STAND-IN for {source}"
     if len(runs) > 1:
         return f"{source}: {len(runs)} runs overlaid"
     rule = runs[0].config.get("pool", {}).get("rule")
@@ -48,6 +50,11 @@ def summary(runs: Sequence[Run]) -> list[str]:
 def caveats(run: Run) -> list[str]:
     """What is missing or weaker than it looks: unread files, inexact generations, undefined subgroups."""
     sentences = list(run.notes)
+    if run.data.get("stand_in"):
+        sentences.append(
+            f"STAND-IN: these are not the images of {run.data['source']} ({run.data['stand_in']}); "
+            "no number here says anything about that data set."
+        )
     inexact = [str(g.number) for g in run.generations if g.record.get("exact") is False]
     if inexact:
         which = "Generation" if len(inexact) == 1 else "Generations"

@@ -1,0 +1,75 @@
+"""Hard ImageNet: the loop on 15 classes that are easily told by their surroundings (Moayeri et al. 2022).
+
+Claim: none yet; not yet run on the real images (a machine without them cannot).
+Data: about 19,000 training and 750 validation images with a mask of the object each. `data.images_dir` is an
+ImageNet (only the 15 classes are read) or the 15-class image download, `data.masks_dir` and `data.meta_dir`
+are folders of the published masks and meta files. Groups: the half of each class that was ranked first by
+strength of its spurious cue, and the half ranked last; 40 images per class and half, never trained on, are
+the test set. `unbiased` takes both halves as often, `biased` nine of ten from the first, as many in all.
+Ablations and relative foreground sensitivity are measured on the official validation images in every
+generation. The generator knows the class alone; a drawn image's half is told by a classifier trained on the
+real images of generation 0 and then frozen (`annotator`).
+Networks: at 64 pixels a U-Net in the range of ADM-64 (Dhariwal and Nichol 2021), at 128 a lighter one that
+folds 2x2 pixels into channels; ResNet-50.
+
+For TPU slices and several GPUs; time: not yet measured. `--dry_run` prints sizes.
+
+    python -m selfloop_jax.main --config=configs/hardimagenet.py \
+        --config.data.images_dir=DIR --config.data.masks_dir=DIR --config.data.meta_dir=DIR
+    ... --config=configs/hardimagenet.py:128,unbiased                  # default: 64,biased
+"""
+
+from selfloop_jax import config as configs
+
+
+def get_config(arg="64,biased"):
+    side, bias = configs.choose(arg, ("64", "128"), ("biased", "unbiased"))
+    config = configs.default()
+    config.data.source = "hardimagenet"
+    config.data.image_size = int(side)
+    config.data.colorize = "none"
+    config.data.group = "rank"
+    config.data.bias = {"biased": "per_class", "unbiased": "unbiased"}[bias]
+    config.data.per_class = ((0.9, 0.1),)
+    config.data.train_size = 6_000
+    config.data.placement = "device"
+    config.pool.rule = "accumulate"
+    config.loop.generations = 5
+    config.loop.group_source = "annotator"
+
+    config.diffusion.process = "edm"
+    config.diffusion.unet.channels = 192
+    config.diffusion.unet.multipliers = (1, 2, 3, 4)
+    config.diffusion.unet.blocks = 3
+    config.diffusion.unet.attention = (32, 16, 8)
+    config.diffusion.unet.heads = 6
+    config.diffusion.unet.dropout = 0.1
+    config.diffusion.unet.stem = int(side) // 64
+    config.diffusion.batch = 256
+    config.diffusion.steps = 100_000
+    config.diffusion.learning_rate = 1e-4
+    config.diffusion.warmup_steps = 2_000
+    config.diffusion.ema_decay = 0.9999
+    config.diffusion.adam_b2 = 0.999
+    config.diffusion.augment.flip = True
+    config.diffusion.later.start = "previous"
+    config.diffusion.later.steps = 20_000
+    config.diffusion.later.learning_rate = 5e-5
+    config.sample.count = 6_000
+    config.sample.sampler = "heun"
+    config.sample.steps = 32
+    config.sample.batch_per_device = 64
+
+    for section in (config.classifier, config.annotator):
+        section.network = "resnet50"
+        section.normalize = "imagenet"
+        section.batch = 256
+        section.steps = 6_000
+        section.weight_decay = 0.05
+        section.augment.flip = True
+        section.augment.crop = 8
+    config.classifier.later.steps = 6_000
+    config.measure.batch = 256
+    config.checkpoint.interval_steps = 2_000
+    config.log.every_steps = 100
+    return config

@@ -1,0 +1,198 @@
+"""Decoded images kept between runs: an entry is whole and intact, or it is made again.
+
+<cache_dir>/<name>-<key>/        one .npy per array; index.json: their digests and the facts beside them
+<cache_dir>/<name>-<key>.tmp/    the same while it is written, renamed when it is on the disk
+<cache_dir>/<name>-<key>.lock    held by the process that makes the entry
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import PIL
+
+from selfloop_jax import store
+from selfloop_jax.errors import UsageError
+from selfloop_jax.log import say
+
+DEFAULT = "~/.cache/selfloop_jax_data"
+# Part of every key: raised when the same files would be decoded to other arrays.
+FORMAT = 1
+KEY_DIGITS = 16
+# What an entry takes beside its arrays' own bytes, at most.
+OVERHEAD = 1 << 20
+
+Entry = tuple[dict[str, np.ndarray], dict[str, Any]]
+
+
+class Damaged(Exception):
+    """An entry that is not what was written; the message says where."""
+
+
+def cached(cache_dir: str, name: str, key: dict[str, Any], nbytes: int, make: Callable[[], Entry]) -> Entry:
+    """The arrays and facts (JSON) that `make()` returns, from the disk where it has run before.
+
+    `key` is JSON and holds all that the result depends on beside Pillow's version; `nbytes` bounds the size
+    of the arrays, so that a full disk is noticed before the work. `make` runs in one process at a time; where
+    it raises, nothing is kept. Raises UsageError where `cache_dir` ('' is DEFAULT) cannot be written,
+    RunError where its disk is full.
+    """
+    root = Path(cache_dir or DEFAULT).expanduser()
+    text = json.dumps({"format": FORMAT, "pillow": PIL.__version__, **key}, sort_keys=True)
+    path = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]}"
+    with contextlib.suppress(Damaged, FileNotFoundError):
+        return _load(path)
+    with _locked(root, path):
+        found = _intact(path)
+        return _made(root, path, nbytes, make) if found is None else found
+
+
+def stamps(root: Path, names: Sequence[str]) -> list[list]:
+    """What a key says of files: [name, bytes, ns of the last change], None for what is not there."""
+    return [[name, *_stamp(root / name)] for name in names]
+
+
+def _stamp(path: Path) -> tuple[int | None, int | None]:
+    try:
+        found = path.stat()
+    except OSError:
+        return None, None
+    return found.st_size, found.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """What fails on the disk in here is the fault of the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"data.cache_dir = '{root}': {error.strerror}; allowed are folders that can be written"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(root: Path, path: Path) -> Iterator[None]:
+    """The right to make the entry, waited for."""
+    with _writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        file = open(_beside(path, ".lock"), "a")  # noqa: SIM115 - closed below; only opening may fail here.
+    with file:
+        with _writing(root):
+            _wait(file, path)
+        yield
+
+
+def _wait(file: TextIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"{path}: waiting for another process that decodes the same images")
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _intact(path: Path) -> Entry | None:
+    """The entry, or None; a damaged one is taken away."""
+    try:
+        return _load(path)
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        say(f"{error}; decoding again")
+    aside = _beside(path, ".tmp")
+    with _writing(path.parent):
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(path, aside)
+        shutil.rmtree(aside)
+    return None
+
+
+def _made(root: Path, path: Path, nbytes: int, make: Callable[[], Entry]) -> Entry:
+    """Runs `make` and keeps what it returns."""
+    _sweep(root)
+    store.check_space(path, nbytes + OVERHEAD)
+    arrays, facts = make()
+    # As they will be read back, so that the first run's record is like the next one's.
+    facts = json.loads(json.dumps(facts))
+    temporary = _beside(path, ".tmp")
+    with _writing(root):
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            _write(temporary, arrays, facts)
+            os.rename(temporary, path)
+            _sync(root)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return arrays, facts
+
+
+def _write(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+    """All files of an entry, on the disk when this returns."""
+    folder.mkdir()
+    for name, array in arrays.items():
+        with open(folder / f"{name}.npy", "wb") as file:
+            np.save(file, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+    content = {"arrays": {name: _digest(folder / f"{name}.npy") for name in arrays}, "facts": facts}
+    store.write_json(folder / "index.json", {"content": content, "sha256": _json_digest(content)})
+
+
+def _load(path: Path) -> Entry:
+    """An entry whose every byte is as written; Damaged otherwise, FileNotFoundError where there is none."""
+    if not os.path.isdir(path):  # False, too, where it may not be looked at.
+        raise FileNotFoundError(path)
+    index = path / "index.json"
+    try:
+        stored = json.loads(index.read_bytes())
+        content = stored["content"]
+        sound = stored["sha256"] == _json_digest(content)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Damaged(f"{index}: missing or damaged") from error
+    if not sound:
+        raise Damaged(f"{index}: damaged: its digest is not the recorded one")
+    arrays = {name: _array(path / f"{name}.npy", digest) for name, digest in content["arrays"].items()}
+    return arrays, content["facts"]
+
+
+def _array(path: Path, digest: str) -> np.ndarray:
+    try:
+        if _digest(path) != digest:
+            raise Damaged(f"{path}: damaged: its digest is not the recorded one")
+        return np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise Damaged(f"{path}: {error.strerror}") from error
+
+
+def _sweep(root: Path) -> None:
+    """Removes what killed builds have left; a folder whose lock is held is being written."""
+    for left in root.glob(f"*-{'[0-9a-f]' * KEY_DIGITS}.tmp"):
+        with contextlib.suppress(OSError), open(left.with_suffix(".lock"), "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json_digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

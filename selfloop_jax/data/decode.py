@@ -1,0 +1,240 @@
+"""Image files to arrays of one size: what is read, how it is turned into RGB, resized and cropped.
+
+PNG, JPEG and WebP are told apart by their first bytes, whatever the file is called. Of an animation the first
+frame counts. Gray, palette and CMYK images become RGB by Pillow's rules, 16-bit gray is scaled to 8 bits,
+and what is transparent lies on white.
+"""
+
+import contextlib
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from selfloop_jax.errors import UsageError
+from selfloop_jax.log import say
+
+MAX_PIXELS = 100_000_000
+SECONDS_BETWEEN_LINES = 5.0
+THREADS = min(16, os.cpu_count() or 1)
+
+
+class BadImage(Exception):
+    """A file that gives no image; the message says why, without the path."""
+
+
+@dataclass
+class Decoded:
+    """The K images of a list of files that could be read, in the list's order.
+
+    pixels uint8[K,side,side,3]; masks uint8[K,side,side], 0 or 255, or None; kept int64[K], places in the
+    list; bad: the other files, each with its reason; converted: images that were not plain RGB by Pillow's
+    name of what they were ("RGB" itself: RGB with one colour declared transparent).
+    """
+
+    pixels: np.ndarray
+    masks: np.ndarray | None
+    kept: np.ndarray
+    bad: list[tuple[Path, str]]
+    converted: dict[str, int]
+
+
+def decode(
+    path: Path, side: int, mask: Path | None = None, geometry: str = "fill"
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """One image as uint8[side,side,3] and, where it has a mask, that as uint8[side,side] of 0 or 255.
+
+    Geometry `fill`: the central square, resized without changing the aspect. `imagenet`: resized to a square
+    of 256/224 sides, whatever the aspect, and its centre cut out. Image and mask go through the same steps,
+    and the mask is cut at half afterwards. The orientation that a camera noted in EXIF is applied for `fill`
+    without a mask alone: ImageNet's loaders ignore it, and masks are drawn on the stored pixels.
+    Raises BadImage on a missing, damaged or other kind of file, on more than 100 megapixels (told from the
+    header) and on a mask of another aspect than its image.
+    """
+    with _quiet():
+        pixels, cut, _ = _decode(path, side, mask, geometry)
+    return pixels, cut
+
+
+def decode_all(
+    paths: Sequence[Path],
+    side: int,
+    masks: Sequence[Path] | None,
+    on_bad_image: str,
+    what: str,
+    geometry: str = "fill",
+    where: Callable[[Path], str] = str,
+) -> Decoded:
+    """Decodes a list of files in threads, telling how far it is under the name `what`.
+
+    With `on_bad_image` = refuse the bad ones end in one UsageError that gives their number and the first of
+    them, called `where(path)`; with `skip` they are left out and listed.
+    """
+    pixels = np.zeros((len(paths), side, side, 3), np.uint8)
+    cuts = None if masks is None else np.zeros((len(paths), side, side), np.uint8)
+
+    def one(i: int) -> tuple[str | None, str | None]:
+        """The reason why image i is bad and what it was converted from."""
+        try:
+            pixels[i], cut, converted = _decode(paths[i], side, None if masks is None else masks[i], geometry)
+        except BadImage as error:
+            return str(error), None
+        if cuts is not None:
+            cuts[i] = cut
+        return None, converted
+
+    outcomes = list(_in_threads(one, len(paths), what))
+    bad = [(path, reason) for path, (reason, _) in zip(paths, outcomes, strict=True) if reason is not None]
+    if bad and on_bad_image == "refuse":
+        path, reason = bad[0]
+        raise UsageError(
+            f"{what}: {len(bad)} of {len(paths)} images cannot be used, first {where(path)}: {reason}; "
+            "data.on_bad_image = refuse: skip leaves them out"
+        )
+    kept = np.array([i for i, (reason, _) in enumerate(outcomes) if reason is None], np.int64)
+    if bad:
+        pixels, cuts = pixels[kept], None if cuts is None else cuts[kept]
+    converted = Counter(mode for _, mode in outcomes if mode is not None)
+    return Decoded(pixels, cuts, kept, bad, dict(sorted(converted.items())))
+
+
+def _in_threads(work: Callable[[int], tuple], count: int, what: str) -> Iterator[tuple]:
+    """work(0), work(1), ... in order; Pillow lets go of the interpreter's lock while it decodes."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        with _quiet():
+            yield from _told(pool.map(work, range(count)), count, what)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _told(outcomes: Iterable[tuple], count: int, what: str) -> Iterator[tuple]:
+    """The same outcomes, with a line every few seconds."""
+    started = shown = time.perf_counter()
+    for done, outcome in enumerate(outcomes, 1):
+        yield outcome
+        now = time.perf_counter()
+        if now - shown >= SECONDS_BETWEEN_LINES:
+            shown, rate = now, done / (now - started)
+            left = (count - done) / rate
+            say(f"{what}: image {done}/{count}  {rate:.0f} images/s  {left:.0f} s left")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's remarks on harmless faults, such as damaged EXIF, which ImageNet is full of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        yield
+
+
+def _decode(
+    path: Path, side: int, mask: Path | None, geometry: str
+) -> tuple[np.ndarray, np.ndarray | None, str | None]:
+    """Pixels, mask and the mode that the image was converted from, None if it was plain RGB."""
+    image = _read(path)
+    plain = image.mode == "RGB" and not image.has_transparency_data
+    converted = None if plain else image.mode
+    resize = GEOMETRIES[geometry]
+    if mask is None:
+        upright = _upright(image) if geometry == "fill" else image
+        return np.asarray(resize(_rgb(upright), side)), None, converted
+    try:
+        gray = _aligned(_read(mask), image.size)
+    except BadImage as error:
+        raise BadImage(f"its mask: {error}") from error
+    cut = np.where(np.asarray(resize(gray, side)) > 127, 255, 0).astype(np.uint8)
+    return np.asarray(resize(_rgb(image), side)), cut, converted
+
+
+def _read(path: Path) -> Image.Image:
+    """A file's image as it is stored, decoded; BadImage says what is wrong with it."""
+    try:
+        with open(path, "rb") as file:
+            kind = _kind(file.read(16))
+            file.seek(0)
+            image = kind(file)
+            if image.width * image.height > MAX_PIXELS:
+                size = f"{image.width} x {image.height}"
+                raise BadImage(f"{size} pixels are more than {MAX_PIXELS // 10**6} megapixels")
+            image.load()
+            return image
+    except (BadImage, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise BadImage("no such file") from error
+    except Exception as error:  # Pillow raises a dozen kinds on damaged bytes.
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise BadImage(f"damaged or unreadable: {' '.join(reason.split())}") from error
+
+
+def _kind(head: bytes) -> Callable[[BinaryIO], Image.Image]:
+    """Pillow's class for a file that begins so. Not Image.open: its own limit on pixels only warns."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile
+    if head.startswith(b"\xff\xd8\xff"):
+        return JpegImageFile
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return WebPImageFile
+    raise BadImage("not a PNG, JPEG or WebP image")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit gray as 8-bit gray; Pillow's own conversion clips in some versions."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.int64) // 257).astype(np.uint8))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    image = _eight_bits(image)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; unreadable EXIF turns nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # As many kinds as there are ways to damage EXIF; the pixels are sound.
+        return image
+
+
+def _aligned(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The mask in gray at its image's size; one pixel of its sides may be rounding."""
+    if abs(mask.width * size[1] - size[0] * mask.height) > max(size):
+        raise BadImage(f"{mask.width} x {mask.height} pixels have another aspect than {size[0]} x {size[1]}")
+    gray = _eight_bits(mask).convert("L")
+    return gray if gray.size == size else gray.resize(size, Image.Resampling.BILINEAR)
+
+
+def _fill(image: Image.Image, side: int) -> Image.Image:
+    """Shorter side to `side`, centre crop: in one step, so that a strip of pixels never grows huge."""
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    box = (left, top, left + short, top + short)
+    return image.resize((side, side), Image.Resampling.BILINEAR, box)
+
+
+def _imagenet(image: Image.Image, side: int) -> Image.Image:
+    """At side 224: resize to 256 x 256, centre crop 224."""
+    whole = round(side * 256 / 224)
+    first = (whole - side) // 2
+    resized = image.resize((whole, whole), Image.Resampling.BILINEAR)
+    return resized.crop((first, first, first + side, first + side))
+
+
+GEOMETRIES = {"fill": _fill, "imagenet": _imagenet}

@@ -1,0 +1,186 @@
+"""TFDS data sets on disk: prepared once, by one process at a time, whole or not at all; no TensorFlow.
+
+TFDS writes into a folder `incomplete.*` and renames it when all is there, so what has a data set's name is
+complete. What a killed preparation leaves is removed by the next one.
+"""
+
+import contextlib
+import fcntl
+import http.client
+import io
+import logging
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from selfloop_jax.data import archives
+from selfloop_jax.data.source import Missing
+from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.log import say
+
+SECONDS_TO_ANSWER = 20
+# Examples that are decoded at a time.
+CHUNK = 500
+
+
+def official(builder_class: type, section: Any, prepare: bool) -> Any:
+    """A builder of `tfds_builders`, its data set prepared from the archives that section `data` names.
+
+    Raises UsageError on archives that are not those of the table, `Missing` where nothing is prepared and
+    `prepare` is false, RunError where a download failed or the prepared copy is damaged.
+    """
+    from selfloop_jax.data.tfds_builders import FromTable
+
+    table = archives.table(section.checksums, builder_class.NAMES)
+
+    def make() -> Any:
+        variant = FromTable(name=table.name, table=table)
+        return builder_class(data_dir=section.dir or None, config=variant, file_format="array_record")
+
+    def write(builder: Any) -> None:
+        if section.archive_dir:
+            archives.check(section.archive_dir, table.archives)
+        else:
+            _ask(table.archives[0].url, builder_class.NAMES)
+        with _scratch(builder) as downloads:
+            download_and_prepare(builder, section.archive_dir, downloads)
+
+    builder = prepared(make, write if prepare else None)
+    if builder.info.metadata.get("archives") != table.digests:
+        raise RunError(f"{builder.data_path}: damaged: not made from the archives it should be: delete it")
+    return builder
+
+
+def prepared(make: Callable[[], Any], write: Callable[[Any], None] | None) -> Any:
+    """The builder that `make` gives, prepared by `write` where it is not yet; without `write`, `Missing`.
+
+    Other processes wait; RunError where the data folder cannot be written.
+    """
+    with quiet():
+        builder = make()
+        done = builder.is_prepared()
+    if done:
+        return builder
+    root = Path(builder.data_dir_root)
+    if write is None:
+        raise Missing("data.dir", f"data.dir = {root}: {builder.info.full_name} is not prepared there")
+    try:
+        with _lock(root, builder.name), quiet():
+            if not builder.is_prepared():
+                say(f"preparing {builder.info.full_name} in {root}")
+                write(builder)
+            builder = make()
+            done = builder.is_prepared()
+    except OSError as error:
+        raise RunError(f"data.dir = {root}: {builder.info.full_name} not prepared: {error}") from error
+    if not done:
+        raise RunError(f"{builder.data_path}: damaged: it is no prepared data set: delete it")
+    return builder
+
+
+def download_and_prepare(builder: Any, archive_dir: str, downloads: Path | None = None) -> None:
+    """TFDS's preparation as array_record; archives that lie in `archive_dir` are not downloaded.
+
+    Raises RunError where it fails, ImportError where it takes a package that is not here.
+    """
+    import tensorflow_datasets as tfds
+
+    tfds.display_progress_bar(enable=sys.stderr.isatty())
+    folder = Path(archive_dir).expanduser() if archive_dir else None
+    manual = tfds.download.DownloadConfig(manual_dir=folder)
+    try:
+        builder.download_and_prepare(download_dir=downloads, download_config=manual)
+    except (ImportError, UsageError, RunError):
+        raise
+    except Exception as error:  # Any data set's own code, and C++ that writes.
+        raise RunError(
+            f"data.dir = {builder.data_dir_root}: {builder.name} not prepared: {brief(error)}"
+        ) from error
+
+
+def examples(builder: Any, split: str, decoders: dict[str, Any] | None = None) -> Iterator[tuple[int, list]]:
+    """Decoded examples of a split in the order of its records: (first, examples), chunk after chunk.
+
+    Raises UsageError where reading takes TensorFlow, RunError on damaged files.
+    """
+    try:
+        with quiet():
+            source = builder.as_data_source(split, decoders=decoders)
+        for first in range(0, len(source), CHUNK):
+            with quiet():
+                chunk = source.__getitems__(list(range(first, min(first + CHUNK, len(source)))))
+            yield first, chunk
+    except NotImplementedError as error:
+        raise UsageError(
+            f"data.dir = {builder.data_path}: prepared as {builder.info.file_format.value}, which takes "
+            "TensorFlow to read; allowed is array_record"
+        ) from error
+    except ImportError as error:
+        raise needs_tensorflow(builder.name, error) from error
+    except Exception as error:  # The reader raises whatever its C++ side says.
+        raise RunError(f"{builder.data_path}: damaged: {brief(error)}: delete it") from error
+
+
+def needs_tensorflow(name: str, error: ImportError) -> UsageError:
+    """What to tell about a data set whose preparation or decoding asked for a package that is not here."""
+    return UsageError(
+        f"data.source = tfds:{name}: {brief(error)}; allowed are data sets already prepared as array_record, "
+        "or that TFDS prepares without TensorFlow"
+    )
+
+
+def brief(error: Exception) -> str:
+    """The first and the last line of an error's message: TFDS puts where it was before what went wrong."""
+    lines = [line.strip()[:200] for line in str(error).splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without TFDS's remarks on standard output and in absl's log; errors come as exceptions."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _lock(root: Path, name: str) -> Iterator[None]:
+    """One preparation of a data set at a time; the kernel lets go of the lock when its holder dies."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / f".{name}.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _scratch(builder: Any) -> Iterator[Path]:
+    """A folder for downloads, gone afterwards; what a killed preparation left goes first. Under the lock."""
+    folder = Path(builder.data_dir_root) / f".{builder.name}.downloads"
+    for leftover in (folder, *Path(builder.data_path).parent.glob("incomplete.*")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ask(url: str, names: tuple[str, ...]) -> None:
+    """One try at a server, RunError where none answers: TFDS itself would go on trying for minutes."""
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER).close()
+    except urllib.error.HTTPError as error:  # It answers; whether it has the file is for TFDS to say.
+        error.close()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise RunError(
+            f"{url}: no answer ({error}); data.archive_dir can name a folder that has {', '.join(names)}"
+        ) from error

@@ -1,0 +1,133 @@
+"""Files of weights as arrays, without PyTorch and without running what a file asks for.
+
+A `.pth` of PyTorch 1.6 or newer is a zip archive: `data.pkl`, a pickle of a dict whose tensors refer to
+storages, and one member `data/<key>` per storage with its raw numbers.
+"""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import load_file
+
+from selfloop_jax.errors import UsageError
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+STORAGES = {
+    "FloatStorage": np.float32,
+    "DoubleStorage": np.float64,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+}
+Storage = tuple[np.dtype, bytes]
+WRAPPERS = ("state_dict", "model")  # where training scripts keep the weights inside a checkpoint
+PREFIX = "module."  # of all names, where the network was trained by DataParallel
+
+
+def read(file: str, field: str) -> dict[str, np.ndarray]:
+    """Tensors by name from a `.safetensors` or `.pth` file, in the types it stores; they may be read-only.
+
+    A checkpoint that keeps its weights under `state_dict` or `model` is opened, and `module.` before all
+    names taken off. Raises UsageError, naming the config's `field`, where the file is missing, damaged, of
+    another format, or wants to import anything but tensors.
+    """
+    path = Path(file).expanduser()
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{field} = {file}: allowed are files that end in {' | '.join(SUFFIXES)}")
+    try:
+        found = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
+        return _state_dict(found)
+    except FileNotFoundError:
+        raise UsageError(f"{field} = {file}: no such file") from None
+    except UsageError as error:
+        raise UsageError(f"{field} = {file}: {error}") from None
+    except Exception as error:  # Damaged bytes make the readers raise nearly anything.
+        raise UsageError(f"{field} = {file}: damaged or unreadable ({type(error).__name__})") from error
+
+
+def _state_dict(found: Any) -> dict[str, np.ndarray]:
+    """The dict of tensors inside a checkpoint, without the prefix of DataParallel."""
+    for wrapper in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not isinstance(found, dict) or not found:
+        raise UsageError(
+            "holds no tensors by name: allowed is what torch.save(model.state_dict(), ...) writes"
+        )
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            raise UsageError(f"{name!r:.60} is no tensor: allowed are dicts of names and tensors")
+    if all(name.startswith(PREFIX) for name in found):
+        return {name.removeprefix(PREFIX): value for name, value in found.items()}
+    return dict(found)
+
+
+def _read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, tensors as arrays."""
+    with open(path, "rb") as file:
+        head = file.read(2)
+    if head[:1] == b"\x80":  # a bare pickle
+        raise UsageError(
+            "in PyTorch's format of before 1.6: load it with torch.load and write it again with torch.save"
+        )
+    with zipfile.ZipFile(path) as archive:
+        (pickled,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        root = pickled.removesuffix("data.pkl")
+        order = f"{root}byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise UsageError("its numbers are big-endian: allowed is little")
+        with archive.open(pickled) as file:
+            return _Unpickler(file, archive, f"{root}data/").load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """An unpickler that knows dicts and tensors, and refuses to import anything else."""
+
+    def __init__(self, file: Any, archive: zipfile.ZipFile, root: str):
+        super().__init__(file)
+        self.archive = archive
+        self.root = root
+        self.storages: dict[tuple[str, str], Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for an import; none runs code of the file's choice."""
+        if module == "torch" and name in STORAGES:
+            return name
+        known = {
+            "collections.OrderedDict": OrderedDict,
+            "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+            "torch._utils._rebuild_parameter": _rebuild_parameter,
+        }
+        if f"{module}.{name}" not in known:
+            raise UsageError(f"wants to import {f'{module}.{name}'!r:.100}: allowed are tensors alone")
+        return known[f"{module}.{name}"]
+
+    def persistent_load(self, pid: Any) -> Storage:
+        """The storage of ("storage", type, key, device, length); read once, then shared."""
+        _, kind, key, _, length = pid
+        if (key, kind) not in self.storages:
+            dtype, data = np.dtype(STORAGES[kind]), self.archive.read(f"{self.root}{key}")
+            if len(data) != length * dtype.itemsize:
+                raise ValueError("a storage has another length than the pickle says")
+            self.storages[key, kind] = dtype, data
+        return self.storages[key, kind]
+
+
+def _rebuild_tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+    """The view of a storage that is a tensor; NumPy's ValueError where it would reach beyond the storage.
+
+    What follows in the pickle (whether it wants a gradient, hooks) is of no use here.
+    """
+    dtype, data = storage
+    steps = [step * dtype.itemsize for step in stride]
+    return np.ndarray(size, dtype, buffer=data, offset=offset * dtype.itemsize, strides=steps)
+
+
+def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
+    """The tensor inside a parameter."""
+    return data

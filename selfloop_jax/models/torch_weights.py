@@ -1,0 +1,135 @@
+"""Weights under torchvision's names (resnet18, resnet50, vgg11_bn, vgg16_bn) put into the networks here."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from selfloop_jax.errors import UsageError
+from selfloop_jax.models.resnet import BasicBlock, ResNet
+from selfloop_jax.models.vgg import VGG
+
+Weights = dict[str, np.ndarray]
+LEAVES = {  # ours, theirs: layers of either kind
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+STEMS = {(7, 7): "imagenet", (3, 3): "small"}  # a ResNet's first kernel and its layout
+IGNORED = "num_batches_tracked"  # a counter that nothing reads where BatchNorm has a momentum
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `load` did: tensors taken, whether the head stays new, names in the file that nothing took."""
+
+    loaded: int
+    new_head: bool
+    unused: tuple[str, ...]
+
+
+def head(params: dict[str, Any]) -> str:
+    """The name of a classifier's last layer in its params."""
+    return max(name for name in params if name.startswith("Dense_"))
+
+
+def load(variables: Any, weights: Weights, model: nn.Module, name: str, file: str) -> tuple[Any, Report]:
+    """The part of `variables` that the file fills, float32 arrays under the same keys, and what was done.
+
+    variables: `params` and `batch_stats`, of which only the shapes count. The head is left out where the file
+    has none of its shape. Raises UsageError, naming section `name` and `file`, if anything else is missing or
+    has another shape.
+    """
+    layers, last = layer_names(model), head(variables["params"])
+    if isinstance(model, VGG):
+        weights = _fold_biases(weights, layers, f"{name}.init_from = {file}")
+    leaves = flatten_dict(variables)
+    names = {path: f"{layers['/'.join(path[1:-1])]}.{LEAVES[path[-1]]}" for path in leaves}
+    shapes = {path: _torch_shape(leaf.shape) for path, leaf in leaves.items()}
+    wrong = [path for path in leaves if _shape(weights, names[path]) != shapes[path]]
+    new_head = any(path[1] == last for path in wrong)
+    if misfits := {names[path]: shapes[path] for path in wrong if path[1] != last}:
+        raise UsageError(f"{name}.init_from = {file}: {_misfit(misfits, weights, model, name)}")
+    taken = {path: theirs for path, theirs in names.items() if not (new_head and path[1] == last)}
+    filled = {path: _convert(weights[theirs], theirs, model) for path, theirs in taken.items()}
+    rest = sorted(set(weights) - set(taken.values()))
+    unused = tuple(theirs for theirs in rest if not theirs.endswith(IGNORED))
+    return unflatten_dict(filled), Report(len(filled), new_head, unused)
+
+
+def layer_names(model: nn.Module) -> dict[str, str]:
+    """torchvision's name of every layer a network may have, by its path here."""
+    return _resnet_names(model) if isinstance(model, ResNet) else _vgg_names(model)
+
+
+def _resnet_names(model: ResNet) -> dict[str, str]:
+    """`layer2.0.conv1` and so on; `downsample` is the shortcut, which comes last here."""
+    names = {"Conv_0": "conv1", "BatchNorm_0": "bn1", "Dense_0": "fc"}
+    blocks = [f"layer{stage + 1}.{block}" for stage, n in enumerate(model.stages) for block in range(n)]
+    convolutions = 2 if model.block is BasicBlock else 3
+    for number, theirs in enumerate(blocks):
+        ours = f"{model.block.__name__}_{number}"
+        for i in range(convolutions):
+            names |= {f"{ours}/Conv_{i}": f"{theirs}.conv{i + 1}"}
+            names |= {f"{ours}/BatchNorm_{i}": f"{theirs}.bn{i + 1}"}
+        names |= {f"{ours}/Conv_{convolutions}": f"{theirs}.downsample.0"}
+        names |= {f"{ours}/BatchNorm_{convolutions}": f"{theirs}.downsample.1"}
+    return names
+
+
+def _vgg_names(model: VGG) -> dict[str, str]:
+    """`features` counts convolution, BatchNorm and ReLU, and after each stage the pooling."""
+    linear = ("classifier.0", "classifier.3", "classifier.6")
+    linear = linear if model.layout == "imagenet" else linear[-1:]
+    names = {f"Dense_{i}": name for i, name in enumerate(linear)}
+    number = place = 0
+    for convolutions in model.stages:
+        for _ in range(convolutions):
+            names |= {f"Conv_{number}": f"features.{place}", f"BatchNorm_{number}": f"features.{place + 1}"}
+            number, place = number + 1, place + 3
+        place += 1
+    return names
+
+
+def _fold_biases(weights: Weights, layers: dict[str, str], where: str) -> Weights:
+    """Takes each convolution's bias off the mean that BatchNorm subtracts next: the same function."""
+    weights = dict(weights)
+    for ours, conv in layers.items():
+        mean = f"{layers.get(ours.replace('Conv', 'BatchNorm'))}.running_mean"
+        if ours.startswith("Conv") and f"{conv}.bias" in weights and mean in weights:
+            bias = weights.pop(f"{conv}.bias").astype(np.float32)
+            if bias.shape != weights[mean].shape:
+                raise UsageError(f"{where}: {conv}.bias is {bias.shape}, not {weights[mean].shape}")
+            weights[mean] = weights[mean].astype(np.float32) - bias
+    return weights
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a convolution HWIO -> OIHW, of a linear layer IO -> OI, of a vector the same."""
+    return tuple(shape[i] for i in {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[len(shape)])
+
+
+def _convert(array: np.ndarray, name: str, model: nn.Module) -> np.ndarray:
+    """float32 in the order of axes used here."""
+    array = array.astype(np.float32)
+    if name == "classifier.0.weight" and isinstance(model, VGG):  # It reads a map [C,7,7], here [7,7,C].
+        array = array.reshape(len(array), -1, 7, 7).transpose(0, 2, 3, 1).reshape(len(array), -1)
+    return np.ascontiguousarray(array.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim]))
+
+
+def _shape(weights: Weights, name: str) -> tuple[int, ...] | None:
+    return weights[name].shape if name in weights else None
+
+
+def _misfit(misfits: dict[str, tuple[int, ...]], weights: Weights, model: nn.Module, section: str) -> str:
+    """The stem, if only its size is wrong, else the first tensors that do not fit."""
+    stem = (_shape(weights, "conv1.weight") or ())[2:]
+    if set(misfits) == {"conv1.weight"} and stem in STEMS and STEMS[stem] != model.layout:
+        return f"its stem is {stem[0]}x{stem[1]}: allowed with {section}.layout = {STEMS[stem]}"
+    few = [f"{name} is {_shape(weights, name)}, not {shape}" for name, shape in list(misfits.items())[:3]]
+    few += [f"and {len(misfits) - 3} more"] if len(misfits) > 3 else []
+    return f"does not fit this network: {'; '.join(few)}".replace("is None", "is missing")

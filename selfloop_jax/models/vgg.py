@@ -1,0 +1,58 @@
+"""VGG (Simonyan and Zisserman 2015, table 1) with BatchNorm after every convolution, as in torchvision."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from selfloop_jax.models.resnet import batch_norm
+from selfloop_jax.models.unet import dropout
+
+
+def adaptive_average_pool(x: jax.Array, side: int) -> jax.Array:
+    """[N,H,W,C] -> [N,side,side,C]: means over windows from floor(i H / side) to ceil((i + 1) H / side)."""
+
+    def windows(length):
+        start = np.arange(side) * length // side
+        stop = -(-np.arange(1, side + 1) * length // side)
+        place = np.arange(length)
+        inside = (start[:, None] <= place) & (place < stop[:, None])
+        return np.float32(inside / inside.sum(axis=1, keepdims=True))
+
+    rows, columns = windows(x.shape[1]), windows(x.shape[2])
+    return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, x, precision=jax.lax.Precision.HIGHEST)
+
+
+class VGG(nn.Module):
+    """`stages` lists convolutions per stage; the channels double up to 8 * width, and the side halves.
+
+    `layout`: small (mean over the last map, then one linear layer) or imagenet (adaptive pooling to 7x7, two
+    hidden layers of 64 * width with dropout of one half). A map of one pixel is not pooled any further, so
+    any side will do.
+    """
+
+    num_classes: int
+    stages: Sequence[int]
+    width: int
+    axis_name: str | None = None
+    layout: str = "small"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
+        """x float[N,H,W,3] -> logits float[N,num_classes]; `keys`, one per example, switch dropout on."""
+        norm = batch_norm(train, self.axis_name)
+        for stage, convolutions in enumerate(self.stages):
+            for _ in range(convolutions):
+                conv = nn.Conv(self.width * min(2**stage, 8), (3, 3), use_bias=False, padding=1)
+                x = nn.relu(norm()(conv(x)))
+            if x.shape[1] > 1:
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        if self.layout == "small":
+            return nn.Dense(self.num_classes)(jnp.mean(x, axis=(1, 2)))
+        x = adaptive_average_pool(x, 7).reshape(len(x), -1)
+        for layer in range(2):
+            layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
+            x = dropout(nn.relu(nn.Dense(64 * self.width)(x)), 0.5, layer_keys)
+        return nn.Dense(self.num_classes)(x)

@@ -1,0 +1,86 @@
+"""The shipped configs on a machine without their data: what they cost, their arguments, what they miss."""
+
+import re
+from pathlib import Path
+
+import pytest
+from runs import ROOT, main
+
+from selfloop_jax.config import choose
+from selfloop_jax.errors import UsageError
+
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
+STUDIES = {  # arguments, and the number of parameters of the generator
+    "quickstart.py": ("", 173_875),
+    "colormnist.py": (":mnist5k,unbiased", 389_000),
+    "cifar20.py": (":unbiased", 35_750_000),
+    "hardimagenet.py": (":128,unbiased", 281_000_000),
+    "folder.py": (":biased", None),
+}
+UNKNOWN = {"hardimagenet.py": "data.images_dir", "folder.py": "data.dir"}
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A home without data sets, caches or anything else."""
+    return {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", "TFDS_DATA_DIR": str(tmp_path / "tfds")}
+
+
+def test_every_shipped_config_is_here():
+    assert set(CONFIGS) == set(STUDIES)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_dry_run_needs_no_data(name, bare, tmp_path):
+    argument, parameters = STUDIES[name]
+    shown = main(f"--config=configs/{name}{argument}", "--dry_run", environment=bare)
+    assert shown.returncode == 0, shown.stderr
+    assert "training images, diffusion:" in shown.stdout
+    unknown = re.findall(r"size unknown: set (data\.\w+)", shown.stdout)
+    assert set(unknown) == ({UNKNOWN[name]} if name in UNKNOWN else set())
+    if parameters:
+        found = int(re.search(r"parameters, diffusion: ([\d,]+)", shown.stdout)[1].replace(",", ""))
+        assert found == pytest.approx(parameters, rel=0.01)
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in left if not path.startswith((".cache/selfloop_jax/", ".cache/matplotlib"))]
+
+
+@pytest.mark.parametrize("name", ["hardimagenet.py", "folder.py"])
+def test_without_its_images_a_run_says_where_to_put_them(name, bare, tmp_path):
+    workdir = tmp_path / "run"
+    ended = main(f"--config=configs/{name}", f"--workdir={workdir}", environment=bare)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: {UNKNOWN[name]} = '': set it to ")
+    assert len(ended.stderr.splitlines()) == 1
+    assert not workdir.exists()
+
+
+def test_an_argument_names_one_of_each_option_in_any_order():
+    options = ("mnist5k", "full"), ("biased", "unbiased")
+    assert choose("", *options) == ["mnist5k", "biased"]
+    assert choose("unbiased", *options) == ["mnist5k", "unbiased"]
+    assert choose("unbiased,full", *options) == ["full", "unbiased"]
+    for wrong in ("mnist6k", "biased,unbiased", "full,full"):
+        with pytest.raises(
+            UsageError, match=r"^--config=FILE:.*: allowed after the colon are one of mnist5k"
+        ):
+            choose(wrong, *options)
+
+
+def test_an_unknown_argument_is_a_mistake_of_the_user():
+    ended = main("--config=configs/colormnist.py:mnist6k", "--dry_run")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: --config=FILE:mnist6k: allowed after the colon")
+
+
+def test_the_two_arms_of_a_study_differ_in_nothing_but_the_bias():
+    arms = []
+    for bias in ("biased", "unbiased"):
+        shown = main(f"--config=configs/cifar20.py:{bias}", "--dry_run", "--workdir=x").stdout
+        arms.append({line for line in shown.splitlines() if "bias:" not in line})
+    assert arms[0] == arms[1]
+
+
+def test_the_readme_names_every_config():
+    readme = (Path(ROOT) / "README.md").read_text()
+    assert [name for name in CONFIGS if f"configs/{name}" not in readme] == []
