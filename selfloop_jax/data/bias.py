@@ -81,7 +81,7 @@ def aligned_groups(table: np.ndarray, margin: float = 1e-9) -> np.ndarray:
 def subsample(
     images: Images, table: np.ndarray | None, size: int, address: rng.Address, names: Any
 ) -> Images:
-    """The largest subset, or one of `size` images, with the classes' shares as they are and groups by `table`.
+    """The largest subset, or one of `size` images, that keeps the classes' shares and has the table's groups.
 
     table float64[C,G] P(group | class); None: the images' own joint distribution. Of each cell the images of
     the smallest keyed number stay, in their old order, so a smaller subset lies within a larger one. Images
