@@ -34,12 +34,15 @@ def get_config(arg="large,natural"):
 def _small(config):
     config.data.image_size = 8
     config.loop.generations = 3
+    config.diffusion.process = "ddpm"
     config.diffusion.unet.channels = 16
-    config.diffusion.steps = 600
-    config.diffusion.learning_rate = 5e-3
+    config.diffusion.steps = 800
+    config.diffusion.learning_rate = 1e-2
     config.diffusion.later.steps = 200
-    config.diffusion.later.learning_rate = 2e-3
+    config.diffusion.later.learning_rate = 3e-3
     config.sample.count = 500
+    config.sample.sampler = "ddim"
+    config.sample.steps = 30
     config.sample.batch_per_device = 125
     for section in (config.classifier, config.annotator):
         section.stages = (1, 1, 1)

@@ -58,7 +58,7 @@ def hue(x: jax.Array, key: jax.Array, turns: float) -> jax.Array:
 
 TRANSFORMS = (flip, crop, brightness, contrast, saturation, hue)  # as the section names them, in this order
 LIMITS = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
-CHANGES_COLOUR = ("contrast", "saturation", "hue")
+CHANGES_COLOUR = ("brightness", "contrast", "saturation", "hue")  # brightness by what it cuts off
 
 
 def augment(pixels: jax.Array, key: jax.Array, position: jax.Array, section: Any) -> jax.Array:

@@ -45,6 +45,8 @@ def check(section: Any, name: str) -> None:
     if section.init_from and section.network == "lenet":
         allowed = " | ".join(("resnet", *RESNETS, *VGGS))
         raise UsageError(f"{name}.init_from = {section.init_from}: allowed with {name}.network = {allowed}")
+    if section.init_from and not Path(section.init_from).expanduser().is_file():
+        raise UsageError(f"{name}.init_from = {section.init_from}: no such file")
     if section.freeze and not section.init_from:
         raise UsageError(f"{name}.freeze = True: allowed where {name}.init_from names weights")
 

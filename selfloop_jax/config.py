@@ -129,7 +129,7 @@ def choose(arg: str, *options: tuple[str, ...]) -> list[str]:
     words = [word for word in arg.split(",") if word]
     named = [[word for word in words if word in allowed] for allowed in options]
     if sum(map(len, named)) != len(words) or any(len(found) > 1 for found in named):
-        lists = " and ".join(f"one of {' | '.join(allowed)}" for allowed in options)
+        lists = " and ".join(f"one of {' | '.join(allowed)}" for allowed in options) or "no words"
         raise UsageError(f"--config=FILE:{arg}: allowed after the colon are {lists}")
     return [found[0] if found else allowed[0] for found, allowed in zip(named, options, strict=True)]
 
@@ -229,7 +229,7 @@ POSITIVE = (
 )
 
 SHARES = (
-    *("data.rho", "data.validation_share", "data.reserve_share", "pool.alpha"),
+    *("data.rho", "data.ratio", "data.validation_share", "data.reserve_share", "pool.alpha"),
     *("diffusion.label_dropout", "diffusion.unet.dropout"),
     *("classifier.label_smoothing", "annotator.label_smoothing"),
     *(
@@ -238,6 +238,11 @@ SHARES = (
         for field in ("ema_decay", "adam_b2")
     ),
 )
+
+
+def classifiers(config: ConfigDict) -> tuple[str, ...]:
+    """The sections of the classifiers that a run trains."""
+    return ("classifier", "annotator") if config.loop.group_source == "annotator" else ("classifier",)
 
 
 def check(config: ConfigDict) -> None:
@@ -273,6 +278,8 @@ def _check_data(config: ConfigDict) -> None:
     if data.bands < 2:
         _refuse("data.bands", data.bands, "2 and more")
     coloured = data.colorize != "none"
+    if coloured and source in ("cifar20", "cifar100", "hardimagenet"):
+        _refuse("data.colorize", data.colorize, f"none for data.source = {source}")
     if not coloured and source in dataset.DIGITS:
         _refuse("data.colorize", "none", f"{' | '.join(colorize.MODES)} for data.source = {source}")
     if coloured and data.bias == "natural":
@@ -283,8 +290,14 @@ def _check_data(config: ConfigDict) -> None:
 
 def _check_generator(config: ConfigDict) -> None:
     net, sample = config.diffusion.unet, config.sample
+    for field, values in (
+        ("diffusion.unet.multipliers", net.multipliers),
+        *((f"{name}.stages", config[name].stages) for name in ("classifier", "annotator")),
+    ):
+        if not values or not all(isinstance(value, int) and value > 0 for value in values):
+            _refuse(field, values, "one whole number above 0, or several")
     sides = [config.data.image_size // net.stem // 2**i for i in range(len(net.multipliers))]
-    if not net.multipliers or config.data.image_size % (net.stem * 2 ** (len(net.multipliers) - 1)):
+    if config.data.image_size % (net.stem * 2 ** (len(net.multipliers) - 1)):
         _refuse(
             "diffusion.unet.multipliers",
             net.multipliers,
@@ -320,7 +333,8 @@ def _check_generator(config: ConfigDict) -> None:
 def _check_steps(config: ConfigDict) -> None:
     k = config.parallel.steps_per_dispatch
     counts = {"checkpoint.interval_steps": config.checkpoint.interval_steps}
-    counts["annotator.steps"] = config.annotator.steps
+    if "annotator" in classifiers(config):
+        counts["annotator.steps"] = config.annotator.steps
     for name in ("diffusion", "classifier"):
         counts |= {f"{name}.steps": config[name].steps, f"{name}.later.steps": config[name].later.steps}
     for field, steps in counts.items():
@@ -330,10 +344,9 @@ def _check_steps(config: ConfigDict) -> None:
 
 def check_devices(config: ConfigDict, devices: int) -> None:
     """Raises UsageError where a batch cannot be split over the devices at hand."""
-    for field in ("diffusion.batch", "classifier.batch", "annotator.batch", "measure.batch"):
-        section, name = field.split(".")
-        if config[section][name] % devices:
-            _refuse(field, config[section][name], f"multiples of the {devices} devices")
+    for section in ("diffusion", *classifiers(config), "measure"):
+        if config[section].batch % devices:
+            _refuse(f"{section}.batch", config[section].batch, f"multiples of the {devices} devices")
 
 
 def _leaves(config: ConfigDict, prefix: str = ""):

@@ -11,7 +11,7 @@ import numpy as np
 from selfloop_jax import diffusion, parallel, rng, train
 from selfloop_jax.augment import augment
 from selfloop_jax.classify import to_input
-from selfloop_jax.data.images import Images
+from selfloop_jax.data.images import UNKNOWN, Images
 from selfloop_jax.models.unet import UNet
 
 
@@ -113,7 +113,8 @@ def conditions(
     if section.condition == "uniform":
         label, turn = ids % len(members), ids // len(members)
         owned = np.argsort(~members, axis=1, kind="stable")  # a class's groups first
-        group = owned[label, turn % members.sum(axis=1)[label]]
+        count = members.sum(axis=1)[label]
+        group = np.where(count > 0, owned[label, turn % np.maximum(count, 1)], UNKNOWN)
         return label.astype(np.int32), group.astype(np.int32)
     reference = {"pool": pool, "real": real}[section.condition]
     order = rng.permutation((*address, "condition"), len(reference))[ids % len(reference)]

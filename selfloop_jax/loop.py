@@ -25,7 +25,7 @@ import numpy as np
 from selfloop_jax import augment, classify, log, parallel, phases, report, store
 from selfloop_jax import config as configs
 from selfloop_jax.data import dataset, pool
-from selfloop_jax.errors import RunError
+from selfloop_jax.errors import UsageError
 
 PHASES: dict[str, Callable[[phases.Generation], phases.Entry]] = {
     "annotator": phases.annotator_phase,
@@ -57,18 +57,19 @@ def run(config: Any, workdir: Path, accept_manifest: bool, stop: Callable[[], bo
     `stop()` is asked between dispatches; when true, progress is saved and train.Stopped raised.
     """
     check(config)
-    data = load(config)
+    if (workdir / "config.json").exists():
+        store.check_config(workdir, config.to_dict())
+    study = phases.Study(config, load(config), stop)
     with store.lock(workdir):
-        if (workdir / "config.json").exists():
-            store.check_config(workdir, config.to_dict())
-        exact = store.settle_manifest(workdir, manifest(data), accept_manifest)
+        store.settle_inputs(workdir, study.inputs)
+        exact = store.settle_manifest(workdir, manifest(study.data), accept_manifest)
         store.settle_config(workdir, config.to_dict())
         done = store.records(workdir, config.loop.generations)
         wanted = config.loop.generations
         if len(done) == wanted and (workdir / "report.html").exists() >= config.report.enabled:
             log.say(f"complete: {wanted} generations in {workdir}")
         else:
-            _make(phases.Study(config, data, stop), workdir, done, exact)
+            _make(study, workdir, len(done), exact)
     if config.report.enabled:
         print(f"report: {workdir / 'report.html'}")
 
@@ -78,7 +79,7 @@ def check(config: Any) -> None:
     configs.check(config)
     configs.check_devices(config, parallel.device_count())
     coloured = config.data.colorize != "none"
-    for name in ("classifier", "annotator"):
+    for name in configs.classifiers(config):
         classify.check(config[name], name)
         augment.check(config[name].augment, f"{name}.augment", config.data.image_size, coloured)
 
@@ -89,17 +90,21 @@ def load(config: Any, prepare: bool = True) -> dataset.Dataset:
     address = (config.seed, "pool")
     sizes = len(data.reserve), config.sample.count
     pool.check(config.pool, address, config.loop.generations, data.train, *sizes)
+    wanted = "measure.split = validation" if config.measure.split == "validation" else "an annotator"
+    if not len(data.validation) and (wanted != "an annotator" or len(configs.classifiers(config)) > 1):
+        share = config.data.validation_share
+        raise UsageError(
+            f"data.validation_share = {share}: allowed are shares that leave images for {wanted}"
+        )
     return data
 
 
-def _make(study: phases.Study, workdir: Path, done: list[store.Json], exact: bool) -> None:
-    """The generations after those `done`, and the report."""
+def _make(study: phases.Study, workdir: Path, first: int, exact: bool) -> None:
+    """Generations from `first` on, and the report."""
     config = study.config
-    if done and done[0]["data"] != store.jsonable(study.described):
-        raise RunError(f"{workdir}: the real images are no longer those that generation 0 was made with")
-    if len(done) < config.loop.generations:
+    if first < config.loop.generations:
         write_previews(study, workdir)
-    for number in range(len(done), config.loop.generations):
+    for number in range(first, config.loop.generations):
         generation(phases.Generation(study, number, workdir, workdir), exact)
     if config.report.enabled:
         report.write([workdir])
@@ -141,7 +146,7 @@ def _record(gen: phases.Generation, exact: bool, compilations: int) -> store.Jso
     optional = {
         "annotator": entries["annotator"].get("annotator"),
         "spurious": entries["measure"]["spurious"],
-        "initial_weights": _initial_weights(config),
+        "initial_weights": gen.study.inputs["initial_weights"] or None,
     }
     rates = {n: e["images_per_second"] for n, e in entries.items() if e.get("images_per_second")}
     return {
@@ -149,7 +154,7 @@ def _record(gen: phases.Generation, exact: bool, compilations: int) -> store.Jso
         "seed": config.seed,
         "exact": exact,
         "split": entries["measure"]["split"],
-        "data": gen.study.described,
+        "data": gen.study.inputs["data"],
         "pool": entries["pool"]["pool"],
         "metrics": entries["measure"]["metrics"],
         "samples": entries["measure"]["samples"],
@@ -162,13 +167,6 @@ def _record(gen: phases.Generation, exact: bool, compilations: int) -> store.Jso
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "git": git_state(),
     }
-
-
-def _initial_weights(config: Any) -> store.Json | None:
-    """Digests of the files that classifiers start from."""
-    used = ("classifier", "annotator") if config.loop.group_source == "annotator" else ("classifier",)
-    files = {name: classify.weights_digest(config[name], name) for name in used}
-    return {name: digest for name, digest in files.items() if digest} or None
 
 
 def manifest(data: dataset.Dataset) -> store.Json:

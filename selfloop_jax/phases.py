@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from selfloop_jax import classify, generate, log, parallel, rng, store, train
+from selfloop_jax import config as configs
 from selfloop_jax.curate import annotate
 from selfloop_jax.data import pool
 from selfloop_jax.data.colorize import read_group
@@ -31,7 +32,7 @@ class Networks:
         side, k = config.data.image_size, config.parallel.steps_per_dispatch
         unet, process = generate.build(config.diffusion, classes, groups)
         nets = {"classifier": classify.build(config.classifier, classes)}
-        if config.loop.group_source == "annotator" and groups > 1:
+        if "annotator" in configs.classifiers(config) and groups > 1:
             nets["annotator"] = classify.build(config.annotator, groups)
         self.trainers = {"diffusion": generate.make_trainer(unet, process, config.diffusion, side, k)}
         self.predict = {}
@@ -49,7 +50,10 @@ class Study:
         self.data = data
         self.stop = stop
         self.networks = Networks(config, len(data.classes), len(data.groups))
-        self.described = data.describe(config.data.source)
+        self.inputs = {  # what a run must go on with
+            "data": data.describe(config.data.source),
+            "initial_weights": _weights_digests(config),
+        }
         self.capacity = max(
             len(data.train),
             config.sample.count,
@@ -133,6 +137,15 @@ class Generation:
         section = self.study.config.log
         metrics = log.Metrics(self.out / "metrics.jsonl")
         return log.Progress(metrics, self.number, phase, section.every_steps, section.every_seconds)
+
+
+def _weights_digests(config: Any) -> dict[str, str]:
+    """By field, the digests of the files that classifiers start from."""
+    found = {
+        f"{name}.init_from": classify.weights_digest(config[name], name)
+        for name in configs.classifiers(config)
+    }
+    return {field: digest for field, digest in found.items() if digest}
 
 
 def _schedule(section: Any, generation: int) -> Any:
@@ -328,7 +341,7 @@ def measure_phase(gen: Generation) -> Entry:
     )
     samples = gen.samples(gen.number)
     real = data.train.joint(len(data.classes), len(data.groups))
-    drawn = drift.composition(samples.label, samples.group, real, data.aligned_group)
+    drawn = drift.composition(samples.label, samples.group, real, data.aligned_group, data.members)
     first = gen.study.networks.predict["classifier"](gen.trained(0, "classifier"), samples.pixels)
     drawn["classifier_agreement"] = float((first.argmax(axis=1) == samples.condition).mean())
     drawn |= _classification_accuracy_score(gen, held_out, metrics["accuracy"])

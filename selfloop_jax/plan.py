@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from selfloop_jax import config as configs
 from selfloop_jax import diffusion, loop, parallel, phases
 from selfloop_jax.data import dataset, pool
 from selfloop_jax.data.dataset import Dataset
-from selfloop_jax.data.source import Missing
+from selfloop_jax.data.source import Missing, Outline
+from selfloop_jax.errors import UsageError
 
 MIB = 2**20
 
@@ -32,10 +34,12 @@ def describe(config: Any, workdir: Path) -> str:
         lines += _real_images(data)
         unknown = ""
     except Missing as missing:
-        known, unknown = dataset.outline(config.data), _unknown(config.data, missing)
+        known = missing.outline or dataset.outline(config.data)
+        unknown = _unknown(config.data, missing)
         classes, groups = known.classes, known.groups
         train = config.data.train_size or (known.train and _left(config.data, known.train))
-        lines += _not_here(config.data, known, unknown)
+        _check_known(config, known, train)
+        lines += _not_here(missing, known, unknown)
     networks = phases.Networks(config, classes, groups) if classes and groups else None
     lines += _pools(config, train, unknown)
     lines += _networks(networks, unknown)
@@ -63,14 +67,26 @@ def _unknown(section: Any, missing: Missing) -> str:
     return f"size unknown: set {missing.field}"
 
 
-def _not_here(section: Any, known: dataset.Outline, unknown: str) -> list[str]:
+def _check_known(config: Any, known: Outline, train: int | None) -> None:
+    """Raises UsageError for sizes that cannot be, as far as that is known without the data."""
+    if known.train is None or train is None:
+        return
+    section = config.data
+    reserve = round(section.reserve_share * known.train)
+    room = known.train - round(section.validation_share * known.train) - reserve
+    if section.train_size > room:
+        raise UsageError(f"data.train_size = {section.train_size}: allowed are up to {room} images")
+    pool.check_sizes(config.pool, config.loop.generations, train, reserve, config.sample.count)
+
+
+def _not_here(missing: Missing, known: Outline, unknown: str) -> list[str]:
     """What is known of a source whose images are not on this machine."""
 
     def told(value: int | None) -> str:
         return unknown if value is None else str(value)
 
     return [
-        f"data: {section.source} is not ready on this machine yet",
+        f"data: not ready: {missing}",
         f"classes: {told(known.classes)}, groups: {told(known.groups)}",
         f"real images: {told(known.train)} for training (validation and reserve among them), "
         f"{told(known.test)} for testing",
@@ -104,6 +120,11 @@ def _work(config: Any) -> list[str]:
     generations = config.loop.generations
     return [
         f"training images, diffusion: {_trained(config.diffusion, generations):,}",
+        *(
+            [f"training images, annotator: {config.annotator.batch * config.annotator.steps:,}"]
+            if "annotator" in configs.classifiers(config)
+            else []
+        ),
         f"training images, classifier: {_trained(config.classifier, generations):,}"
         f" (generated_only = {config.measure.generated_only}: as many again where it applies)",
         f"network evaluations per generation, sampling: {_evaluations(config.sample):,} images x passes",

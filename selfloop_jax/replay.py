@@ -26,9 +26,10 @@ def replay(config: Any, workdir: Path, number: int, stop: Callable[[], bool]) ->
     if len(store.records(workdir, number)) < number:
         raise UsageError(f"--replay={number}: a generation before it is missing in {workdir}")
     loop.check(config)
-    data = loop.load(config)
-    changed = store.manifest_difference(store.read_json(workdir / "manifest.json")[-1], loop.manifest(data))
-    study = phases.Study(config, data, stop)
+    study = phases.Study(config, loop.load(config), stop)
+    store.check_inputs(workdir, study.inputs)
+    stored = store.read_json(workdir / "manifest.json")[-1]
+    changed = store.manifest_difference(stored, loop.manifest(study.data))
     with tempfile.TemporaryDirectory(prefix="selfloop_replay_") as scratch:
         gen = phases.Generation(study, number, Path(scratch), workdir)
         again = loop.generation(gen, exact=not changed)
@@ -60,7 +61,7 @@ def distances(gen: phases.Generation, workdir: Path, record: store.Json, again: 
     """How far the recomputed generation is from the recorded one, as far as its artifacts are stored."""
     lines = []
     stored = phases.Generation(gen.study, gen.number, workdir, workdir, gen.entries)
-    for name in ("diffusion", "classifier"):
+    for name in gen.study.networks.trainers:
         checkpoints = stored.checkpoints(gen.number, name)
         if checkpoints.steps():
             old = checkpoints.newest(gen.study.networks.trainers[name].abstract)

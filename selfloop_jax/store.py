@@ -175,6 +175,27 @@ def check_config(workdir: Path, config: Json) -> None:
             )
 
 
+def settle_inputs(workdir: Path, inputs: Json) -> None:
+    """Writes inputs.json, or checks that a run goes on with the images and weights it began with.
+
+    RunError names what differs.
+    """
+    path = workdir / "inputs.json"
+    if path.exists() or any(workdir.glob("gen_*")):
+        check_inputs(workdir, inputs)
+    else:
+        write_json(path, inputs)
+
+
+def check_inputs(workdir: Path, inputs: Json) -> None:
+    """Raises RunError where images or weights are not those that the run in `workdir` began with."""
+    before, after = flatten(read_json(workdir / "inputs.json")), flatten(jsonable(inputs))
+    for field in sorted(before.keys() | after.keys()):
+        if before.get(field) != after.get(field):
+            what = "the real images are" if field.startswith("data.") else f"the file of {field} is"
+            raise RunError(f"{workdir}: {what} no longer what the run began with ({field} differs)")
+
+
 def settle_manifest(workdir: Path, manifest: Json, accept: bool) -> bool:
     """Writes manifest.json or compares with its last entry; whether all of the run is exact.
 

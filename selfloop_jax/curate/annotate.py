@@ -6,6 +6,7 @@ import numpy as np
 
 from selfloop_jax.data.colorize import read_group
 from selfloop_jax.data.dataset import Dataset
+from selfloop_jax.data.images import UNKNOWN
 
 
 def label(section: Any, condition: np.ndarray, logits: dict[str, np.ndarray]) -> np.ndarray:
@@ -29,16 +30,17 @@ def group(
     """
     if len(data.groups) == 1:
         return np.zeros(len(pixels), np.int32)
-    if section.group_source == "condition":
-        return asked
+    if section.group_source == "condition":  # under another label, a nested group asked for is none
+        return np.where((asked >= 0) & data.members[label, asked], asked, UNKNOWN).astype(np.int32)
     if section.group_source == "oracle":
         return read_group(pixels, data.colours)
     return best_group(logits, label, data.members)
 
 
 def best_group(logits: np.ndarray, label: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """int32[N]: the likeliest group among those that the image's class has; members bool[C,G]."""
-    return np.where(members[label], logits, -np.inf).argmax(axis=1).astype(np.int32)
+    """int32[N]: the likeliest group that the image's class has, -1 where it has none; members bool[C,G]."""
+    best = np.where(members[label], logits, -np.inf).argmax(axis=1)
+    return np.where(members[label].any(axis=1), best, UNKNOWN).astype(np.int32)
 
 
 def confusion(

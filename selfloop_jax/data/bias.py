@@ -88,12 +88,8 @@ def subsample(
     of unknown group are left out under a table. `names` = (classes, groups), for errors. UsageError where
     images lack.
     """
-    groups = len(names[1])
-    cell = images.label * (groups + 1) + images.group + 1  # the first column: unknown
-    have = np.bincount(cell, minlength=len(names[0]) * (groups + 1)).reshape(-1, groups + 1)
-    share = have / len(images) if table is None else _joint_share(have[:, 1:], table)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        room = np.where(share > 0, have / share, np.inf)
+    cell, have = _cells(images, len(names[0]), len(names[1]))
+    share, room = _room(have, table)
     largest = int(room.min() + 1e-9)
     if not largest:
         c, g = np.unravel_index(room.argmin(), room.shape)
@@ -101,9 +97,34 @@ def subsample(
     if size > largest:
         raise UsageError(f"data.train_size = {size}: allowed are up to {largest} images under this data.bias")
     want = _rounded(share * (size or largest))
+    for c in np.flatnonzero((want.sum(axis=1) == 0) & (have.sum(axis=1) > 0)):
+        raise UsageError(
+            f"data.train_size = {size or largest}: too few to leave an image of class {names[0][c]}: "
+            "allowed are larger ones, or another data.bias"
+        )
     order = np.lexsort((rng.uniforms(address, images.id), cell))
     rank = np.arange(len(order)) - np.searchsorted(cell[order], cell[order])
     return images.take(np.sort(order[rank < want.ravel()[cell[order]]]))
+
+
+def largest(images: Images, table: np.ndarray) -> int:
+    """Images in the largest subset with P(group | class) = table, float64[C,G]; 0 where a cell is empty."""
+    if not len(images):
+        return 0
+    return int(_room(_cells(images, *table.shape)[1], table)[1].min() + 1e-9)
+
+
+def _cells(images: Images, classes: int, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each image's cell, int[N], and images per cell, int[C,G+1], whose first column is unknown groups."""
+    cell = images.label * (groups + 1) + images.group + 1
+    return cell, np.bincount(cell, minlength=classes * (groups + 1)).reshape(classes, groups + 1)
+
+
+def _room(have: np.ndarray, table: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """float64[C,G+1] share of each cell, and the size of a set at which the cell would be used up."""
+    share = have / have.sum() if table is None else _joint_share(have[:, 1:], table)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return share, np.where(share > 0, have / share, np.inf)
 
 
 def _joint_share(have: np.ndarray, table: np.ndarray) -> np.ndarray:

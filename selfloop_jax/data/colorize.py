@@ -52,10 +52,12 @@ def paint(gray: np.ndarray, group: np.ndarray, colours: Colours) -> np.ndarray:
     On the stroke the colour is scaled by the gray level; on the background it replaces the pixels that are
     exactly 0, the stroke staying gray (ReBias).
     """
-    colour = colours.palette[group][:, None, None, :]
+    level = np.arange(256)[:, None, None]
     if colours.place == "stroke":
-        return np.rint(gray[..., None] / 255.0 * colour).astype(np.uint8)
-    return np.where(gray[..., None] == 0, colour, gray[..., None]).astype(np.uint8)
+        table = np.rint(level / 255.0 * colours.palette)
+    else:
+        table = np.where(level == 0, colours.palette, level)
+    return table.astype(np.uint8)[gray, group[:, None, None]]
 
 
 def read_group(pixels: np.ndarray, colours: Colours) -> np.ndarray:

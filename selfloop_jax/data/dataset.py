@@ -7,8 +7,8 @@ import numpy as np
 
 from selfloop_jax import rng, store
 from selfloop_jax.data import bias, colorize, digits
-from selfloop_jax.data.images import Images
-from selfloop_jax.data.source import Source
+from selfloop_jax.data.images import UNKNOWN, Images
+from selfloop_jax.data.source import Outline, Source
 from selfloop_jax.errors import UsageError
 
 SOURCES = ("digits", "mnist5k", "mnist", "cifar20", "cifar100", "hardimagenet", "folder")
@@ -69,7 +69,9 @@ def load(section: Any, seed: int, prepare: bool = True) -> Dataset:
     Raises UsageError where they do not fit the section, and `source.Missing` where they are not on this
     machine, or with `prepare` false not ready to be read.
     """
-    source = _with_splits(_read(section, prepare), section, (0, "split", section.source))
+    source = _read(section, prepare)
+    _check_groups(source)
+    source = _with_splits(source, section, (0, "split", section.source))
     if section.colorize == "none":
         return _subsampled(source if source.groups else _one_group(source), section, seed)
     return _coloured(source, section, seed)
@@ -95,6 +97,13 @@ def _read(section: Any, prepare: bool) -> Source:
     if name in ("cifar20", "cifar100"):
         return tfds_source.cifar(section, name == "cifar20", prepare)
     return tfds_source.named(section, prepare)
+
+
+def _check_groups(source: Source) -> None:
+    """Raises UsageError for a group to train on that has no test image: nothing could be said of it."""
+    for g in np.setdiff1d(source.train.group, source.test.group):
+        if g != UNKNOWN:
+            raise UsageError(f"group {source.groups[g]} has training images but not a single test image")
 
 
 def _with_splits(source: Source, section: Any, address: rng.Address) -> Source:
@@ -154,15 +163,22 @@ def _subsampled(source: Source, section: Any, seed: int) -> Dataset:
     joint = source.train.joint(classes, groups)
     members = joint > 0 if source.nested else np.ones_like(joint, bool)
     natural = section.bias == "natural"
+    for c in np.flatnonzero(joint.sum(axis=1) == 0) if not natural else ():
+        raise UsageError(
+            f"data.bias = {section.bias}: class {source.classes[c]} has no training image of known group; "
+            "allowed is natural"
+        )
     table = None if natural else bias.group_table(section, members)
     names, address = (source.classes, source.groups), (seed, "data", "subsample")
     train = source.train
     if table is not None or section.train_size:
         train = bias.subsample(train, table, section.train_size, address, names)
     reserve = source.reserve
-    if table is not None and len(reserve):
-        reserve = bias.subsample(reserve, table, 0, address, names)
+    if table is not None:  # a reserve that lacks a cell is empty: only pool.rule = fresh would miss it
+        enough = bias.largest(reserve, table)
+        reserve = bias.subsample(reserve, table, 0, address, names) if enough else reserve.take(slice(0))
     observed = joint / np.maximum(joint.sum(axis=1, keepdims=True), 1)
+    aligned = bias.aligned_groups(observed, NATURAL_MARGIN) if natural else bias.aligned_groups(table)
     return Dataset(
         train=train,
         validation=source.validation,
@@ -170,9 +186,7 @@ def _subsampled(source: Source, section: Any, seed: int) -> Dataset:
         test=source.test,
         classes=source.classes,
         groups=source.groups,
-        aligned_group=bias.aligned_groups(observed, NATURAL_MARGIN)
-        if natural
-        else bias.aligned_groups(table),
+        aligned_group=np.where(members.sum(axis=1) > 1, aligned, np.int32(UNKNOWN)),
         members=members,
         nested=source.nested,
         probe=source.probe,
@@ -183,23 +197,13 @@ def _subsampled(source: Source, section: Any, seed: int) -> Dataset:
     )
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What is known of a source without its data; None: unknown."""
-
-    classes: int | None = None
-    groups: int | None = None
-    train: int | None = None  # images before any are set aside
-    test: int | None = None
-
-
 def outline(section: Any) -> Outline:
     """What can be said before the images of section `data` are on this machine."""
     colours = len(colorize.MODES[section.colorize].groups) if section.colorize != "none" else None
     known = {
         "mnist": Outline(10, colours or 1, 60_000, 10_000),
         "cifar20": Outline(20, 100, 50_000, 10_000),
-        "cifar100": Outline(100, 20, 50_000, 10_000),
+        "cifar100": Outline(100, 1, 50_000, 10_000),
         "hardimagenet": Outline(15, section.bands),
     }
     return known.get(section.source, Outline(groups=colours))

@@ -75,10 +75,11 @@ def check(
                 f"pool.alpha = {section.alpha}: {swapped} images are to be swapped, allowed are up to "
                 f"sample.count = {count}"
             )
-    _check_sizes(section, generations, len(real), reserve, count)
+    check_sizes(section, generations, len(real), reserve, count)
 
 
-def _check_sizes(section: Any, generations: int, real: int, reserve: int, count: int) -> None:
+def check_sizes(section: Any, generations: int, real: int, reserve: int, count: int) -> None:
+    """The part of `check` that needs only the numbers of real and reserve images."""
     if section.rule == "accumulate_subsample" and not 0 < section.budget <= real:
         raise UsageError(f"pool.budget = {section.budget}: allowed are 1 to the {real} real images")
     if section.rule == "fresh":

@@ -28,9 +28,23 @@ class Source:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Missing(UsageError):
-    """The data are not on this machine; `field` of the config says where they are."""
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a source whose images cannot be read yet; None: unknown."""
 
-    def __init__(self, field: str, message: str):
+    classes: int | None = None
+    groups: int | None = None
+    train: int | None = None  # images before any are set aside
+    test: int | None = None
+
+
+class Missing(UsageError):
+    """The data are not ready on this machine; `field` of the config says where they are.
+
+    `outline` is what the source could tell of them all the same.
+    """
+
+    def __init__(self, field: str, message: str, outline: Outline | None = None):
         super().__init__(message)
         self.field = field
+        self.outline = outline

@@ -42,19 +42,20 @@ def cifar(section: Any, coarse: bool, prepare: bool) -> Source:
     """CIFAR-100's 50,000 and 10,000 images in the order of its files; errors as for `mnist`.
 
     With `coarse` the 20 superclasses are the labels and the 100 classes are groups nested in them; else the
-    classes are the labels and the superclasses the groups.
+    classes are the labels, and there are no groups: no class lies in two superclasses to be compared.
     """
     check_side(section, SIDES)
     from selfloop_jax.data.tfds_builders import SelfloopCifar100
 
     builder = tfds_prepare.official(SelfloopCifar100, section, prepare)
-    label, group = ("coarse_label", "label") if coarse else ("label", "coarse_label")
-    train, test = _official(builder, section.image_size, (label, group), (50_000, 10_000))
+    label, group = ("coarse_label", "label") if coarse else ("label", "")
+    paths = tuple(filter(None, (label, group)))
+    train, test = _official(builder, section.image_size, paths, (50_000, 10_000))
     return Source(
-        train=_images(train["image"], train[label], train[group]),
-        test=_images(test["image"], test[label], test[group], first=len(train["image"])),
+        train=_images(train["image"], train[label], train.get(group)),
+        test=_images(test["image"], test[label], test.get(group), first=len(train["image"])),
         classes=tuple(builder.info.features[label].names),
-        groups=tuple(builder.info.features[group].names),
+        groups=tuple(builder.info.features[group].names) if group else (),
         nested=coarse,
         facts=_facts(builder),
     )

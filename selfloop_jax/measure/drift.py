@@ -6,12 +6,17 @@ SMOOTHING = 0.5  # added to every cell before a divergence
 
 
 def composition(
-    label: np.ndarray, group: np.ndarray, real_joint: np.ndarray, aligned_group: np.ndarray
+    label: np.ndarray,
+    group: np.ndarray,
+    real_joint: np.ndarray,
+    aligned_group: np.ndarray,
+    members: np.ndarray,
 ) -> dict[str, object]:
     """Histograms of N generated images and their distance from the real joint.
 
     label, group int32[N] (-1 unknown), real_joint int[C,G], aligned_group int32[C] (-1 none) -> a dictionary
-    ready for the record. Images of unknown group count in the class histogram only.
+    ready for the record. Images of unknown group count in the class histogram only. members bool[C,G]: the
+    cells that can be; the others take no part in a divergence.
     """
     classes, groups = real_joint.shape
     known = group >= 0
@@ -25,7 +30,7 @@ def composition(
         "group_histogram": joint.sum(axis=0),
         "joint": joint,
         "unknown_group": int((~known).sum()),
-        "kl_to_real": kl(joint, real_joint),
+        "kl_to_real": kl(joint[members], real_joint[members]),
         "total_variation_to_real": total_variation(joint, real_joint),
         "bias_aligned_share": float(share),
     }

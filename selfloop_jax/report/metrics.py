@@ -79,7 +79,8 @@ PANELS = (
         "Content of the generated images",
         "Bias-aligned: share in the group aligned with their class. Agreement: share that the classifier of "
         "generation 0 gives the class they were drawn for. Classification accuracy score: accuracy on real "
-        "images of a classifier trained on generated ones only; ratio: over the accuracy of generation 0.",
+        "images of a classifier trained on generated ones only (from the weights of init_from, if any); "
+        "ratio: over the accuracy of generation 0.",
         (
             ALIGNED,
             Metric("samples", "classifier_agreement", "classifier agreement", "↑"),

@@ -84,6 +84,8 @@ def _annotator_recall(run: Run, confusion: Sequence[Sequence[Sequence[int]]]) ->
     """float64[C,G] from one table per class of the groups it has; crossed, a class has all of them."""
     recall = np.full((len(run.data["classes"]), len(run.data["groups"])), np.nan)
     for c, table in enumerate(np.asarray(rows) for rows in confusion):
+        if not table.size:
+            continue
         groups = run.data["members"][c] if run.nested else range(len(table))
         total = np.maximum(table.sum(axis=1), 1)
         recall[c, groups] = np.where(table.sum(axis=1) > 0, table.diagonal() / total, np.nan)
@@ -98,8 +100,7 @@ def _shares(joint: np.ndarray) -> np.ndarray:
 
 def _nested_list(run: Run, chart: _Map) -> Drawing:
     """A row per group, under the class it lies in."""
-    joint = sum(np.asarray(g.record["pool"]["joint"]) for g in run.generations)
-    cells = sorted((int(joint[:, g].argmax()), g) for g in range(joint.shape[1]) if joint[:, g].any())
+    cells = [(c, g) for c, groups in enumerate(run.data["members"]) for g in groups]
     return _list(chart, cells, [f"{run.data['classes'][c]} · {run.data['groups'][g]}" for c, g in cells])
 
 
