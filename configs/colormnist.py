@@ -45,10 +45,11 @@ def _small(config):
     config.sample.sampler = "ddim"
     config.sample.steps = 30
     config.sample.batch_per_device = 250
-    config.classifier.stages = (1, 1, 1)
-    config.classifier.width = 16
-    config.classifier.steps = 600
-    config.classifier.learning_rate = 3e-3
+    for section in (config.classifier, config.annotator):
+        section.stages = (1, 1, 1)
+        section.width = 16
+        section.steps = 600
+        section.learning_rate = 3e-3
     config.classifier.later.steps = 600
     config.classifier.later.learning_rate = 3e-3
     config.measure.batch = 1000
@@ -70,10 +71,11 @@ def _full(config):
     config.diffusion.later.learning_rate = 2e-4
     config.sample.count = 42_000
     config.sample.batch_per_device = 1_000
-    config.classifier.network = "resnet18"
-    config.classifier.steps = 2_000
+    for section in (config.classifier, config.annotator):
+        section.network = "resnet18"
+        section.steps = 2_000
+        section.augment.crop = 2
     config.classifier.later.steps = 2_000
-    config.classifier.augment.crop = 2
     config.measure.batch = 1_000
     config.checkpoint.interval_steps = 1_000
     config.log.every_steps = 100

@@ -15,7 +15,8 @@ Took 203 s and 1.6 GiB on two cores of a shared AMD EPYC server, compilation inc
 from selfloop_jax import config as configs
 
 
-def get_config():
+def get_config(arg=""):
+    configs.choose(arg)
     config = configs.default()
     config.data.source = "digits"
     config.data.colorize = "two_colour"
@@ -37,10 +38,11 @@ def get_config():
     config.sample.sampler = "ddim"
     config.sample.steps = 30
 
-    config.classifier.stages = (1, 1, 1)
-    config.classifier.width = 16
-    config.classifier.steps = 300
-    config.classifier.learning_rate = 3e-3
+    for section in (config.classifier, config.annotator):
+        section.stages = (1, 1, 1)
+        section.width = 16
+        section.steps = 300
+        section.learning_rate = 3e-3
     config.classifier.later.steps = 300
     config.classifier.later.learning_rate = 3e-3
     return config

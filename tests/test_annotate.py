@@ -28,6 +28,21 @@ def test_the_best_group_is_one_that_the_class_has():
     assert annotate.best_group(logits[:, :3], np.array([0, 1, 0, 1]), CROSSED).tolist() == [0, 2, 0, 2]
 
 
+def test_a_class_without_groups_has_none_to_give():
+    members = np.array([[1, 1], [0, 0]], bool)
+    assert annotate.best_group(np.ones((2, 2)), np.array([0, 1]), members).tolist() == [0, -1]
+
+
+def test_a_nested_group_asked_for_is_none_under_another_label():
+    nested = SimpleNamespace(groups=tuple("abcde"), colours=None, members=NESTED)
+    asked, label = np.array([0, 1, 4, -1], np.int32), np.array([0, 1, 1, 0], np.int32)
+    found = annotate.group(
+        section(group_source="condition"), asked, label, np.zeros((4, 1, 1, 3)), None, nested
+    )
+    assert found.dtype == np.int32
+    assert found.tolist() == [0, -1, 4, -1]
+
+
 @pytest.mark.parametrize("members", [CROSSED, NESTED])
 def test_confusion_counts_true_against_found_within_each_class(members):
     count = 200

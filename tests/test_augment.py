@@ -128,6 +128,7 @@ def test_hue_turns_colours_by_up_to_its_share_of_a_circle():
     [
         ({"crop": 8}, False, "x.crop = 8: allowed are 0 to 7 for images of 8 pixels"),
         ({"crop": -1}, False, "x.crop = -1: allowed are 0 to 7 for images of 8 pixels"),
+        ({"brightness": 0.3}, True, "x.brightness = 0.3: allowed is 0 where an image's colour is its group"),
         ({"brightness": -0.1}, False, "x.brightness = -0.1: allowed are 0 to 1"),
         ({"contrast": 1.1}, False, "x.contrast = 1.1: allowed are 0 to 1"),
         ({"hue": 0.6}, False, "x.hue = 0.6: allowed are 0 to 0.5"),
@@ -144,5 +145,5 @@ def test_refusals(change, coloured, message):
 
 def test_what_leaves_the_group_alone_is_allowed():
     augment.check(EVERYTHING, "x", 8, coloured=False)
-    augment.check({**OFF, "flip": True, "crop": 7, "brightness": 1.0}, "x", 8, coloured=True)
+    augment.check({**OFF, "flip": True, "crop": 7}, "x", 8, coloured=True)
     augment.check({"flip": True, "crop": 1}, "diffusion.augment", 8, coloured=True)

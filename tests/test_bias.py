@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfloop_jax.data.bias import aligned_groups, group_table, subsample
+from selfloop_jax.data.bias import aligned_groups, group_table, largest, subsample
 from selfloop_jax.data.images import REAL, Images
 from selfloop_jax.errors import UsageError
 
@@ -105,6 +105,19 @@ def test_without_a_table_the_composition_stays_unknown_groups_too():
     found = subsample(have, None, 100, ADDRESS, names(2, 2))
     assert found.joint(2, 2).tolist() == [[10, 15], [20, 50]]
     assert (found.group < 0).sum() == 5
+
+
+def test_the_largest_subset_is_as_large_as_said():
+    table = group_table(section(), np.ones((2, 2), bool))
+    have = images([[3, 5, 5], [0, 5, 9]])
+    assert largest(have, table) == len(subsample(have, table, 0, ADDRESS, names(2, 2))) == 17
+    assert largest(images([[0, 5, 0], [0, 5, 9]]), table) == 0
+    assert largest(have.take(slice(0)), table) == 0
+
+
+def test_a_size_that_empties_a_class_is_an_error_that_names_it():
+    with pytest.raises(UsageError, match=r"^data\.train_size = 5: too few to leave an image of class c1"):
+        subsample(images([[0, 50, 50], [0, 2, 3]]), None, 5, ADDRESS, names(2, 2))
 
 
 def test_an_empty_cell_or_too_large_a_size_is_an_error_that_names_it():

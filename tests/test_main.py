@@ -33,6 +33,45 @@ WRONG = {
         "diffusion.batch = 33: allowed are multiples of the 2",
     ),
     "image size the source does not have": ([C, "--config.data.image_size=16"], "data.image_size = 16"),
+    "no stages": ([C, "--config.classifier.stages=()"], "classifier.stages = (): allowed are one whole"),
+    "a stage of no blocks": ([C, "--config.annotator.stages=(1,-1)"], "annotator.stages = (1, -1)"),
+    "no multiplier": (
+        [C, "--config.diffusion.unet.multipliers=(0,1)"],
+        "diffusion.unet.multipliers = (0, 1)",
+    ),
+    "ratio above one": ([C, "--config.data.ratio=1e200"], "data.ratio = 1e+200: allowed are 0 to 1"),
+    "no source": ([C, "--config.data.source=cifar"], "data.source = cifar: allowed are digits | mnist5k"),
+    "no name": ([C, "--config.data.source=tfds:"], "data.source = tfds:"),
+    "gray digits without colours": ([C, "--config.data.colorize=none"], "data.colorize = none: allowed are"),
+    "colours on colours": (
+        ["--config=configs/cifar20.py", "--config.data.colorize=foreground"],
+        "data.colorize = foreground: allowed are none for data.source = cifar20",
+    ),
+    "oracle without colours": (
+        ["--config=configs/cifar20.py", "--config.loop.group_source=oracle"],
+        "loop.group_source = oracle: allowed are annotator | condition",
+    ),
+    "more than there are": (
+        ["--config=configs/cifar20.py", "--config.data.train_size=60000"],
+        "data.train_size = 60000: allowed are up to 35000",
+    ),
+    "hue jitter on coloured digits": (
+        [C, "--config.classifier.augment.hue=0.1"],
+        "classifier.augment.hue = 0.1: allowed is 0 where an image's colour is its group",
+    ),
+    "weights that are not there": (
+        [C, "--config.classifier.init_from=/nope.pth"],
+        "classifier.init_from = /nope.pth: no such file",
+    ),
+    "freeze without weights": ([C, "--config.classifier.freeze=True"], "classifier.freeze = True"),
+    "a class without images": (
+        ["--config=configs/colormnist.py", "--config.data.train_size=5"],
+        "data.train_size = 5: too few to leave an image of class",
+    ),
+    "an argument of the quickstart": (
+        [C + ":biased"],
+        "--config=FILE:biased: allowed after the colon are no words",
+    ),
     "replay of nothing": ([C, "--replay=1", "--workdir=/nonexistent/run"], "--replay=1"),
 }
 

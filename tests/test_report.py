@@ -83,6 +83,8 @@ def _record(g: int, seed: int, source: str, groups: int, nested: bool) -> dict:
     }  # fmt: skip
     data = {"source": source, "classes": CLASSES, "groups": [f"{GROUPS[i % 2]}{i}" for i in range(groups)],
             "nested": nested, "aligned_group": [0, 1, 0]}  # fmt: skip
+    if nested:
+        data["members"] = [list(range(c, groups, len(CLASSES))) for c in range(len(CLASSES))]
     pool = {
         "size": 30 * (g + 1),
         "real": 30,

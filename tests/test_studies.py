@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,18 @@ def test_a_second_start_reads_what_is_prepared_and_finds_the_run_complete(cifar)
     assert "complete: 2 generations" in again.stdout + again.stderr
     assert "preparing" not in again.stdout + again.stderr
     assert {path: path.read_bytes() for path in workdir.rglob("*.npz")} == before
+
+
+def test_a_run_goes_on_only_with_the_images_it_began_with(cifar, tmp_path):
+    command, workdir = cifar
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    inputs = json.loads((copy / "inputs.json").read_text())
+    inputs["data"]["digest"] = "0" * 64
+    (copy / "inputs.json").write_text(json.dumps(inputs))
+    longer = main(*command[:-1], "--config.loop.generations=3", f"--workdir={copy}")
+    assert longer.returncode == 1
+    assert f"{copy}: the real images are no longer what the run began with" in longer.stderr.splitlines()[-1]
 
 
 def test_a_generation_with_an_annotator_replays_to_the_same_bits(cifar):
