@@ -244,9 +244,12 @@ def test_digest_is_that_of_the_file(tmp_path):
 
 
 def test_check_refuses_what_a_network_cannot_have():
-    classify.check(section(init_from="x.pth", freeze=True), "classifier")
-    with pytest.raises(UsageError, match=r"annotator.init_from = x.pth: allowed with annotator.network ="):
-        classify.check(section(network="lenet", init_from="x.pth"), "annotator")
+    file = str(REFERENCE / "tiny.pth")
+    classify.check(section(init_from=file, freeze=True), "classifier")
+    with pytest.raises(UsageError, match=r"annotator.init_from = .*: allowed with annotator.network ="):
+        classify.check(section(network="lenet", init_from=file), "annotator")
+    with pytest.raises(UsageError, match=r"classifier.init_from = gone.pth: no such file"):
+        classify.check(section(init_from="gone.pth"), "classifier")
     with pytest.raises(UsageError, match=r"classifier.freeze = True: allowed where classifier.init_from"):
         classify.check(section(freeze=True), "classifier")
 
