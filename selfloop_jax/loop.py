@@ -90,11 +90,11 @@ def load(config: Any, prepare: bool = True) -> dataset.Dataset:
     address = (config.seed, "pool")
     sizes = len(data.reserve), config.sample.count
     pool.check(config.pool, address, config.loop.generations, data.train, *sizes)
-    wanted = "measure.split = validation" if config.measure.split == "validation" else "an annotator"
-    if not len(data.validation) and (wanted != "an annotator" or len(configs.classifiers(config)) > 1):
-        share = config.data.validation_share
+    needed = config.measure.split == "validation" or "annotator" in configs.classifiers(config)
+    if needed and not len(data.validation):
         raise UsageError(
-            f"data.validation_share = {share}: allowed are shares that leave images for {wanted}"
+            f"data.validation_share = {config.data.validation_share}: allowed are shares that leave images: "
+            "an annotator and measure.split = validation need them"
         )
     return data
 
