@@ -1,6 +1,7 @@
 """Image files to arrays of one size, and the cache that keeps them."""
 
 import contextlib
+import resource
 import struct
 import threading
 import zlib
@@ -38,6 +39,15 @@ def png_claiming(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
+def decoded(path, side, mask=None, geometry="fill"):
+    """Pixels and mask of one image; raises BadImage where it is bad."""
+    masks = None if mask is None else [mask]
+    found = decode.decode_all([path], side, masks, "skip", "test", geometry)
+    for _, reason in found.bad:
+        raise BadImage(reason)
+    return found.pixels[0], None if mask is None else found.masks[0]
+
+
 # --- one image ---
 
 
@@ -46,7 +56,7 @@ def test_an_image_of_the_wanted_size_comes_as_it_is(tmp_path, name):
     pixels = noise(24, 24, 3)
     kind = "WEBP" if name.endswith("webp") else "PNG"
     saved(tmp_path / name, pixels, format=kind, lossless=True)
-    got, mask = decode.decode(tmp_path / name, 24)
+    got, mask = decoded(tmp_path / name, 24)
     assert got.dtype == np.uint8
     assert mask is None
     np.testing.assert_array_equal(got, pixels)
@@ -54,7 +64,7 @@ def test_an_image_of_the_wanted_size_comes_as_it_is(tmp_path, name):
 
 def test_jpeg_comes_close(tmp_path):
     ramp = np.broadcast_to(np.arange(0, 240, 10, dtype=np.uint8)[:, None, None], (24, 24, 3))
-    got, _ = decode.decode(saved(tmp_path / "a.jpg", ramp, quality=95), 24)
+    got, _ = decoded(saved(tmp_path / "a.jpg", ramp, quality=95), 24)
     assert abs(got.astype(int) - ramp).max() < 6
 
 
@@ -65,25 +75,25 @@ def test_fill_keeps_the_aspect_and_imagenet_does_not(tmp_path, size):
     disc = (x - (size[0] - 1) / 2) ** 2 + (y - (size[1] - 1) / 2) ** 2 < 36
     path = saved(tmp_path / "a.png", np.repeat(np.uint8(disc * 255)[..., None], 3, -1))
     wide, high = (
-        (decode.decode(path, 34, geometry=geometry)[0][..., 0] > 127).any(axis=axis).sum()
+        (decoded(path, 34, geometry=geometry)[0][..., 0] > 127).any(axis=axis).sum()
         for geometry, axis in (("fill", 0), ("fill", 1))
     )
     assert abs(wide - high) <= 2
-    stretched = decode.decode(path, 34, geometry="imagenet")[0][..., 0] > 127
+    stretched = decoded(path, 34, geometry="imagenet")[0][..., 0] > 127
     ratio = stretched.any(axis=0).sum() / stretched.any(axis=1).sum()
     assert ratio == pytest.approx(size[1] / size[0], rel=0.2)
 
 
 def test_imagenet_geometry_is_256_and_224(tmp_path):
     pixels = noise(256, 256, 3)
-    got, _ = decode.decode(saved(tmp_path / "a.png", pixels), 224, geometry="imagenet")
+    got, _ = decoded(saved(tmp_path / "a.png", pixels), 224, geometry="imagenet")
     np.testing.assert_array_equal(got, pixels[16:240, 16:240])
 
 
 def test_shrinking_is_antialiased(tmp_path):
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[::2] = 255
-    got, _ = decode.decode(saved(tmp_path / "a.png", stripes), 8)
+    got, _ = decoded(saved(tmp_path / "a.png", stripes), 8)
     assert abs(got.astype(int) - 127).max() < 12
 
 
@@ -104,10 +114,10 @@ def test_what_is_not_rgb_becomes_it(tmp_path):
     for mode, (image, wanted) in cases.items():
         path = tmp_path / f"{mode.replace(';', '')}.png"
         image.save(path)
-        got, _ = decode.decode(path, 9)
+        got, _ = decoded(path, 9)
         np.testing.assert_array_equal(got, np.broadcast_to(wanted, (9, 9, 3)), err_msg=mode)
     Image.new("CMYK", (9, 9), (0, 255, 255, 0)).save(tmp_path / "c.jpg")
-    assert decode.decode(tmp_path / "c.jpg", 9)[0][4, 4].tolist() == pytest.approx([255, 0, 0], abs=4)
+    assert decoded(tmp_path / "c.jpg", 9)[0][4, 4].tolist() == pytest.approx([255, 0, 0], abs=4)
     paths = sorted(tmp_path.iterdir())
     found = decode.decode_all(paths, 9, None, "refuse", "test").converted
     assert found == dict.fromkeys([*sorted(cases), "CMYK"], 1)
@@ -125,33 +135,55 @@ def test_a_transparent_colour_of_plain_rgb_lies_on_white(tmp_path):
 def test_the_first_frame_of_an_animation_counts(tmp_path):
     frames = [Image.fromarray(noise(8, 8, 3)) for _ in range(3)]
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
-    np.testing.assert_array_equal(decode.decode(tmp_path / "a.webp", 8)[0], np.asarray(frames[0]))
+    np.testing.assert_array_equal(decoded(tmp_path / "a.webp", 8)[0], np.asarray(frames[0]))
 
 
-def test_orientation_turns_an_image_unless_it_has_a_mask_or_is_imagenet(tmp_path):
+def test_orientation_turns_an_image_unless_it_is_imagenet(tmp_path):
     pixels = noise(8, 8, 3)
     exif = Image.Exif()
     exif[0x0112] = 6
     path = saved(tmp_path / "a.png", pixels, exif=exif)
-    mask = saved(tmp_path / "m.png", pixels[..., 0])
-    np.testing.assert_array_equal(decode.decode(path, 8)[0], np.rot90(pixels, -1))
-    np.testing.assert_array_equal(decode.decode(path, 8, mask)[0], pixels)
-    upright = decode.decode(saved(tmp_path / "b.png", pixels), 8, geometry="imagenet")[0]
-    np.testing.assert_array_equal(decode.decode(path, 8, geometry="imagenet")[0], upright)
+    np.testing.assert_array_equal(decoded(path, 8)[0], np.rot90(pixels, -1))
+    np.testing.assert_array_equal(decode.square(path.read_bytes(), 8), pixels)
+    upright = decoded(saved(tmp_path / "b.png", pixels), 8, geometry="imagenet")[0]
+    np.testing.assert_array_equal(decoded(path, 8, geometry="imagenet")[0], upright)
 
 
 def test_damaged_exif_turns_nothing(tmp_path):
     broken = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0"
-    assert decode.decode(saved(tmp_path / "a.jpg", noise(8, 8, 3), exif=broken), 8)[0].shape == (8, 8, 3)
+    assert decoded(saved(tmp_path / "a.jpg", noise(8, 8, 3), exif=broken), 8)[0].shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("size", [(24, 24), (40, 17), (17, 41)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_bytes_and_arrays_give_what_a_file_gives(tmp_path, kind, size):
+    path = tmp_path / "a"
+    saved(path, noise(size[1], size[0], 3), format=kind)
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    got = decode.square(path.read_bytes(), 12)
+    np.testing.assert_array_equal(got, decode.square(np.asarray(image), 12))
+    if kind in ("PNG", "JPEG", "WEBP"):
+        np.testing.assert_array_equal(got, decoded(path, 12)[0])
+    gray = noise(size[1], size[0], 1)
+    np.testing.assert_array_equal(
+        decode.square(gray, 12), decode.square(np.broadcast_to(gray, (*gray.shape[:2], 3)).copy(), 12)
+    )
+
+
+def test_bytes_of_no_image_and_of_a_huge_one_are_bad():
+    with pytest.raises(BadImage, match="not a PNG, JPEG, WebP, GIF or BMP image"):
+        decode.square(b"garbage", 8)
+    with pytest.raises(BadImage, match="20000 x 10000 pixels are more than 100 megapixels"):
+        decode.square(png_claiming(20_000, 10_000), 8)
 
 
 # --- masks ---
 
 
-@pytest.mark.parametrize("geometry", ["fill", "imagenet"])
 @SETTINGS
 @given(data=st.data())
-def test_image_and_mask_share_the_crop(tmp_path_factory, geometry, data):
+def test_image_and_mask_share_the_crop(tmp_path_factory, data):
     """The image of a bright rectangle and the rectangle as its mask come out the same."""
     folder = tmp_path_factory.mktemp("mask")
     width, height = data.draw(st.integers(5, 60)), data.draw(st.integers(5, 60))
@@ -162,7 +194,7 @@ def test_image_and_mask_share_the_crop(tmp_path_factory, geometry, data):
     )
     image = saved(folder / "a.png", np.repeat(bright[..., None], 3, -1))
     mask = saved(folder / "m.png", bright)
-    pixels, cut = decode.decode(image, data.draw(st.integers(1, 33)), mask, geometry)
+    pixels, cut = decoded(image, data.draw(st.integers(1, 33)), mask, "imagenet")
     assert cut.dtype == np.uint8
     np.testing.assert_array_equal(cut, np.where(pixels[..., 0] > 127, 255, 0))
 
@@ -172,17 +204,31 @@ def test_a_jpeg_mask_is_binary_and_a_smaller_one_is_aligned(tmp_path):
     image[20:40, 30:60] = 200
     path = saved(tmp_path / "a.png", image)
     mask = saved(tmp_path / "m.jpg", np.uint8(image[::3, ::3, 0] > 0) * 255)
-    pixels, cut = decode.decode(path, 60, mask)
+    pixels, cut = decoded(path, 60, mask, "imagenet")
     assert set(np.unique(cut)) == {0, 255}
     assert ((cut == 255) != (pixels[..., 0] > 100)).mean() < 0.03
+
+
+def test_a_mask_is_cut_at_half_of_its_own_maximum(tmp_path):
+    path = saved(tmp_path / "a.png", noise(64, 64, 3))
+    drawn = np.zeros((64, 64), np.uint8)
+    drawn[16:40, 20:48] = 1
+    cuts = [
+        decoded(path, 48, saved(tmp_path / "m.png", drawn * level), "imagenet")[1]
+        for level in (255, 254, 127, 90)
+    ]
+    assert set(cuts[0].flat) == {0, 255}
+    for cut in cuts[1:]:
+        np.testing.assert_array_equal(cut, cuts[0])
+    assert not decoded(path, 48, saved(tmp_path / "m.png", drawn * 0), "imagenet")[1].any()
 
 
 def test_a_mask_of_another_aspect_is_refused(tmp_path):
     path = saved(tmp_path / "a.png", noise(20, 30, 3))
     with pytest.raises(BadImage, match="its mask: 20 x 30 pixels have another aspect than 30 x 20"):
-        decode.decode(path, 8, saved(tmp_path / "m.png", noise(30, 20)))
+        decoded(path, 8, saved(tmp_path / "m.png", noise(30, 20)), "imagenet")
     with pytest.raises(BadImage, match="its mask: no such file"):
-        decode.decode(path, 8, tmp_path / "none.png")
+        decoded(path, 8, tmp_path / "none.png", "imagenet")
 
 
 # --- bad images ---
@@ -201,14 +247,14 @@ def test_a_mask_of_another_aspect_is_refused(tmp_path):
 def test_bad_files_say_why(tmp_path, content, reason):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(BadImage, match=reason):
-        decode.decode(tmp_path / "a.png", 8)
+        decoded(tmp_path / "a.png", 8)
 
 
 def test_a_missing_file_and_a_folder_say_so(tmp_path):
     with pytest.raises(BadImage, match=r"^no such file$"):
-        decode.decode(tmp_path / "a.png", 8)
+        decoded(tmp_path / "a.png", 8)
     with pytest.raises(BadImage, match="Is a directory"):
-        decode.decode(tmp_path, 8)
+        decoded(tmp_path, 8)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -223,12 +269,12 @@ def test_damage_is_a_bad_image_or_none(tmp_path_factory, kind, share, flip):
     if not flip:
         path.write_bytes(content[:at])
         with pytest.raises(BadImage):
-            decode.decode(path, 8)
+            decoded(path, 8)
         return
     content[at] ^= 0x55
     path.write_bytes(content)
     with contextlib.suppress(BadImage):
-        assert decode.decode(path, 8)[0].shape == (8, 8, 3)
+        assert decoded(path, 8)[0].shape == (8, 8, 3)
 
 
 def test_bad_images_are_refused_in_one_line_or_left_out(tmp_path):
@@ -242,11 +288,11 @@ def test_bad_images_are_refused_in_one_line_or_left_out(tmp_path):
     assert line.startswith(f"my train: 2 of 5 images cannot be used, first {paths[1]}: not a PNG")
     assert "data.on_bad_image" in line
     assert "\n" not in line
-    got = decode.decode_all(paths, 8, masks, "skip", "my train")
+    got = decode.decode_all(paths, 8, masks, "skip", "my train", "imagenet")
     assert got.kept.tolist() == [0, 2, 4]
     assert got.bad == [(paths[1], "not a PNG, JPEG or WebP image"), (paths[3], "no such file")]
     for i, path in enumerate(sound):
-        pixels, mask = decode.decode(path, 8, masks[2 * i])
+        pixels, mask = decoded(path, 8, masks[2 * i], "imagenet")
         np.testing.assert_array_equal(got.pixels[i], pixels)
         np.testing.assert_array_equal(got.masks[i], mask)
 
@@ -388,6 +434,24 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     assert calls == []
 
 
+def test_a_write_that_fails_names_its_file_and_leaves_nothing(tmp_path):
+    """NumPy's own error has neither number nor name."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"test-\w+\.tmp/big\.npy: not written: \w+") as caught:
+            cache.cached(str(tmp_path), "test", {}, 2**20, lambda: ({"big": np.zeros(2**17)}, {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "None" not in str(caught.value)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_user_that_there_is_not_is_no_traceback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check(made("~nosuch/cache"))
+
+
 def test_a_full_disk_is_noticed_before_the_work(tmp_path):
     with pytest.raises(RunError, match="are needed, the disk has"):
         cache.cached(str(tmp_path), "test", {}, 2**60, lambda: pytest.fail("made"))
@@ -402,6 +466,7 @@ def test_the_default_folder_is_the_users_own(tmp_path, monkeypatch):
 def test_stamps_tell_files_apart(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     (name, size, changed), missing = cache.stamps(tmp_path, ["a", "b"])
+    assert cache.stamps(tmp_path, ["nul\0", "\ud800"]) == [["nul\0", None, None], ["\ud800", None, None]]
     assert (name, size) == ("a", 3)
     assert changed == (tmp_path / "a").stat().st_mtime_ns
     assert missing == ["b", None, None]

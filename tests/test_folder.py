@@ -1,7 +1,9 @@
 """The user's own images: what a folder gives, each wrong one with its line, and builds killed half-way."""
 
 import dataclasses
+import errno
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from selfloop_jax.data import folder
-from selfloop_jax.data.source import Missing
+from selfloop_jax.data.source import Missing, Outline
 from selfloop_jax.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +30,7 @@ ROWS = {
 
 
 def section(root, **changes):
-    fields = {"dir": str(root / "mine"), "image_size": SIDE, "on_bad_image": "refuse"}
+    fields = {"dir": str(root / "mine"), "image_size": SIDE, "on_bad_image": "refuse", "colorize": "none"}
     return types.SimpleNamespace(**fields | {"cache_dir": str(root / "cache")} | changes)
 
 
@@ -244,10 +246,20 @@ def test_a_folder_that_is_not_there_is_missing(tmp_path, value, prepare):
 
 def test_images_not_decoded_yet_are_missing_unless_to_be_prepared(tmp_path):
     build(tmp_path)
-    with pytest.raises(Missing, match="not decoded yet at 8 pixels"):
+    with pytest.raises(Missing, match="not decoded yet at 8 pixels") as caught:
         folder.load(section(tmp_path), prepare=False)
+    assert caught.value.outline == Outline(classes=2, groups=2, train=4, test=3)
     load(tmp_path)
     assert len(folder.load(section(tmp_path), prepare=False).train) == 4
+
+
+@pytest.mark.parametrize(("colorize", "groups"), [("none", 1), ("two_colour", 2)])
+def test_an_outline_without_groups_has_one_or_the_colours(tmp_path, colorize, groups):
+    for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png"):
+        draw(tmp_path / "mine" / name, 0)
+    with pytest.raises(Missing) as caught:
+        folder.load(section(tmp_path, colorize=colorize), prepare=False)
+    assert caught.value.outline == Outline(classes=2, groups=groups, train=2, test=2)
 
 
 # --- wrong folders, each with its line ---
@@ -391,6 +403,32 @@ def test_a_class_folder_must_not_lead_elsewhere(tmp_path):
     assert len(load(tmp_path).test) == 2
 
 
+@pytest.mark.parametrize("linked", ["file", "split"])
+def test_a_file_in_two_splits_is_refused(tmp_path, linked):
+    mine = build(tmp_path)
+    if linked == "file":
+        (mine / "test" / "e.png").unlink()
+        os.link(mine / "train" / "a.png", mine / "test" / "e.png")
+    else:
+        shutil.rmtree(mine / "test")
+        (mine / "test").symlink_to("train")
+    name = {"file": "e.png", "split": "a.png"}[linked]
+    assert refused(tmp_path) == (
+        f"{mine}/test/metadata.csv, row 2, file_name = '{name}': the same file as "
+        f"{mine}/train/metadata.csv, row 2, file_name = 'a.png'; an image is listed once"
+    )
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    mine = build(tmp_path)
+
+    def listdir(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert refused(tmp_path).startswith(f"data.dir = '{mine}': Permission denied; set it to")
+
+
 def test_an_empty_split_is_named(tmp_path):
     mine = build(tmp_path)
     (mine / "validation").mkdir()
@@ -419,7 +457,8 @@ from pathlib import Path
 from selfloop_jax.data import folder
 
 def section(cache):
-    return types.SimpleNamespace(dir=sys.argv[1], image_size=48, on_bad_image="refuse", cache_dir=cache)
+    fields = {"dir": sys.argv[1], "image_size": 48, "on_bad_image": "refuse", "colorize": "none"}
+    return types.SimpleNamespace(**fields, cache_dir=cache)
 
 def build(cache, delay=None):
     child = os.fork()

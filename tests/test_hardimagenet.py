@@ -1,5 +1,6 @@
 """Hard ImageNet from a stand-in in the official layout: classes, groups, hold-out, masks, wrong input."""
 
+import errno
 import json
 import os
 import pickle
@@ -13,7 +14,7 @@ from PIL import Image
 
 from selfloop_jax.data import hardimagenet
 from selfloop_jax.data.pickles import load_plain
-from selfloop_jax.data.source import Missing
+from selfloop_jax.data.source import Missing, Outline
 from selfloop_jax.errors import UsageError
 from tests import standin_hardimagenet
 
@@ -143,6 +144,21 @@ def test_the_holdout_is_apart_and_fixed(made, caches):
     assert source.train.masks is None
 
 
+def test_the_holdout_hangs_on_names_and_not_on_places(made, copy, caches):
+    """Without the mask of one class's last image all others lie one place further up in the listing."""
+
+    def held(source, dirs):
+        names = sorted(path.name for path in Path(dirs["masks_dir"], "train").iterdir())
+        return {names[i] for i in source.test.id}
+
+    before = held(load(made["own"], cache_dir=caches), made["own"])
+    last = f"{WNIDS[6]}_{WNIDS[6]}_{(TRAIN - 1) * 7 + 1}.JPEG"
+    Path(copy["masks_dir"], "train", last).unlink()
+    after = held(load(copy), copy)
+    assert before - {last} <= after
+    assert len(after) == len(before)
+
+
 def test_a_skipped_image_moves_no_other(made, copy, caches):
     whole = load(made["own"], cache_dir=caches)
     masks = sorted(Path(copy["masks_dir"], "train").iterdir())
@@ -228,8 +244,17 @@ def test_what_is_not_there_is_missing(made, tmp_path):
     for field in ("images_dir", "masks_dir", "meta_dir"):
         with pytest.raises(Missing, match=f"^data.{field} = /nowhere: no such folder"):
             load({**made["own"], field: "/nowhere"})
-    with pytest.raises(Missing, match=r"^data.images_dir = .*: not decoded yet at 24 pixels"):
-        hardimagenet.load(section(made["own"], image_size=24, cache_dir=str(tmp_path)), prepare=False)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"bands": 3, "holdout": 1}, {"masks_dir": ""}, {"group": "mask_area"}]
+)
+def test_what_is_known_before_decoding_is_what_comes_out(made, caches, tmp_path, changes):
+    fields = {**made["own"], **changes}
+    with pytest.raises(Missing, match=r"^data.images_dir = .*: not decoded yet at 16 pixels") as caught:
+        hardimagenet.load(section(fields, cache_dir=str(tmp_path)), prepare=False)
+    source = load(fields, cache_dir=caches)
+    assert caught.value.outline == Outline(15, len(source.groups), len(source.train), len(source.test))
 
 
 @pytest.mark.parametrize(
@@ -258,6 +283,44 @@ def test_a_class_without_a_usable_image_is_named(copy):
         replace_file(image, b"")
     text = message(copy, on_bad_image="skip")
     assert f"no usable val images for {WNIDS[0]} (dog sled)" in text
+
+
+def test_a_class_whose_masks_are_all_empty_is_named(copy):
+    masks = sorted(Path(copy["masks_dir"], "val").glob(f"{WNIDS[3]}_*"))
+    for mask in masks:
+        with Image.open(mask) as drawn:
+            empty = Image.new("L", drawn.size, 0)
+        mask.unlink()
+        empty.save(mask)
+    assert f"data.masks_dir = {copy['masks_dir']}: no object in any val mask for {WNIDS[3]} (ski)" in message(
+        copy
+    )
+    wnid, file = masks[0].name.split("_", 1)
+    mask, image = masks[0], Path(copy["images_dir"], "val", wnid, file)
+    with Image.open(image) as drawn:
+        some = Image.new("L", drawn.size, 90)
+    mask.unlink()
+    some.save(mask)
+    assert load(copy).probe.masks.any(axis=(1, 2)).sum() == 15 * VAL - VAL + 1
+
+
+@pytest.mark.parametrize("field", ["images_dir", "masks_dir"])
+def test_a_folder_that_cannot_be_read_is_named(made, monkeypatch, field):
+    def listdir(path):
+        if str(path).startswith(made["own"][field]):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return before(path)
+
+    before = os.listdir
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert message(made["own"]) == f"data.{field} = {made['own'][field]}: {made['own'][field]}/" + (
+        "train: Permission denied"
+    )
+
+
+def test_a_user_that_there_is_not_is_a_missing_folder(made):
+    with pytest.raises(Missing, match=r"^data.images_dir = ~nosuch/images: no such folder"):
+        load({**made["own"], "images_dir": "~nosuch/images"})
 
 
 def test_bad_images_are_refused_with_the_first_or_skipped_and_listed(copy):
@@ -301,6 +364,32 @@ def test_a_pickle_of_another_shape_is_damaged(copy, name, value):
     text = message(copy)
     assert text.startswith(str(path.parent))
     assert "damaged" in text or "no ranks for n03218198 (dog sled)" in text
+
+
+@pytest.mark.parametrize("entry", ["train/n03218198/nul\0", "a/b\udc80", "a/b\nc", ["x"], b"train/a/b", 7])
+def test_ranks_that_are_no_paths_are_damaged(copy, entry):
+    path = Path(copy["meta_dir"], "paths_by_rank.pkl")
+    ranking = load_plain(path)
+    ranking[537].append(entry)
+    replace_file(path, pickle.dumps(ranking))
+    assert message(copy).startswith(f"{path}: damaged: allowed is a dictionary of lists of paths train/")
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        # {(((...))): 1}, which overflows the interpreter's stack.
+        (b"\x80\x04})" + b"\x85" * 2_000_000 + b"K\x01s.", "it has more than 10000 tuples: allowed are"),
+        (pickle.dumps(bytes(17 * 2**20)), "it has more than 16 MiB: allowed are"),
+        (b"\x80\x04Nr\xff\xff\xff\x7f.", "it has no object of number 2147483647: allowed are"),
+    ],
+    ids=["deep", "long", "number"],
+)
+def test_a_pickle_that_is_not_safe_to_read_is_not_read(tmp_path, data, expected):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=f"^{path}: {expected}"):
+        load_plain(path)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

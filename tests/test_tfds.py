@@ -1,18 +1,27 @@
 """MNIST, CIFAR-100 and other TFDS data sets: prepared once, whole or not at all, read as they came."""
 
+import errno
 import functools
 import gzip
+import hashlib
 import http.server
 import io
 import json
 import os
 import shutil
 import signal
+import socket
+import ssl
+import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -257,16 +266,40 @@ def damage(path, kind):
     ],
 )
 @pytest.mark.parametrize(("load", "name"), [(mnist, MNIST), (cifar, CIFAR)])
-def test_other_archives_are_refused(load, name, kind, told, archives, tmp_path):
+def test_other_archives_are_refused(load, name, kind, told, archives, tmp_path, capsys):
     folder = tmp_path / "archives"
     shutil.copytree(archives["archive_dir"], folder)
     damage(folder / name, kind)
     with pytest.raises(UsageError, match=f"data.archive_dir = .*: {name} {told}") as error:
         load(dir=str(tmp_path / "data"), archive_dir=str(folder), checksums=archives["checksums"])
     one_line(error)
-    assert [name for name in names(tmp_path / "data") if not name.endswith(".lock")] == []
+    assert not (tmp_path / "data").exists()
+    assert capsys.readouterr().err == ""
     shutil.copy(Path(archives["archive_dir"], name), folder)
     load(dir=str(tmp_path / "data"), archive_dir=str(folder), checksums=archives["checksums"])
+
+
+def test_an_archive_that_cannot_be_read_is_named(archives, tmp_path, monkeypatch):
+    def unreadable(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(hashlib, "file_digest", unreadable)
+    with pytest.raises(
+        UsageError, match=rf"data.archive_dir = .*: {MNIST} cannot be read \(Permission denied\); needed"
+    ) as error:
+        mnist(dir=str(tmp_path / "data"), **archives)
+    one_line(error)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_user_that_there_is_not_is_no_traceback(archives, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=rf"data.archive_dir = ~nosuch/a: {MNIST} is missing"):
+        mnist(dir=str(tmp_path), **{**archives, "archive_dir": "~nosuch/a"})
+    with pytest.raises(UsageError, match=r"data.checksums = ~nosuch/table.tsv: .*No such file"):
+        mnist(dir=str(tmp_path), **{**archives, "checksums": "~nosuch/table.tsv"})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Missing):
+        mnist(False, dir="~nosuch/data", **archives)
 
 
 def test_official_archives_are_asked_for_by_default(archives, tmp_path):
@@ -347,6 +380,39 @@ def test_damage_after_preparing_is_noticed(archives, tmp_path):
         mnist(dir=str(tmp_path), **archives)
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"name": 3}', '{"splits": [{"shardLengths": ["x"]}]}'])
+def test_a_damaged_description_is_noticed(by_name, content, archives, prepared, tmp_path):
+    (variant,) = Path(prepared, "selfloop_cifar100").iterdir()
+    place = tmp_path / "selfloop_cifar100" / variant.name
+    shutil.copytree(variant, place)
+    (info,) = place.rglob("dataset_info.json")
+    info.write_text(content)
+    load = functools.partial(cifar, dir=str(tmp_path), **archives)
+    if by_name:
+        load = functools.partial(named, f"selfloop_cifar100/{variant.name}", tmp_path, label_feature="label")
+    with pytest.raises(RunError, match=f"^{place}: damaged: .*: delete it$") as error:
+        load()
+    one_line(error)
+
+
+def test_preparing_leaves_nothing_in_the_folder_of_temporary_files(archives, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    mnist(dir=str(tmp_path / "data"), **archives)
+    assert names(tmp_path / "temporary") == []
+
+
+def test_a_folder_that_cannot_be_read_is_named(archives, tmp_path, monkeypatch):
+    def unreadable(self):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path))
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "is_prepared", unreadable)
+    with pytest.raises(UsageError, match=f"^data.dir: {tmp_path}: Permission denied; allowed are") as error:
+        mnist(dir=str(tmp_path), **archives)
+    one_line(error)
+
+
 def test_a_folder_that_cannot_be_written_is_named(archives, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"data.dir = .*file/data: .* not prepared") as error:
@@ -367,6 +433,13 @@ def served(archives, tmp_path, monkeypatch):
     released = threading.Event()
 
     class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            """Hangs up while there is a file `drop`."""
+            if (folder / "drop").exists():
+                self.connection.shutdown(socket.SHUT_RDWR)
+            else:
+                super().do_GET()
+
         def copyfile(self, source, outputfile):
             """Stalls after a thousand bytes while there is a file `stall`."""
             if (folder / "stall").exists():
@@ -409,7 +482,55 @@ def test_downloads_that_fail_leave_nothing(kind, served, tmp_path):
     assert not any("downloads" in name or name.endswith("1.0.0") for name in names(tmp_path / "data"))
 
 
-def test_no_network_is_told_at_once(archives, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["drop", "stall"])
+def test_a_server_that_stops_sending_is_given_up_in_one_line(kind, served, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(tfds_source.tfds_prepare, "SECONDS_TO_ANSWER", 1)
+    (served / kind).touch()
+    started = time.monotonic()
+    with pytest.raises(RunError, match=r"download failed.*data.archive_dir can name") as error:
+        cifar(dir=str(tmp_path / "data"), checksums=str(tmp_path / "table.tsv"))
+    one_line(error)
+    assert time.monotonic() - started < 15
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("preparing selfloop_cifar100/")
+
+
+class Fetched(tfds.core.GeneratorBasedBuilder):
+    """A data set whose server does not answer."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "kind": np.int64})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        dl_manager.download("http://127.0.0.1:9/images.zip")
+
+    def _generate_examples(self):
+        return iter(())
+
+
+def test_a_data_set_by_name_gives_up_without_a_network(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("NO_PROXY", "*")
+    started = time.monotonic()
+    with pytest.raises(RunError, match=r"data.dir = .*: fetched not prepared: .*127.0.0.1") as error:
+        named("fetched", tmp_path)
+    one_line(error)
+    assert time.monotonic() - started < 15
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("preparing fetched/1.0.0")
+
+
+def test_a_certificate_that_python_does_not_trust_is_an_answer(served, tmp_path, monkeypatch):
+    def untrusted(*_, **__):
+        raise urllib.error.URLError(ssl.SSLCertVerificationError("self-signed"))
+
+    monkeypatch.setattr(urllib.request, "urlopen", untrusted)
+    assert len(cifar(dir=str(tmp_path / "data"), checksums=str(tmp_path / "table.tsv")).train) == 300
+
+
+def test_no_network_is_told_at_once(archives, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NO_PROXY", "*")
     text = Path(archives["checksums"]).read_text().replace("https://stand-in.invalid", "http://127.0.0.1:9")
     (tmp_path / "table.tsv").write_text(text)
@@ -418,6 +539,8 @@ def test_no_network_is_told_at_once(archives, tmp_path, monkeypatch):
         mnist(dir=str(tmp_path / "data"), checksums=str(tmp_path / "table.tsv"))
     one_line(error)
     assert time.monotonic() - started < 10
+    assert not (tmp_path / "data").exists()
+    assert capsys.readouterr().err == ""
 
 
 # --- killed, and not alone ---
@@ -554,6 +677,16 @@ class TrainAlone(SmallFaces):
     SPLITS = {"train": 4}  # noqa: RUF012
 
 
+class Odd(SmallFaces):
+    """As SmallFaces, but that `THIRD` is the third image of either split."""
+
+    THIRD = b"garbage"
+
+    def _generate_examples(self, count):
+        for i, example in super()._generate_examples(count):
+            yield i, {**example, "image": self.THIRD} if i == 2 else example
+
+
 class NeedsTensorflow(SmallFaces):
     ENCODED = False
 
@@ -600,6 +733,46 @@ def test_gray_arrays_become_three_channels(tmp_path):
 def test_images_without_a_label_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"data.label_feature = half: images of train or test have no label"):
         named("gray_tensors", tmp_path, label_feature="half")
+
+
+def png_claiming(width, height):
+    """A PNG whose header alone is large."""
+    small = png(np.zeros((9, 9, 3), np.uint8))
+    header = b"IHDR" + struct.pack(">II", width, height) + small[24:29]
+    return small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
+
+
+@pytest.mark.parametrize(
+    ("third", "told"),
+    [
+        (b"garbage", "not a PNG, JPEG, WebP, GIF or BMP image"),
+        (png(np.zeros((9, 9, 3), np.uint8))[:40], "damaged or unreadable"),
+        (png_claiming(20_000, 10_000), "20000 x 10000 pixels are more than 100 megapixels"),
+    ],
+    ids=["garbage", "short", "huge"],
+)
+def test_an_image_that_cannot_be_used_is_named(third, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(Odd, "THIRD", third)
+    with pytest.raises(
+        RunError, match=f"^odd/1.0.0, train, record 2: ({told}).*; in {tmp_path}/odd/"
+    ) as error:
+        named("odd", tmp_path)
+    one_line(error)
+
+
+@pytest.mark.parametrize("name", ["small_faces/nope", "small_faces:9.9.9"])
+def test_a_config_or_version_that_there_is_not_is_told(name, tmp_path):
+    with pytest.raises(UsageError, match=f"^data.source = tfds:{name}: .*(nope|9.9.9)") as error:
+        named(name, tmp_path)
+    one_line(error)
+
+
+def test_a_folder_of_archives_that_there_is_not_is_told(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"^data.archive_dir = /nowhere: No such file or directory; allowed is"
+    ):
+        named("small_faces", tmp_path / "data", archive_dir="/nowhere")
+    assert not (tmp_path / "data").exists()
 
 
 def test_what_a_data_set_lacks_is_named(tmp_path):

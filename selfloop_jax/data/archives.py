@@ -1,6 +1,7 @@
 """Archives as their makers publish them: a table of their checksums, and the check of a user's own copies."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def table(checksums: str, names: Sequence[str]) -> Table:
     A row is URL, size, sha256 and file name with tabs between them, as TFDS registers checksums. Raises
     UsageError where the file is missing, is no such table, or lacks one of the names.
     """
-    path = Path(checksums).expanduser() if checksums else OFFICIAL
+    path = Path(os.path.expanduser(checksums)) if checksums else OFFICIAL
     try:
         rows = [_row(line) for line in path.read_text().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
@@ -72,18 +73,32 @@ def _row(line: str) -> Archive:
     return Archive(fields[0], int(fields[1]), fields[2], fields[3])
 
 
-def check(folder: str, archives: Sequence[Archive]) -> Path:
-    """The folder `data.archive_dir`, once every archive in it is found to be the one in the table.
+def check(folder: str, archives: Sequence[Archive]) -> None:
+    """Raises UsageError unless every archive in the folder `data.archive_dir` is the one in the table.
 
-    Raises UsageError naming the first file that is missing, of another length or of another sha256.
+    It names the first file that is missing, cannot be read, or is of another length or of another sha256.
     """
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     for archive in archives:
-        fault = _fault(path / archive.name, archive)
+        try:
+            fault = _fault(path / archive.name, archive)
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror})"
         if fault:
             needed = ", ".join(archive.name for archive in archives)
             raise UsageError(f"data.archive_dir = {folder}: {archive.name} {fault}; needed are {needed}")
-    return path
+
+
+def check_folder(folder: str) -> None:
+    """Raises UsageError where `data.archive_dir` is set and is no folder that can be read."""
+    if not folder:
+        return
+    try:
+        os.listdir(os.path.expanduser(folder))
+    except OSError as error:
+        raise UsageError(
+            f"data.archive_dir = {folder}: {error.strerror}; allowed is a folder with archives, or ''"
+        ) from error
 
 
 def _fault(path: Path, archive: Archive) -> str | None:

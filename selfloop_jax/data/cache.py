@@ -19,12 +19,12 @@ import numpy as np
 import PIL
 
 from selfloop_jax import store
-from selfloop_jax.errors import UsageError
+from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.log import say
 
 DEFAULT = "~/.cache/selfloop_jax_data"
 # Part of every key: raised when the same files would be decoded to other arrays.
-FORMAT = 1
+FORMAT = 2
 KEY_DIGITS = 16
 # What an entry takes beside its arrays' own bytes, at most.
 OVERHEAD = 1 << 20
@@ -41,10 +41,10 @@ def cached(cache_dir: str, name: str, key: dict[str, Any], nbytes: int, make: Ca
 
     `key` is JSON and holds all that the result depends on beside Pillow's version; `nbytes` bounds the size
     of the arrays, so that a full disk is noticed before the work. `make` runs in one process at a time; where
-    it raises, nothing is kept. Raises UsageError where `cache_dir` ('' is DEFAULT) cannot be written,
-    RunError where its disk is full.
+    it raises, nothing is kept. Raises UsageError where `cache_dir` ('' is DEFAULT) cannot be created or
+    opened, RunError where its disk is full or fails.
     """
-    root = Path(cache_dir or DEFAULT).expanduser()
+    root = Path(os.path.expanduser(cache_dir or DEFAULT))
     text = json.dumps({"format": FORMAT, "pillow": PIL.__version__, **key}, sort_keys=True)
     path = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]}"
     with contextlib.suppress(Damaged, FileNotFoundError):
@@ -62,14 +62,14 @@ def stamps(root: Path, names: Sequence[str]) -> list[list]:
 def _stamp(path: Path) -> tuple[int | None, int | None]:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no file can have such a name.
         return None, None
     return found.st_size, found.st_mtime_ns
 
 
 @contextlib.contextmanager
-def _writing(root: Path) -> Iterator[None]:
-    """What fails on the disk in here is the fault of the folder."""
+def _opening(root: Path) -> Iterator[None]:
+    """What fails on the disk in here is the choice of the folder."""
     try:
         yield
     except OSError as error:
@@ -79,13 +79,22 @@ def _writing(root: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What fails on the disk in here is the disk: not every such error knows its file or its number."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{error.filename or path}: not written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
 def _locked(root: Path, path: Path) -> Iterator[None]:
     """The right to make the entry, waited for."""
-    with _writing(root):
+    with _opening(root):
         root.mkdir(parents=True, exist_ok=True)
         file = open(_beside(path, ".lock"), "a")  # noqa: SIM115 - closed below; only opening may fail here.
     with file:
-        with _writing(root):
+        with _writing(_beside(path, ".lock")):
             _wait(file, path)
         yield
 
@@ -107,7 +116,7 @@ def _intact(path: Path) -> Entry | None:
     except Damaged as error:
         say(f"{error}; decoding again")
     aside = _beside(path, ".tmp")
-    with _writing(path.parent):
+    with _writing(path):
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(path, aside)
         shutil.rmtree(aside)
@@ -122,27 +131,30 @@ def _made(root: Path, path: Path, nbytes: int, make: Callable[[], Entry]) -> Ent
     # As they will be read back, so that the first run's record is like the next one's.
     facts = json.loads(json.dumps(facts))
     temporary = _beside(path, ".tmp")
-    with _writing(root):
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            _write(temporary, arrays, facts)
+    shutil.rmtree(temporary, ignore_errors=True)
+    with _opening(root):
+        temporary.mkdir()
+    try:
+        _write(temporary, arrays, facts)
+        with _writing(path):
             os.rename(temporary, path)
             _sync(root)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return arrays, facts
 
 
 def _write(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
     """All files of an entry, on the disk when this returns."""
-    folder.mkdir()
     for name, array in arrays.items():
-        with open(folder / f"{name}.npy", "wb") as file:
+        path = folder / f"{name}.npy"
+        with _writing(path), open(path, "wb") as file:
             np.save(file, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
     content = {"arrays": {name: _digest(folder / f"{name}.npy") for name in arrays}, "facts": facts}
-    store.write_json(folder / "index.json", {"content": content, "sha256": _json_digest(content)})
+    with _writing(folder / "index.json"):
+        store.write_json(folder / "index.json", {"content": content, "sha256": _json_digest(content)})
 
 
 def _load(path: Path) -> Entry:

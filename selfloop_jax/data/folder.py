@@ -9,6 +9,7 @@ docs/your_data.md is the same for users.
 import csv
 import io
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from selfloop_jax.data import cache
+from selfloop_jax.data import cache, colorize
 from selfloop_jax.data.decode import decode_all
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
-from selfloop_jax.data.source import Missing, Source
+from selfloop_jax.data.source import Missing, Outline, Source
 from selfloop_jax.errors import UsageError
 
 REQUIRED = ("train", "test")
@@ -48,12 +49,15 @@ def load(section: Any, prepare: bool) -> Source:
     """
     root = _root(section.dir)
     skip = section.on_bad_image == "skip"
-    splits = {name: _rows(root / name, skip) for name in SPLITS if name in REQUIRED or (root / name).is_dir()}
+    places: dict[str | tuple[int, int], str] = {}
+    splits = {name: _rows(root / name, skip, places) for name in SPLITS if os.path.isdir(root / name)}
     classes = _sorted({row.label for row in splits["train"]})
     for name, rows in splits.items():
         _check_labels(root / name, rows, classes)
     groups = _groups(root, splits)
-    arrays, facts = _decoded(section, root, splits, prepare)
+    train, test = (len(splits[name]) for name in REQUIRED)
+    outline = Outline(len(classes), len(groups) or _groups_given(section), train, test)
+    arrays, facts = _decoded(section, root, splits, outline, prepare)
     images = _images(splits, classes, arrays)
     for name in REQUIRED:
         _check_labels(root / name, [splits[name][i] for i in arrays[f"{name}_kept"]], classes)
@@ -71,26 +75,49 @@ def _root(value: str) -> Path:
         raise Missing("data.dir", f"data.dir = '': {wanted}")
     if not root.is_dir():
         raise Missing("data.dir", f"data.dir = {value!r}: no such folder; {wanted}")
+    try:
+        os.listdir(root)
+    except OSError as error:
+        raise UsageError(f"data.dir = {value!r}: {error.strerror}; {wanted}") from error
     for name in REQUIRED:
-        if not (root / name).is_dir():
+        if not os.path.isdir(root / name):
             raise UsageError(f"data.dir = {value!r}: no folder {name}/ in it; {wanted}")
     return root
 
 
-def _rows(folder: Path, skip: bool) -> list[Row]:
-    """The rows of a split, their paths checked; with `skip` a file may be missing."""
+def _groups_given(section: Any) -> int:
+    """Groups of images that come without: one for all, or the colours that they are to get."""
+    return 1 if section.colorize == "none" else len(colorize.MODES[section.colorize].groups)
+
+
+def _rows(folder: Path, skip: bool, places: dict[str | tuple[int, int], str]) -> list[Row]:
+    """The rows of a split, their paths checked; with `skip` a file may be missing.
+
+    `places` says where each file of the splits before was listed, by its real path and, as a file can have
+    several, by device and inode; those of this split are added.
+    """
     table = folder / "metadata.csv"
     rows = list(_listed(table) if os.path.isfile(table) else _sorted_in_folders(folder))
     home = os.path.realpath(folder)
-    places: dict[str, str] = {}
     for row in rows:
         real = _checked_path(folder, home, row.file, row.place)
-        if not skip and not os.path.isfile(real):
+        inode = _inode(real)
+        if not skip and inode is None:
             raise UsageError(f"{row.place}: no such file in {folder}")
-        if real in places:
-            raise UsageError(f"{row.place}: the same file as {places[real]}; an image is listed once")
-        places[real] = row.place
+        for key in (real, inode):
+            if key in places:
+                raise UsageError(f"{row.place}: the same file as {places[key]}; an image is listed once")
+        places.update({key: row.place for key in (real, inode) if key is not None})
     return rows
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    """What tells a file from every other, or None where there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def _checked_path(folder: Path, home: str, file: str, place: str) -> str:
@@ -226,7 +253,9 @@ def _groups(root: Path, splits: dict[str, list[Row]]) -> tuple[str, ...]:
     return names
 
 
-def _decoded(section: Any, root: Path, splits: dict[str, list[Row]], prepare: bool) -> cache.Entry:
+def _decoded(
+    section: Any, root: Path, splits: dict[str, list[Row]], outline: Outline, prepare: bool
+) -> cache.Entry:
     """Arrays `<split>_pixels` and `<split>_kept`, and the facts of decoding, from the cache or made."""
     side = section.image_size
     files = [f"{name}/{row.file}" for name, rows in splits.items() for row in rows]
@@ -240,7 +269,8 @@ def _decoded(section: Any, root: Path, splits: dict[str, list[Row]], prepare: bo
 
     def make() -> cache.Entry:
         if not prepare:
-            raise Missing("data.dir", f"data.dir = {section.dir!r}: not decoded yet at {side} pixels")
+            told = f"data.dir = {section.dir!r}: not decoded yet at {side} pixels"
+            raise Missing("data.dir", told, outline)
         return _decode(section, root, splits)
 
     return cache.cached(section.cache_dir, "folder", key, len(files) * (side * side * 3 + 8), make)
@@ -287,6 +317,12 @@ def _cells(images: dict[str, Images], classes: int, groups: int) -> tuple[bool, 
     """
     joint = {name: part.joint(classes, groups) for name, part in images.items()}
     occurs = np.sum(list(joint.values()), axis=0) > 0
-    nested = bool(classes > 1 and groups > 0 and (occurs.sum(axis=0) <= 1).all())
+    nested = is_nested(occurs)
     empty = joint["test"] == 0
     return nested, int((empty & occurs).sum() if nested else empty.sum())
+
+
+def is_nested(occurs: np.ndarray) -> bool:
+    """Whether each group lies within one of several classes; bool[C,G]: which cells have images."""
+    classes, groups = occurs.shape
+    return bool(classes > 1 and groups > 0 and (occurs.sum(axis=0) <= 1).all())

@@ -14,20 +14,23 @@ training images have them: the test set is held out of those, and the validation
 probe. By the object's area all images have them: the validation set is the test set as well as the probe.
 """
 
+import contextlib
+import fnmatch
+import hashlib
 import itertools
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from selfloop_jax import rng
 from selfloop_jax.data import cache, decode
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
 from selfloop_jax.data.pickles import load_plain
-from selfloop_jax.data.source import Missing, Source
+from selfloop_jax.data.source import Missing, Outline, Source
 from selfloop_jax.errors import UsageError
 
 # ImageNet index, wnid and name, in the order of the published labels.
@@ -76,18 +79,19 @@ def load(section: Any, prepare: bool) -> Source:
 
     Raises Missing where a folder is not set or not there, or, unless `prepare`, images are not decoded yet;
     UsageError on what does not fit: a class without images, a bad image under on_bad_image = refuse, too few
-    images for the hold-out, a damaged pickle.
+    images for the hold-out, a class without an object in any validation mask, a damaged pickle.
     """
     _check(section)
     wnids, order = _classes(section.meta_dir)
-    ranking = _ranking(Path(section.meta_dir).expanduser(), wnids) if section.group == "rank" else {}
+    ranking = _ranking(_folder(section, "meta_dir"), wnids) if section.group == "rank" else {}
     if section.masks_dir:
         names = {split: _masked(section, split, wnids) for split in ("train", "val")}
     else:
         names = {"train": sorted(name for ranked in ranking.values() for name in ranked)}
+    outline = _outline(section, names, ranking)
     splits, first = {}, 0
     for split, listed in names.items():
-        splits[split] = _split(section, split, listed, first, wnids, prepare)
+        splits[split] = _split(section, split, listed, first, wnids, None if prepare else outline)
         first += len(listed)
     if section.group == "rank":
         source = _by_rank(section, splits["train"], splits.get("val"), wnids, ranking)
@@ -96,14 +100,37 @@ def load(section: Any, prepare: bool) -> Source:
     return replace(source, facts={**source.facts, "class_order": order, **_facts(section, source, splits)})
 
 
+def _folder(section: Any, field: str) -> Path:
+    return Path(os.path.expanduser(section[field]))
+
+
+@contextlib.contextmanager
+def _reading(section: Any, field: str) -> Iterator[None]:
+    """UsageError naming the field of a folder that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        raise UsageError(f"data.{field} = {section[field]}: {where}{error.strerror}") from error
+
+
+def _outline(section: Any, names: dict[str, list[str]], ranking: dict[str, list[str]]) -> Outline:
+    """What is known of the images before they are decoded, as if none were bad."""
+    train, test = len(names["train"]), len(names.get("val", ()))
+    if section.group == "rank":
+        test = len(CLASSES) * section.bands * section.holdout
+        train = len(set(names["train"]) & set(itertools.chain(*ranking.values()))) - test
+    return Outline(len(CLASSES), section.bands, train, test)
+
+
 def _check(section: Any) -> None:
     """Raises Missing or UsageError on what the section and the folders' names alone show to be wrong."""
     if not section.images_dir:
         wanted = "the folder with {train,val}/<wnid>/ of ImageNet or of Hard ImageNet's 15 classes"
         raise Missing("data.images_dir", f"data.images_dir = '': set it to {wanted}")
     for field in ("images_dir", "masks_dir", "meta_dir"):
-        value = getattr(section, field)
-        if value and not Path(value).expanduser().is_dir():
+        value = section[field]
+        if value and not os.path.isdir(os.path.expanduser(value)):
             raise Missing(f"data.{field}", f"data.{field} = {value}: no such folder, set it to one")
     if section.image_size not in SIDES:
         allowed = f"multiples of 8 from {SIDES[0]} to {SIDES[-1]} for data.source = hardimagenet"
@@ -117,14 +144,14 @@ def _check(section: Any) -> None:
 
 def _classes(meta_dir: str) -> tuple[list[str], str]:
     """The 15 wnids in the order of the labels, and what says so."""
-    path = Path(meta_dir).expanduser() / "hard_imagenet_idx.pkl"
-    if not meta_dir or not path.exists():
+    path = Path(os.path.expanduser(meta_dir)) / "hard_imagenet_idx.pkl"
+    if not meta_dir or not os.path.exists(path):
         return list(NAMES), "built-in"
     table = path.with_name("idx_to_wnid.pkl")
-    to_wnid = load_plain(table) if table.exists() else {index: wnid for index, wnid, _ in CLASSES}
+    to_wnid = load_plain(table) if os.path.exists(table) else {index: wnid for index, wnid, _ in CLASSES}
     try:
         wnids = [to_wnid[index] for index in load_plain(path)]
-        fits = sorted(wnids) == sorted(NAMES)
+        fits = all(isinstance(wnid, str) for wnid in wnids) and sorted(wnids) == sorted(NAMES)
     except (TypeError, LookupError):
         fits = False
     if not fits:
@@ -140,9 +167,11 @@ def _ranking(meta_dir: Path, wnids: list[str]) -> dict[str, list[str]]:
     """
     path = meta_dir / "paths_by_rank.pkl"
     lists = load_plain(path)
-    if not isinstance(lists, dict) or not all(isinstance(ranked, list) for ranked in lists.values()):
+    fits = isinstance(lists, dict) and all(isinstance(ranked, list) for ranked in lists.values())
+    entries = list(itertools.chain(*lists.values())) if fits else []
+    if not fits or not all(isinstance(entry, str) and entry.isprintable() for entry in entries):
         raise UsageError(f"{path}: damaged: allowed is a dictionary of lists of paths train/<wnid>/<file>")
-    paths = [str(entry).split("/")[-2:] for ranked in lists.values() for entry in ranked]
+    paths = [entry.split("/")[-2:] for entry in entries]
     names = dict.fromkeys("_".join(path) for path in paths if len(path) == 2)  # each once, in order
     ranking = {wnid: [name for name in names if _wnid(name) == wnid] for wnid in wnids}
     _check_classes([name for ranked in ranking.values() for name in ranked], wnids, f"{path}: no ranks")
@@ -151,8 +180,10 @@ def _ranking(meta_dir: Path, wnids: list[str]) -> dict[str, list[str]]:
 
 def _masked(section: Any, split: str, wnids: list[str]) -> list[str]:
     """Names of a split's masks, sorted."""
-    found = sorted(path.name for path in (Path(section.masks_dir).expanduser() / split).glob("n*_*.JPEG"))
-    names = [name for name in found if _wnid(name) in NAMES]
+    folder = _folder(section, "masks_dir") / split
+    with _reading(section, "masks_dir"):
+        found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    names = [name for name in found if fnmatch.fnmatchcase(name, "n*_*.JPEG") and _wnid(name) in NAMES]
     _check_classes(names, wnids, f"data.masks_dir = {section.masks_dir}: no masks in {split}/")
     return names
 
@@ -170,20 +201,29 @@ def _check_classes(names: Iterable[str], wnids: list[str], complaint: str) -> No
 
 
 def _check_folders(section: Any, split: str, wnids: list[str]) -> None:
+    folder = _folder(section, "images_dir") / split
+    with _reading(section, "images_dir"):
+        if os.path.isdir(folder):
+            os.listdir(folder)
     for wnid in wnids:
-        if not (Path(section.images_dir).expanduser() / split / wnid).is_dir():
+        if not os.path.isdir(folder / wnid):
             raise UsageError(
                 f"data.images_dir = {section.images_dir}: no folder {split}/{wnid} ({NAMES[wnid]}); "
                 "all 15 classes must be there"
             )
 
 
-def _split(section: Any, split: str, names: list[str], first: int, wnids: list[str], prepare: bool) -> Split:
-    """One split from the cache, into which it is decoded first unless it is there; ids count from `first`."""
+def _split(
+    section: Any, split: str, names: list[str], first: int, wnids: list[str], outline: Outline | None
+) -> Split:
+    """One split from the cache, into which it is decoded first unless it is there; ids count from `first`.
+
+    With an `outline` nothing is decoded: Missing brings it instead.
+    """
     _check_folders(section, split, wnids)
-    root, side = Path(section.images_dir).expanduser(), section.image_size
+    root, side = _folder(section, "images_dir"), section.image_size
     paths = ["/".join((split, *name.split("_", 1))) for name in names]
-    masks = Path(section.masks_dir).expanduser() / split if section.masks_dir else None
+    masks = _folder(section, "masks_dir") / split if section.masks_dir else None
     key = {
         "image_size": side,
         "on_bad_image": section.on_bad_image,
@@ -192,8 +232,9 @@ def _split(section: Any, split: str, names: list[str], first: int, wnids: list[s
     }
 
     def make() -> cache.Entry:
-        if not prepare:
-            raise Missing("data.images_dir", f"data.images_dir = {root}: not decoded yet at {side} pixels")
+        if outline is not None:
+            told = f"data.images_dir = {root}: not decoded yet at {side} pixels"
+            raise Missing("data.images_dir", told, outline)
         return _decode(section, split, paths, [masks / name for name in names] if masks else None)
 
     nbytes = len(names) * (side * side * 4 + 16)
@@ -210,12 +251,15 @@ def _split(section: Any, split: str, names: list[str], first: int, wnids: list[s
     )
     kept_names = [names[i] for i in kept]
     _check_classes(kept_names, wnids, f"data.images_dir = {section.images_dir}: no usable {split} images")
+    if images.masks is not None:
+        drawn = (name for name, mask in zip(kept_names, images.masks, strict=True) if mask.any())
+        _check_classes(drawn, wnids, f"data.masks_dir = {section.masks_dir}: no object in any {split} mask")
     return Split(names, images, kept_names, arrays.get("area"), facts["bad"], facts["converted"])
 
 
 def _decode(section: Any, split: str, paths: list[str], masks: list[Path] | None) -> cache.Entry:
     """What the cache holds of a split: the areas of all masks, the masks of validation images alone."""
-    root = Path(section.images_dir).expanduser()
+    root = _folder(section, "images_dir")
 
     def relative(path: Path) -> str:
         return path.relative_to(root).as_posix()
@@ -243,7 +287,7 @@ def _by_rank(
         band.update({name: place * section.bands // len(own) for place, name in enumerate(own)})
     group = np.array([band.get(name, UNKNOWN) for name in train.kept], np.int32)
     images, groups = replace(train.images, group=group), _band_names(section.bands, "first", "last")
-    held = _holdout(images, section.holdout, wnids, groups)
+    held = _holdout(images, train.kept, section.holdout, wnids, groups)
     return Source(
         train=images.take(np.flatnonzero((group != UNKNOWN) & ~held)),
         test=images.take(np.flatnonzero(held)),
@@ -259,9 +303,14 @@ def _by_rank(
     )
 
 
-def _holdout(images: Images, count: int, wnids: list[str], groups: tuple[str, ...]) -> np.ndarray:
-    """bool[N]: `count` images of every class and group, chosen by their ids for good: no seed enters."""
-    u = rng.uniforms((0, "split", "hardimagenet"), images.id)
+def _holdout(
+    images: Images, names: list[str], count: int, wnids: list[str], groups: tuple[str, ...]
+) -> np.ndarray:
+    """bool[N]: `count` images of every class and group, chosen by their names for good: no seed enters.
+
+    Nor does the place in the listing, which hangs on the other images: with masks fewer are listed.
+    """
+    lots = np.array([hashlib.sha256(os.fsencode(f"hold-out/{name}")).hexdigest() for name in names])
     held = np.zeros(len(images), bool)
     for (label, wnid), (group, name) in itertools.product(enumerate(wnids), enumerate(groups)):
         members = np.flatnonzero((images.label == label) & (images.group == group))
@@ -270,7 +319,7 @@ def _holdout(images: Images, count: int, wnids: list[str], groups: tuple[str, ..
                 f"data.holdout = {count}: {NAMES[wnid]}, {name} has {len(members)} images; "
                 "allowed are fewer than every class and band has"
             )
-        held[members[np.argsort(u[members], kind="stable")[:count]]] = True
+        held[members[np.argsort(lots[members])[:count]]] = True
     return held
 
 
@@ -308,7 +357,7 @@ def _facts(section: Any, source: Source, splits: dict[str, Split]) -> dict[str, 
     """What a record says of the images, whatever the groups."""
     bad = [entry for split in splits.values() for entry in split.bad]
     sets = {"train": source.train, "test": source.test, "probe": source.probe}
-    marker = Path(section.images_dir).expanduser() / STAND_IN
+    marker = _folder(section, "images_dir") / STAND_IN
     return {
         "images": {
             **{name: len(images) for name, images in sets.items() if images is not None},

@@ -31,6 +31,13 @@ class FromTable(tfds.core.BuilderConfig):
     table: Table = dataclasses.field(kw_only=True)
 
 
+class _Info(tfds.core.DatasetInfo):
+    """What is known of a data set that TFDS itself does not publish."""
+
+    def initialize_from_bucket(self) -> None:
+        """Nothing: TFDS would make a temporary folder that stays, and look for the data set in its bucket."""
+
+
 class _Builder(tfds.core.GeneratorBasedBuilder):
     """What both data sets have in common; `NAMES` are the files of the archives."""
 
@@ -49,7 +56,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
 
     def _described(self, **features: Any) -> tfds.core.DatasetInfo:
         table = self.builder_config.table
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description="STAND-IN data" if table.stand_in else "The official archives",
             features=tfds.features.FeaturesDict(features),

@@ -1,14 +1,15 @@
 """Sources that TFDS keeps: MNIST, CIFAR-100 with its two levels of labels, and any data set by name."""
 
-import io
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from selfloop_jax.data import tfds_prepare
+from selfloop_jax.data import archives, decode, tfds_prepare
 from selfloop_jax.data.digits import area_resize, check_side
+from selfloop_jax.data.folder import is_nested
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
 from selfloop_jax.data.source import Missing, Source
 from selfloop_jax.errors import RunError, UsageError
@@ -66,9 +67,9 @@ def named(section: Any, prepare: bool) -> Source:
 
     Label and group are the ClassLabel, integer or boolean features at the dotted paths `label_feature` and
     `group_feature`, '' for no groups; of the feature `image` the central square is resized. `validation`
-    stands in where there is no split `test`. Groups are nested where each occurs with one label only.
-    Raises UsageError where the data set has no such features or splits, or takes TensorFlow; `Missing` where
-    it is not prepared and `prepare` is false.
+    stands in where there is no split `test`. Raises UsageError where the data set has no such features or
+    splits, or takes TensorFlow; `Missing` where it is not prepared and `prepare` is false; RunError where it
+    is damaged or an image of it cannot be used.
     """
     builder = _find(section, prepare)
     splits = _two_splits(section, builder.info.splits)
@@ -84,12 +85,15 @@ def named(section: Any, prepare: bool) -> Source:
     groups, members = (), [np.full(len(label), UNKNOWN) for label in labels]
     if section.group_feature:
         groups, members = _coded(categories[section.group_feature], [p[section.group_feature] for p in parts])
+    train = _images(parts[0]["image"], labels[0], members[0])
+    test = _images(parts[1]["image"], labels[1], members[1], first=len(labels[0]))
+    counts = sum(images.joint(len(classes), len(groups)) for images in (train, test))
     return Source(
-        train=_images(parts[0]["image"], labels[0], members[0]),
-        test=_images(parts[1]["image"], labels[1], members[1], first=len(labels[0])),
+        train=train,
+        test=test,
         classes=classes,
         groups=groups,
-        nested=_is_nested(np.concatenate(labels), np.concatenate(members)),
+        nested=is_nested(counts > 0),
         facts={"tfds": builder.info.full_name, "splits": list(splits), **_facts(builder)},
     )
 
@@ -128,13 +132,20 @@ def _columns(
     resize: Callable[[list, int], np.ndarray],
     decoders: dict[str, Any] | None = None,
 ) -> Columns:
-    """A split whole: `image` uint8[N,side,side,3] and int64[N] for each dotted path."""
+    """A split whole: `image` uint8[N,side,side,3] and int64[N] for each dotted path.
+
+    Raises RunError naming the first record whose image `resize` finds to be bad.
+    """
     count = builder.info.splits[split].num_examples
     columns = {path: np.empty(count, np.int64) for path in paths}
     columns["image"] = np.empty((count, side, side, 3), np.uint8)
     for first, chunk in tfds_prepare.examples(builder, split, decoders):
         place = slice(first, first + len(chunk))
-        columns["image"][place] = resize([example["image"] for example in chunk], side)
+        try:
+            columns["image"][place] = resize([example["image"] for example in chunk], side)
+        except _BadRecord as error:
+            record = f"{split}, record {first + error.place}"
+            raise RunError(f"{builder.info.full_name}, {record}: {error}; in {builder.data_path}") from error
         for path in paths:
             columns[path][place] = [_at(example, path) for example in chunk]
     return columns
@@ -158,22 +169,23 @@ def _shrunk(images: list[np.ndarray], side: int) -> np.ndarray:
     return np.moveaxis(planes.reshape(n, channels, side, side), 1, 3)
 
 
+class _BadRecord(Exception):
+    """An image that cannot be used; `place` is its place among those that were to be resized."""
+
+    def __init__(self, place: int, reason: str):
+        super().__init__(reason)
+        self.place = place
+
+
 def _squares(images: list[bytes | np.ndarray], side: int) -> np.ndarray:
     """uint8[n,side,side,3]: the central squares, resized; encoded images or uint8[H,W,1 or 3]."""
-    return np.stack([_square(image, side) for image in images])
-
-
-def _square(image: bytes | np.ndarray, side: int) -> np.ndarray:
-    from PIL import Image
-
-    if isinstance(image, np.ndarray):
-        whole = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    else:
-        whole = Image.open(io.BytesIO(image))
-    short = min(whole.size)
-    left, top = (whole.width - short) // 2, (whole.height - short) // 2
-    box = (left, top, left + short, top + short)
-    return np.asarray(whole.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box))
+    squares = np.empty((len(images), side, side, 3), np.uint8)
+    for i, image in enumerate(images):
+        try:
+            squares[i] = decode.square(image, side)
+        except decode.BadImage as error:
+            raise _BadRecord(i, str(error)) from error
+    return squares
 
 
 def _find(section: Any, prepare: bool) -> Any:
@@ -186,16 +198,24 @@ def _find(section: Any, prepare: bool) -> Any:
         raise UsageError(f"data.source = {section.source}: allowed are {PREFIX}<name>[/<config>][:<version>]")
 
     def make() -> Any:
-        try:
+        with contextlib.suppress(tfds.core.DatasetNotFoundError):
             return builder_from_files(name, data_dir=data_dir)
-        except tfds.core.DatasetNotFoundError:
+        try:
             return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        except tfds.core.DatasetNotFoundError:
+            raise
+        except (AssertionError, ValueError) as error:  # No such config or version.
+            raise UsageError(f"data.source = {section.source}: {tfds_prepare.brief(error)}") from error
+
+    def check() -> None:
+        archives.check_folder(section.archive_dir)
 
     def write(builder: Any) -> None:
         tfds_prepare.download_and_prepare(builder, section.archive_dir)
 
+    place = tfds_prepare.root(section) / name.partition(":")[0]
     try:
-        return tfds_prepare.prepared(make, write if prepare else None)
+        return tfds_prepare.prepared(make, place, check, write if prepare else None)
     except tfds.core.DatasetNotFoundError as error:
         raise Missing(
             "data.dir",
@@ -264,10 +284,3 @@ def _coded(feature: Any, values: list[np.ndarray]) -> tuple[tuple[str, ...], lis
         return ("False", "True"), values
     distinct = np.unique(np.concatenate(values))
     return tuple(map(str, distinct)), [np.searchsorted(distinct, value) for value in values]
-
-
-def _is_nested(label: np.ndarray, group: np.ndarray) -> bool:
-    """Whether every group occurs with one label only; false where there are no groups."""
-    known = group >= 0
-    cells = np.unique(np.stack([group[known], label[known]]), axis=1)
-    return bool(known.any()) and len(np.unique(cells[0])) == cells.shape[1]
