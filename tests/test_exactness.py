@@ -260,8 +260,9 @@ with config.unlocked():
     config.update(json.loads(Path(sys.argv[1]).joinpath("config.json").read_text()))
 config.parallel.cpu_devices = int(sys.argv[2])
 parallel.configure(config.parallel)
-from selfloop_jax import phases
-gen = phases.Generation(phases.Study(config, lambda: False), 0, Path(sys.argv[3]), Path(sys.argv[1]))
+from selfloop_jax import loop, phases
+study = phases.Study(config, loop.load(config), lambda: False)
+gen = phases.Generation(study, 0, Path(sys.argv[3]), Path(sys.argv[1]))
 gen.entries["diffusion"] = {"digests": {"diffusion": sys.argv[4]}}
 print(phases.sample_phase(gen)["digests"]["pixels"])
 """
