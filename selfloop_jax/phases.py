@@ -55,7 +55,7 @@ class Study:
             "initial_weights": _weights_digests(config),
         }
         self.capacity = max(
-            len(data.train),
+            len(data.whole if "annotator" in self.networks.trainers else data.train),
             config.sample.count,
             *(self.pool_size(g) for g in range(config.loop.generations)),
         )
@@ -159,11 +159,14 @@ def _pool_digest(images: Images) -> str:
 
 
 def annotator_phase(gen: Generation) -> Entry:
-    """In generation 0 trains the group classifier on real training images, frozen from then on."""
+    """In generation 0 trains the group classifier on real training images, frozen from then on.
+
+    On those before subsampling: it is to measure the bias, not to have it.
+    """
     if gen.number or "annotator" not in gen.study.networks.trainers:
         return {"digests": {}}
     data = gen.study.data
-    known = data.train.take(data.train.group >= 0)
+    known = data.whole.take(data.whole.group >= 0)
     entry = _training(gen, "annotator", "annotator", replace(known, label=known.group), None)
     gen.entries["annotator"] = entry
     held_out = data.validation

@@ -28,6 +28,7 @@ class Dataset:
     test: Images
     classes: tuple[str, ...]
     groups: tuple[str, ...]
+    whole: Images  # the training images before subsampling: what an annotator learns from
     aligned_group: np.ndarray  # int32[C], the group that the initial bias ties to a class, -1 none
     members: np.ndarray  # bool[C,G], the groups a class has
     nested: bool = False  # whether each group lies within one class
@@ -54,7 +55,7 @@ class Dataset:
             "digest": store.digest_arrays(
                 {
                     f"{name}/{column}": getattr(images, column)
-                    for name, images in self.splits.items()
+                    for name, images in (self.splits | {"whole": self.whole}).items()
                     for column in ("pixels", "label", "group", "id", "masks")
                     if getattr(images, column) is not None
                 }
@@ -138,18 +139,21 @@ def _coloured(source: Source, section: Any, seed: int) -> Dataset:
     colours = colorize.MODES[section.colorize]
     members = np.ones((len(source.classes), len(colours.groups)), bool)
     table = bias.group_table(section, members)
-    train = source.train
-    if section.train_size:
-        names = (source.classes, ())
-        train = bias.subsample(train, None, section.train_size, (seed, "data", "subsample"), names)
     address: rng.Address = (seed, "data", "colour")
+    whole = train = colorize.colorize(source.train, table, colours, address)
+    if section.train_size:
+        kept = bias.subsample(
+            source.train, None, section.train_size, (seed, "data", "subsample"), (source.classes, ())
+        )
+        train = colorize.colorize(kept, table, colours, address)
     return Dataset(
-        train=colorize.colorize(train, table, colours, address),
+        train=train,
         validation=colorize.every_colour(source.validation, colours),
         reserve=colorize.colorize(source.reserve, table, colours, address),
         test=colorize.every_colour(source.test, colours),
         classes=source.classes,
         groups=colours.groups,
+        whole=whole,
         aligned_group=bias.aligned_groups(table),
         members=members,
         colours=colours,
@@ -186,6 +190,7 @@ def _subsampled(source: Source, section: Any, seed: int) -> Dataset:
         test=source.test,
         classes=source.classes,
         groups=source.groups,
+        whole=source.train,
         aligned_group=np.where(members.sum(axis=1) > 1, aligned, np.int32(UNKNOWN)),
         members=members,
         nested=source.nested,
