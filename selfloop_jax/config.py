@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from selfloop_jax.data import colorize, dataset
+from selfloop_jax.data.source import TFDS
 from selfloop_jax.errors import UsageError
 
 
@@ -269,8 +270,8 @@ def check(config: ConfigDict) -> None:
 
 def _check_data(config: ConfigDict) -> None:
     data, source = config.data, config.data.source
-    if source not in dataset.SOURCES and not source.startswith(dataset.TFDS):
-        _refuse("data.source", source, " | ".join((*dataset.SOURCES, f"{dataset.TFDS}<name>")))
+    if source not in dataset.SOURCES and not source.startswith(TFDS):
+        _refuse("data.source", source, " | ".join((*dataset.SOURCES, f"{TFDS}<name>")))
     if data.validation_share + data.reserve_share >= 1:
         _refuse("data.reserve_share", data.reserve_share, "below 1 together with data.validation_share")
     if data.train_size < 0:

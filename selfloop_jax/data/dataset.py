@@ -12,7 +12,6 @@ from selfloop_jax.data.source import Outline, Source
 from selfloop_jax.errors import UsageError
 
 SOURCES = ("digits", "mnist5k", "mnist", "cifar20", "cifar100", "hardimagenet", "folder")
-TFDS = "tfds:"
 DIGITS = ("digits", "mnist5k", "mnist")  # gray, without groups of their own
 # A group counts as aligned with its class in data as they come when it leads by so much.
 NATURAL_MARGIN = 0.01
@@ -123,7 +122,7 @@ def _one_group(source: Source) -> Source:
     """Without groups all images are of one: the loop runs, gaps are undefined."""
 
     def grouped(images: Images | None) -> Images | None:
-        return images and replace(images, group=np.zeros(len(images), np.int32))
+        return None if images is None else replace(images, group=np.zeros(len(images), np.int32))
 
     names = ("train", "validation", "reserve", "test", "probe")
     return replace(source, groups=("all",), **{name: grouped(getattr(source, name)) for name in names})

@@ -6,6 +6,8 @@ from typing import Any
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import UsageError
 
+TFDS = "tfds:"  # how data.source names a data set of TFDS
+
 
 @dataclass(frozen=True)
 class Source:

@@ -11,11 +11,10 @@ from selfloop_jax.data import archives, decode, tfds_prepare
 from selfloop_jax.data.digits import area_resize, check_side
 from selfloop_jax.data.folder import is_nested
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
-from selfloop_jax.data.source import Missing, Source
+from selfloop_jax.data.source import TFDS, Missing, Source
 from selfloop_jax.errors import RunError, UsageError
 
 SIDES = (8, 16, 32)
-PREFIX = "tfds:"
 # A name as TFDS prints it: data set, config and version. Names with a namespace would be fetched to be known.
 NAME = r"\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?"
 Columns = dict[str, np.ndarray]
@@ -193,9 +192,9 @@ def _find(section: Any, prepare: bool) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.read_only_builder import builder_from_files
 
-    name, data_dir = section.source.removeprefix(PREFIX), section.dir or None
+    name, data_dir = section.source.removeprefix(TFDS), section.dir or None
     if not re.fullmatch(NAME, name):
-        raise UsageError(f"data.source = {section.source}: allowed are {PREFIX}<name>[/<config>][:<version>]")
+        raise UsageError(f"data.source = {section.source}: allowed are {TFDS}<name>[/<config>][:<version>]")
 
     def make() -> Any:
         with contextlib.suppress(tfds.core.DatasetNotFoundError):
