@@ -58,6 +58,9 @@ def default() -> ConfigDict:
                 "generations": 4,
                 "label_source": "condition",  # condition | previous | frozen
                 "group_source": "oracle",  # oracle | condition | annotator
+                "generation_zero": "",  # workdir of a run whose generation 0 is taken over
+                "control": "none",  # none | no_synthetic | fresh_real | oracle_resample: classifiers alone
+                "control_of": "",  # oracle_resample: workdir of the run whose drawn images are replaced
             },
             "diffusion": {
                 "process": "edm",  # ddpm | edm
@@ -107,6 +110,9 @@ def default() -> ConfigDict:
                 "split": "test",  # test | validation: tune on validation alone
                 "generated_only": "every",  # never | first | every: classification accuracy score
                 "batch": 600,
+                "level": 0.95,  # of all intervals
+                "replicates": 1000,  # permutations behind a null band, draws behind an interval
+                "neighbours": 5,  # k of precision, recall, density and coverage
             },
             "checkpoint": {"interval_steps": 500, "keep": 1},
             "parallel": {
@@ -193,6 +199,7 @@ CHOICES = {
     ),
     "loop.label_source": ("condition", "previous", "frozen"),
     "loop.group_source": ("oracle", "condition", "annotator"),
+    "loop.control": ("none", "no_synthetic", "fresh_real", "oracle_resample"),
     "diffusion.process": ("ddpm", "edm"),
     "diffusion.ddpm.schedule": ("linear", "cosine"),
     "diffusion.ddpm.prediction": ("eps", "v"),
@@ -216,6 +223,7 @@ CHOICES = {
 POSITIVE = (
     *("loop.generations", "diffusion.ddpm.timesteps", "sample.count", "sample.steps"),
     *("sample.batch_per_device", "measure.batch", "checkpoint.interval_steps"),
+    *("measure.replicates", "measure.neighbours"),
     *("classifier.width", "annotator.width", "data.ratio", "data.image_size", "data.holdout"),
     *("checkpoint.keep", "parallel.cpu_devices", "parallel.nproc", "parallel.steps_per_dispatch"),
     *("diffusion.unet.channels", "diffusion.unet.blocks", "diffusion.unet.heads", "diffusion.unet.stem"),
@@ -263,7 +271,10 @@ def check(config: ConfigDict) -> None:
     for field in SHARES:
         if not 0 <= values[field] <= 1:
             _refuse(field, values[field], "0 to 1")
+    if not 0 < config.measure.level < 1:
+        _refuse("measure.level", config.measure.level, "numbers between 0 and 1")
     _check_data(config)
+    _check_control(config)
     _check_generator(config)
     _check_steps(config)
 
@@ -287,6 +298,15 @@ def _check_data(config: ConfigDict) -> None:
         _refuse("data.bias", "natural", "the others where data.colorize gives images their groups")
     if not coloured and config.loop.group_source == "oracle":
         _refuse("loop.group_source", "oracle", "annotator | condition where data.colorize = none")
+
+
+def _check_control(config: ConfigDict) -> None:
+    control, of = config.loop.control, config.loop.control_of
+    if (control == "oracle_resample") != bool(of):
+        allowed = "a workdir" if not of else "'' unless loop.control = oracle_resample"
+        _refuse("loop.control_of", repr(of), allowed)
+    if control in ("fresh_real", "oracle_resample") and config.pool.rule == "fresh":
+        _refuse("loop.control", control, "none | no_synthetic where pool.rule = fresh")
 
 
 def _check_generator(config: ConfigDict) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from selfloop_jax import augment, classify, log, parallel, phases, report, store
+from selfloop_jax import augment, classify, log, parallel, phases, report, store, takeover
 from selfloop_jax import config as configs
 from selfloop_jax.data import dataset, pool
 from selfloop_jax.errors import UsageError
@@ -60,10 +60,14 @@ def run(config: Any, workdir: Path, accept_manifest: bool, stop: Callable[[], bo
     if (workdir / "config.json").exists():
         store.check_config(workdir, config.to_dict())
     study = phases.Study(config, load(config), stop)
+    now = manifest(study.data)
+    same = not config.loop.generation_zero or takeover.check(config, now, accept_manifest)
     with store.lock(workdir):
         store.settle_inputs(workdir, study.inputs)
-        exact = store.settle_manifest(workdir, manifest(study.data), accept_manifest)
+        exact = store.settle_manifest(workdir, now, accept_manifest) and same
         store.settle_config(workdir, config.to_dict())
+        if config.loop.generation_zero and not (workdir / "gen_0000" / "record.json").exists():
+            takeover.take(study, workdir)
         done = store.records(workdir, config.loop.generations)
         wanted = config.loop.generations
         if len(done) == wanted and (workdir / "report.html").exists() >= config.report.enabled:
@@ -90,6 +94,9 @@ def load(config: Any, prepare: bool = True) -> dataset.Dataset:
     address = (config.seed, "pool")
     sizes = len(data.reserve), config.sample.count
     pool.check(config.pool, address, config.loop.generations, data.train, *sizes)
+    if config.loop.control != "none":
+        for g in range(1, config.loop.generations):
+            phases.real_in_place(config, data, pool.needs(config.pool, g), {})
     needed = config.measure.split == "validation" or "annotator" in configs.classifiers(config)
     if needed and not len(data.validation):
         raise UsageError(

@@ -15,14 +15,15 @@ import numpy as np
 from selfloop_jax import classify, generate, log, parallel, rng, store, train
 from selfloop_jax import config as configs
 from selfloop_jax.curate import annotate
-from selfloop_jax.data import pool
+from selfloop_jax.data import control, pool
 from selfloop_jax.data.colorize import read_group
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
-from selfloop_jax.errors import RunError
+from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.measure import drift, fairness, spurious
 
 Entry = dict[str, Any]
+NOTHING: Entry = {"digests": {}}  # of a phase that this generation does without
 
 
 class Networks:
@@ -63,7 +64,8 @@ class Study:
     def pool_size(self, generation: int) -> int:
         """Images in the pool of a generation."""
         config = self.config
-        return pool.size(config.pool, generation, len(self.data.train), config.sample.count)
+        of = 0 if config.loop.control == "no_synthetic" else generation
+        return pool.size(config.pool, of, len(self.data.train), config.sample.count)
 
 
 @dataclass
@@ -100,20 +102,28 @@ class Generation:
     def samples(self, generation: int) -> Images:
         """What the generator of this or an earlier generation drew, verified."""
         base = self.out if generation == self.number else self.home
-        path = store.generation_dir(base, generation) / "samples.npz"
-        arrays = store.read_npz(path, self.digest(generation, "samples.npz"))
-        return Images(**arrays, origin=np.full(len(arrays["id"]), generation, np.int32))
+        return read_samples(base, generation, self.digest(generation, "samples.npz"))
+
+    @property
+    def generates(self) -> bool:
+        """Whether this generation trains a generator: a control does not, but for one that it took over."""
+        section = self.study.config.loop
+        return section.control == "none" or (not self.number and bool(section.generation_zero))
 
     @cached_property
     def pool(self) -> Images:
         """The training set of this generation; after a resume, checked to be the one it began with."""
         study = self.study
-        generated = [self.samples(g) for g in pool.needs(study.config.pool, self.number)]
+        earlier = pool.needs(study.config.pool, self.number)
+        if study.config.loop.control == "none":
+            generated = [self.samples(g) for g in earlier]
+        else:
+            generated = real_in_place(study.config, study.data, earlier, self.parents)
         address = (study.config.seed, "pool")
         images = pool.build(
             study.config.pool, address, self.number, study.data.train, study.data.reserve, generated
         )
-        if "pool" in self.entries and _pool_digest(images) != self.digest(self.number, "pool"):
+        if "pool" in self.entries and pool_digest(images) != self.digest(self.number, "pool"):
             raise RunError(f"{self.folder / 'pool.json'}: the real images are no longer those recorded")
         return images
 
@@ -139,6 +149,42 @@ class Generation:
         return log.Progress(metrics, self.number, phase, section.every_steps, section.every_seconds)
 
 
+def read_samples(home: Path, generation: int, digest: str) -> Images:
+    """The drawn set of one generation of the run in `home`; RunError unless its bytes have the digest."""
+    arrays = store.read_npz(store.generation_dir(home, generation) / "samples.npz", digest)
+    return Images(**arrays, origin=np.full(len(arrays["id"]), generation, np.int32))
+
+
+def real_in_place(config: Any, data: Dataset, earlier: range, parents: dict[str, str]) -> list[Images]:
+    """What a control puts in the place of the sets drawn in `earlier` generations.
+
+    Notes in `parents` what it read of the run that the control belongs to. UsageError on a short reserve.
+    """
+    kind, real = config.loop.control, data.train.joint(len(data.classes), len(data.groups))
+    if kind == "no_synthetic" or not earlier:
+        return []
+    if kind == "fresh_real":
+        joints = [control.joint_like(real, config.sample.count)] * len(earlier)
+    else:
+        home = Path(config.loop.control_of).expanduser()
+        joints = [control.joint_of(_replaced(home, g, parents), real) for g in earlier]
+    # Pools that grow begin with the same images; a pool of the latest set alone has images of its own.
+    address = (config.seed, "control", kind, *([earlier.start] if earlier.start else []))
+    return control.stand_ins(address, data.candidates, joints, f"loop.control = {kind}")
+
+
+def _replaced(home: Path, generation: int, parents: dict[str, str]) -> Images:
+    """What the run in `home` drew in a generation, verified."""
+    path = store.generation_dir(home, generation) / "record.json"
+    if not path.exists():
+        raise UsageError(f"loop.control_of = {home}: allowed are runs with a finished {path.parent.name}")
+    digest = store.read_json(path).get("digests", {}).get("samples.npz")
+    if digest is None:
+        raise UsageError(f"loop.control_of = {home}: allowed are runs that drew images")
+    parents[f"control_of/{path.parent.name}/samples.npz"] = digest
+    return read_samples(home, generation, digest)
+
+
 def _weights_digests(config: Any) -> dict[str, str]:
     """By field, the digests of the files that classifiers start from."""
     found = {
@@ -153,7 +199,8 @@ def _schedule(section: Any, generation: int) -> Any:
     return section.later if generation else section
 
 
-def _pool_digest(images: Images) -> str:
+def pool_digest(images: Images) -> str:
+    """sha256 of all that training reads of a pool, and of where its images come from."""
     names = ("pixels", "label", "group", "origin", "id")
     return store.digest_arrays({name: getattr(images, name) for name in names})
 
@@ -163,8 +210,8 @@ def annotator_phase(gen: Generation) -> Entry:
 
     On those before subsampling: it is to measure the bias, not to have it.
     """
-    if gen.number or "annotator" not in gen.study.networks.trainers:
-        return {"digests": {}}
+    if gen.number or "annotator" not in gen.study.networks.trainers or not gen.generates:
+        return NOTHING
     data = gen.study.data
     known = data.whole.take(data.whole.group >= 0)
     entry = _training(gen, "annotator", "annotator", replace(known, label=known.group), None)
@@ -184,14 +231,16 @@ def pool_phase(gen: Generation) -> Entry:
     """Builds the pool; it is not stored, since its parents are."""
     images, data = gen.pool, gen.study.data
     origins = {int(g): int(n) for g, n in zip(*np.unique(images.origin, return_counts=True), strict=True)}
+    source = images.id if images.source_id is None else images.source_id
     return {
-        "digests": {"pool": _pool_digest(images)},
+        "digests": {"pool": pool_digest(images)},
         "pool": {
             "size": len(images),
             "real": origins.pop(-1, 0),
             "generated": origins,
             "joint": images.joint(len(data.classes), len(data.groups)),
             "unknown_group": int((images.group < 0).sum()),
+            **({} if origins else {"distinct_sources": len(np.unique(source))}),
         },
     }
 
@@ -232,6 +281,8 @@ def _previous(gen: Generation, kind: str) -> train.TrainState | None:
 
 def diffusion_phase(gen: Generation) -> Entry:
     """Trains the generator on the pool."""
+    if not gen.generates:
+        return NOTHING
     return _training(gen, "diffusion", "diffusion", gen.pool, _previous(gen, "diffusion"))
 
 
@@ -249,6 +300,8 @@ def _conditions(gen: Generation) -> tuple[np.ndarray, np.ndarray]:
 
 def sample_phase(gen: Generation) -> Entry:
     """Draws images in chunks; a chunk on disk is not drawn again."""
+    if not gen.generates:
+        return NOTHING
     section = gen.study.config.sample
     chunk = section.batch_per_device * parallel.device_count()
     label, group = _conditions(gen)
@@ -290,6 +343,8 @@ def classifier_phase(gen: Generation) -> Entry:
 
 def label_phase(gen: Generation) -> Entry:
     """Labels and groups the drawn images and writes samples.npz."""
+    if not gen.generates:
+        return NOTHING
     config, data = gen.study.config, gen.study.data
     pixels = _drawn(gen)
     if store.digest_arrays({"pixels": pixels}) != gen.digest(gen.number, "pixels"):
@@ -320,8 +375,8 @@ def label_phase(gen: Generation) -> Entry:
 def generated_classifier_phase(gen: Generation) -> Entry:
     """Trains a classifier on this generation's images alone, for the score of arXiv 1905.10887."""
     wanted = gen.study.config.measure.generated_only
-    if wanted == "never" or (wanted == "first" and gen.number):
-        return {"digests": {}}
+    if wanted == "never" or (wanted == "first" and gen.number) or not gen.generates:
+        return NOTHING
     return _training(gen, "generated_classifier", "classifier", gen.samples(gen.number), None)
 
 
@@ -342,22 +397,28 @@ def measure_phase(gen: Generation) -> Entry:
         len(data.groups),
         data.nested,
     )
+    return {
+        "digests": {"predictions.npz": digest},
+        "split": config.measure.split,
+        "metrics": metrics,
+        "samples": _samples(gen, held_out, metrics["accuracy"]) if gen.generates else None,
+        "spurious": _spurious(gen) if config.measure.split == "test" else None,
+    }
+
+
+def _samples(gen: Generation, held_out: Images, accuracy: float) -> Entry:
+    """What is said of the drawn images: composition, and how far classifiers agree with what was asked."""
+    config, data = gen.study.config, gen.study.data
     samples = gen.samples(gen.number)
     real = data.train.joint(len(data.classes), len(data.groups))
     drawn = drift.composition(samples.label, samples.group, real, data.aligned_group, data.members)
     first = gen.study.networks.predict["classifier"](gen.trained(0, "classifier"), samples.pixels)
     drawn["classifier_agreement"] = float((first.argmax(axis=1) == samples.condition).mean())
-    drawn |= _classification_accuracy_score(gen, held_out, metrics["accuracy"])
+    drawn |= _classification_accuracy_score(gen, held_out, accuracy)
     if data.colours and config.loop.group_source == "annotator":
         oracle = read_group(samples.pixels, data.colours)
         drawn["annotator_agreement"] = float((samples.group == oracle).mean())
-    return {
-        "digests": {"predictions.npz": digest},
-        "split": config.measure.split,
-        "metrics": metrics,
-        "samples": drawn,
-        "spurious": _spurious(gen) if config.measure.split == "test" else None,
-    }
+    return drawn
 
 
 def _spurious(gen: Generation) -> Entry | None:

@@ -96,7 +96,7 @@ def subsample(
         raise UsageError(f"data.bias: class {names[0][c]} has no training image of group {names[1][g - 1]}")
     if size > largest:
         raise UsageError(f"data.train_size = {size}: allowed are up to {largest} images under this data.bias")
-    want = _rounded(share * (size or largest))
+    want = rounded(share * (size or largest))
     for c in np.flatnonzero((want.sum(axis=1) == 0) & (have.sum(axis=1) > 0)):
         raise UsageError(
             f"data.train_size = {size or largest}: too few to leave an image of class {names[0][c]}: "
@@ -133,7 +133,7 @@ def _joint_share(have: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((len(joint), 1)), joint], axis=1)
 
 
-def _rounded(want: np.ndarray) -> np.ndarray:
+def rounded(want: np.ndarray) -> np.ndarray:
     """int64 of the same shape and (rounded) sum: the largest remainders are rounded up."""
     floor = np.floor(want + 1e-9)
     missing = round(float(want.sum() - floor.sum()))

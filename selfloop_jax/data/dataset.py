@@ -28,6 +28,7 @@ class Dataset:
     classes: tuple[str, ...]
     groups: tuple[str, ...]
     whole: Images  # the training images before subsampling: what an annotator learns from
+    candidates: Images  # the reserve in all its compositions: every colour, or before subsampling
     aligned_group: np.ndarray  # int32[C], the group that the initial bias ties to a class, -1 none
     members: np.ndarray  # bool[C,G], the groups a class has
     nested: bool = False  # whether each group lies within one class
@@ -153,6 +154,7 @@ def _coloured(source: Source, section: Any, seed: int) -> Dataset:
         classes=source.classes,
         groups=colours.groups,
         whole=whole,
+        candidates=colorize.every_colour(source.reserve, colours),
         aligned_group=bias.aligned_groups(table),
         members=members,
         colours=colours,
@@ -190,6 +192,7 @@ def _subsampled(source: Source, section: Any, seed: int) -> Dataset:
         classes=source.classes,
         groups=source.groups,
         whole=source.train,
+        candidates=source.reserve,
         aligned_group=np.where(members.sum(axis=1) > 1, aligned, np.int32(UNKNOWN)),
         members=members,
         nested=source.nested,

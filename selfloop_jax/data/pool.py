@@ -25,12 +25,13 @@ def build(
 ) -> Images:
     """The pool of generation g from the real images and, in order, the drawn sets of `needs(section, g)`.
 
-    `address` is the run's, not the generation's. Generation 0 is real data only. UsageError on a shortage.
+    `address` is the run's, not the generation's. Without drawn sets, as in generation 0, the pool is real
+    data only. UsageError on a shortage.
     """
     if section.rule == "accumulate_subsample":
         everything = concatenate([real, *generated])
         return _subset((*address, g, "subsample"), everything, section.budget, "pool.budget")
-    if not g:
+    if not generated:
         return real
     latest = generated[-1]
     if section.rule == "replace":
@@ -40,7 +41,7 @@ def build(
     if section.rule == "accumulate":
         return concatenate([real, *generated])
     if section.rule == "substitute":
-        return _substitute(address, real, latest, section.alpha, section.match_group)
+        return _substitute(address, g - 1, real, latest, section.alpha, section.match_group)
     return concatenate(
         [
             _fresh_real(address, reserve, section.n_real, g),
@@ -115,16 +116,16 @@ def _fresh_real(address: rng.Address, reserve: Images, count: int, generation: i
 
 
 def _substitute(
-    address: rng.Address, real: Images, latest: Images, alpha: float, match_group: bool
+    address: rng.Address, drawn_in: int, real: Images, latest: Images, alpha: float, match_group: bool
 ) -> Images:
-    """Real image i is swapped when u_i < alpha for a generated one asked for under the same label.
+    """Real image i is swapped when u_i < alpha for one of generation `drawn_in` asked for under its label.
 
     u_i is keyed by the image's id alone, so the swapped sets are nested in alpha, and so are their stand-ins:
     within a label the image of the k-th smallest u takes the k-th generated image of a keyed order. With
     `match_group` the stand-in has the real image's group as well.
     """
     u = rng.uniforms((*address, "swap"), real.id)
-    shuffled = rng.permutation((*address, int(latest.origin[0]), "stand-in"), len(latest))
+    shuffled = rng.permutation((*address, drawn_in, "stand-in"), len(latest))
     offered = latest.condition[shuffled]
     wanted = real.label
     if match_group:
