@@ -155,12 +155,15 @@ def weights_digest(section: Any, name: str = "classifier") -> str | None:
 
 
 def make_predict(
-    model: nn.Module, section: Any, batch: int
+    model: nn.Module, section: Any, batch: int, features: bool = False
 ) -> Callable[[train.TrainState, np.ndarray], np.ndarray]:
-    """`predict(state, pixels uint8[N,H,W,3]) -> logits float32[N,C]`, in padded batches of `batch`."""
+    """`predict(state, pixels uint8[N,H,W,3]) -> logits float32[N,C]`, in padded batches of `batch`.
+
+    With `features` it gives what the last layer reads, float32[N,D], in place of the logits.
+    """
 
     def one_device(weights, pixels):
-        return model.apply(weights, normalize(to_input(pixels), section.normalize))
+        return model.apply(weights, normalize(to_input(pixels), section.normalize), features=features)
 
     program = parallel.spread(one_device)
 

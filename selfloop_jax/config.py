@@ -114,6 +114,12 @@ def default() -> ConfigDict:
                 "replicates": 1000,  # permutations behind a null band, draws behind an interval
                 "neighbours": 5,  # k of precision, recall, density and coverage
             },
+            "verdict": {  # on a loop's change of bias, from several seeds: to be fixed before they are run
+                "control": "fresh_real",  # what it is held against: fresh_real | no_synthetic | oracle_resample
+                "metrics": ("equal_opportunity_difference_mean",),  # a family of m needs 2**seeds >= 40 m
+                "margin": 0.0,  # mean contrasts nearer to 0 count as no change; 0: no such claim
+                "alpha": 0.05,
+            },
             "checkpoint": {"interval_steps": 500, "keep": 1},
             "parallel": {
                 "cpu_devices": 2,
@@ -217,8 +223,17 @@ CHOICES = {
         }.items()
     },
     "measure.split": ("test", "validation"),
+    "verdict.control": ("fresh_real", "no_synthetic", "oracle_resample"),
     "measure.generated_only": ("never", "first", "every"),
 }
+
+# The measured biases that a verdict can be about.
+BIASES = (
+    *("equal_opportunity_difference_mean", "equal_opportunity_difference_max", "equalized_odds_difference"),
+    *("demographic_parity_difference", "maximal_disparity", "macro_std", "aligned_contrast"),
+    *("disparate_impact_ratio_mean", "disparate_impact_ratio_min"),
+    *("worst_group_accuracy", "worst_subgroup_accuracy"),
+)
 
 POSITIVE = (
     *("loop.generations", "diffusion.ddpm.timesteps", "sample.count", "sample.steps"),
@@ -271,8 +286,14 @@ def check(config: ConfigDict) -> None:
     for field in SHARES:
         if not 0 <= values[field] <= 1:
             _refuse(field, values[field], "0 to 1")
-    if not 0 < config.measure.level < 1:
-        _refuse("measure.level", config.measure.level, "numbers between 0 and 1")
+    for section, field in (("measure", "level"), ("verdict", "alpha")):
+        if not 0 < config[section][field] < 1:
+            _refuse(f"{section}.{field}", config[section][field], "numbers between 0 and 1")
+    if config.verdict.margin < 0:
+        _refuse("verdict.margin", config.verdict.margin, "0 and more")
+    for metric in config.verdict.metrics:
+        if metric not in BIASES:
+            _refuse("verdict.metrics", config.verdict.metrics, " | ".join(BIASES))
     _check_data(config)
     _check_control(config)
     _check_generator(config)

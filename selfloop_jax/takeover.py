@@ -17,7 +17,7 @@ from selfloop_jax.errors import UsageError
 # compared by the pool's digest.
 LATER = (
     *("loop.generations", "loop.generation_zero", "loop.control", "loop.control_of", "pool."),
-    *("diffusion.later.", "classifier.later.", "checkpoint.", *store.FREE_SECTIONS),
+    *("diffusion.later.", "classifier.later.", "verdict.", "checkpoint.", *store.FREE_SECTIONS),
 )
 
 

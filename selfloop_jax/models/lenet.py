@@ -10,8 +10,11 @@ class LeNet(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """x float[N,H,W,3] -> logits float[N,num_classes]; `train` changes nothing."""
+    def __call__(self, x: jax.Array, train: bool = False, features: bool = False) -> jax.Array:
+        """x float[N,H,W,3] -> logits float[N,num_classes], or what the last layer reads, float[N,84].
+
+        `train` changes nothing.
+        """
         del train
         for channels in (6, 16):
             x = nn.relu(nn.Conv(channels, (5, 5), padding="SAME")(x))
@@ -19,4 +22,4 @@ class LeNet(nn.Module):
         x = x.reshape(len(x), -1)
         for units in (120, 84):
             x = nn.relu(nn.Dense(units)(x))
-        return nn.Dense(self.num_classes)(x)
+        return x if features else nn.Dense(self.num_classes)(x)

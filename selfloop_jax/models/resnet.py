@@ -74,8 +74,11 @@ class ResNet(nn.Module):
     layout: str = "small"
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """x float[N,H,W,3] -> logits float[N,num_classes]; `train`: statistics are those of all devices."""
+    def __call__(self, x: jax.Array, train: bool = False, features: bool = False) -> jax.Array:
+        """x float[N,H,W,3] -> logits float[N,num_classes], or what the last layer reads of them, float[N,D].
+
+        `train`: statistics are those of all devices.
+        """
         norm = batch_norm(train, self.axis_name)
         if self.layout == "small":
             h = nn.relu(norm()(nn.Conv(self.width, (3, 3), use_bias=False, padding=1)(x)))
@@ -86,4 +89,5 @@ class ResNet(nn.Module):
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
                 h = self.block(self.width * 2**stage, stride, norm)(h)
-        return nn.Dense(self.num_classes)(jnp.mean(h, axis=(1, 2)))
+        h = jnp.mean(h, axis=(1, 2))
+        return h if features else nn.Dense(self.num_classes)(h)

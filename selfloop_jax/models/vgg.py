@@ -40,8 +40,13 @@ class VGG(nn.Module):
     layout: str = "small"
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
-        """x float[N,H,W,3] -> logits float[N,num_classes]; `keys`, one per example, switch dropout on."""
+    def __call__(
+        self, x: jax.Array, train: bool = False, keys: jax.Array | None = None, features: bool = False
+    ) -> jax.Array:
+        """x float[N,H,W,3] -> logits float[N,num_classes], or what the last layer reads, float[N,D].
+
+        `keys`, one per example, switch dropout on.
+        """
         norm = batch_norm(train, self.axis_name)
         for stage, convolutions in enumerate(self.stages):
             for _ in range(convolutions):
@@ -50,9 +55,10 @@ class VGG(nn.Module):
             if x.shape[1] > 1:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
         if self.layout == "small":
-            return nn.Dense(self.num_classes)(jnp.mean(x, axis=(1, 2)))
+            x = jnp.mean(x, axis=(1, 2))
+            return x if features else nn.Dense(self.num_classes)(x)
         x = adaptive_average_pool(x, 7).reshape(len(x), -1)
         for layer in range(2):
             layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
             x = dropout(nn.relu(nn.Dense(64 * self.width)(x)), 0.5, layer_keys)
-        return nn.Dense(self.num_classes)(x)
+        return x if features else nn.Dense(self.num_classes)(x)
