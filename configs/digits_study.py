@@ -3,8 +3,8 @@
 Claim: docs/results.md, and no more than the verdicts there.
 Data: 1,000 genuine MNIST digits (`mnist5k`) at 8 pixels in ten colours: `biased`, each digit's own colour
 with probability .5; `unbiased`, every colour as often. Tested on 1,000 other digits, each in every colour.
-The generator sees 256,000 training images in generation 0 and is fine-tuned on 38,400 in each of the four later
-ones; it is told the digit and chooses the colour. 400 images are drawn per generation, so that the reserve of
+The generator sees 256,000 training images in generation 0 and is fine-tuned on 38,400 in each of the four
+later ones; it is told the digit and chooses the colour. 400 images are drawn per generation, so that the reserve of
 1,000 digits in ten colours suffices for every control of every rule.
 
 `sweep(out)` lists the runs: for each bias and seed one generation 0 (`zero-*`), which all arms of the seed
@@ -22,7 +22,7 @@ from selfloop_jax import config as configs
 RULES = ("accumulate", "replace", "real_plus_latest")
 BIASES = ("biased", "unbiased")
 SEEDS = range(6)
-LEVELS = (0.1, 0.3, 0.5, 0.7)  # initial shares of a digit's own colour in the side study
+LEVELS = (0.15, 0.3, 0.5, 0.7)  # initial shares of a digit's own colour in the side study
 SIDE_SEEDS = (100, 101)
 
 

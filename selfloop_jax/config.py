@@ -115,7 +115,8 @@ def default() -> ConfigDict:
                 "neighbours": 5,  # k of precision, recall, density and coverage
             },
             "verdict": {  # on a loop's change of bias, from several seeds: to be fixed before they are run
-                "control": "fresh_real",  # what it is held against: fresh_real | no_synthetic | oracle_resample
+                # What the change is held against: fresh_real | no_synthetic | oracle_resample.
+                "control": "fresh_real",
                 "metrics": ("equal_opportunity_difference_mean",),  # a family of m needs 2**seeds >= 40 m
                 "margin": 0.0,  # mean contrasts nearer to 0 count as no change; 0: no such claim
                 "alpha": 0.05,
