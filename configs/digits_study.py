@@ -4,8 +4,8 @@ Claim: docs/results.md, and no more than the verdicts there.
 Data: 1,000 genuine MNIST digits (`mnist5k`) at 8 pixels in ten colours: `biased`, each digit's own colour
 with probability .5; `unbiased`, every colour as often. Tested on 1,000 other digits, each in every colour.
 The generator sees 256,000 training images in generation 0 and is fine-tuned on 38,400 in each of the four
-later ones; it is told the digit and chooses the colour. 400 images are drawn per generation, so that the reserve of
-1,000 digits in ten colours suffices for every control of every rule.
+later ones; it is told the digit and chooses the colour. 400 images are drawn per generation, so that the
+reserve of 1,000 digits in ten colours suffices for every control of every rule.
 
 `sweep(out)` lists the runs: for each bias and seed one generation 0 (`zero-*`), which all arms of the seed
 share; the loops; the controls, which train classifiers alone. `response(out)` lists the side study that the

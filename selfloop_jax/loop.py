@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from selfloop_jax import augment, classify, log, parallel, phases, report, store, takeover
+from selfloop_jax import augment, classify, evaluate, log, parallel, phases, report, store, takeover
 from selfloop_jax import config as configs
 from selfloop_jax.data import dataset, pool
 from selfloop_jax.errors import UsageError
@@ -35,7 +35,7 @@ PHASES: dict[str, Callable[[phases.Generation], phases.Entry]] = {
     "classifier": phases.classifier_phase,
     "label": phases.label_phase,
     "generated_classifier": phases.generated_classifier_phase,
-    "measure": phases.measure_phase,
+    "measure": evaluate.measure_phase,
 }
 PACKAGES = (
     "jax",
@@ -164,7 +164,9 @@ def _record(gen: phases.Generation, exact: bool, compilations: int) -> store.Jso
         "data": gen.study.inputs["data"],
         "pool": entries["pool"]["pool"],
         "metrics": entries["measure"]["metrics"],
+        "uncertainty": entries["measure"]["uncertainty"],
         "samples": entries["measure"]["samples"],
+        "fidelity": entries["measure"]["fidelity"],
         **{name: value for name, value in optional.items() if value is not None},
         "digests": digests,
         "parents": dict(sorted(parents.items())),

@@ -16,11 +16,9 @@ from selfloop_jax import classify, generate, log, parallel, rng, store, train
 from selfloop_jax import config as configs
 from selfloop_jax.curate import annotate
 from selfloop_jax.data import control, pool
-from selfloop_jax.data.colorize import read_group
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import RunError, UsageError
-from selfloop_jax.measure import drift, fairness, spurious
 
 Entry = dict[str, Any]
 NOTHING: Entry = {"digests": {}}  # of a phase that this generation does without
@@ -40,6 +38,9 @@ class Networks:
         for name, net in nets.items():
             self.trainers[name] = classify.make_trainer(net, config[name], side, k, name)
             self.predict[name] = classify.make_predict(net, config[name], config.measure.batch)
+        self.features = classify.make_predict(
+            nets["classifier"], config.classifier, config.measure.batch, features=True
+        )
         self.draw = generate.make_draw(unet, process, config.sample, side)
 
 
@@ -378,75 +379,3 @@ def generated_classifier_phase(gen: Generation) -> Entry:
     if wanted == "never" or (wanted == "first" and gen.number) or not gen.generates:
         return NOTHING
     return _training(gen, "generated_classifier", "classifier", gen.samples(gen.number), None)
-
-
-def measure_phase(gen: Generation) -> Entry:
-    """Predicts the held-out images and measures classifier and drawn images."""
-    config, data = gen.study.config, gen.study.data
-    held_out = {"test": data.test, "validation": data.validation}[config.measure.split]
-    logits = gen.study.networks.predict["classifier"](gen.trained(gen.number, "classifier"), held_out.pixels)
-    digest = store.write_npz(
-        gen.folder / "predictions.npz",
-        {"id": held_out.id, "label": held_out.label, "group": held_out.group, "logits": logits},
-    )
-    metrics = fairness.summary(
-        held_out.label,
-        logits.argmax(axis=1),
-        held_out.group,
-        len(data.classes),
-        len(data.groups),
-        data.nested,
-    )
-    return {
-        "digests": {"predictions.npz": digest},
-        "split": config.measure.split,
-        "metrics": metrics,
-        "samples": _samples(gen, held_out, metrics["accuracy"]) if gen.generates else None,
-        "spurious": _spurious(gen) if config.measure.split == "test" else None,
-    }
-
-
-def _samples(gen: Generation, held_out: Images, accuracy: float) -> Entry:
-    """What is said of the drawn images: composition, and how far classifiers agree with what was asked."""
-    config, data = gen.study.config, gen.study.data
-    samples = gen.samples(gen.number)
-    real = data.train.joint(len(data.classes), len(data.groups))
-    drawn = drift.composition(samples.label, samples.group, real, data.aligned_group, data.members)
-    first = gen.study.networks.predict["classifier"](gen.trained(0, "classifier"), samples.pixels)
-    drawn["classifier_agreement"] = float((first.argmax(axis=1) == samples.condition).mean())
-    drawn |= _classification_accuracy_score(gen, held_out, accuracy)
-    if data.colours and config.loop.group_source == "annotator":
-        oracle = read_group(samples.pixels, data.colours)
-        drawn["annotator_agreement"] = float((samples.group == oracle).mean())
-    return drawn
-
-
-def _spurious(gen: Generation) -> Entry | None:
-    """What the classifier rests on, where there are images with masks of their objects."""
-    data = gen.study.data
-    if data.probe is None:
-        return None
-    state = gen.trained(gen.number, "classifier")
-
-    def predict(pixels: np.ndarray) -> np.ndarray:
-        return gen.study.networks.predict["classifier"](state, pixels)
-
-    address = (gen.study.config.seed, "spurious")
-    return spurious.evaluate(predict, data.probe, len(data.classes), address)
-
-
-def _classification_accuracy_score(gen: Generation, held_out: Images, accuracy: float) -> Entry:
-    """Accuracy on real images after training on generated ones, and its ratio to training on real ones."""
-    if not gen.entries["generated_classifier"]["digests"]:
-        return {"classification_accuracy_score": None, "classification_accuracy_score_ratio": None}
-    logits = gen.study.networks.predict["classifier"](
-        gen.trained(gen.number, "generated_classifier"), held_out.pixels
-    )
-    score = float((logits.argmax(axis=1) == held_out.label).mean())
-    if gen.number:
-        record = store.read_json(store.generation_dir(gen.home, 0) / "record.json")
-        accuracy = record["metrics"]["accuracy"]
-    return {
-        "classification_accuracy_score": score,
-        "classification_accuracy_score_ratio": score / accuracy if accuracy else None,
-    }

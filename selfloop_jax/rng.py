@@ -2,7 +2,7 @@
 
 An address is a seed and a path of names and numbers: `(seed, "generation", 2, "diffusion", "noise")`. The
 same address gives the same numbers whatever was drawn before, on whatever number of devices, so nothing
-random is ever stored. Device code takes a `key`, host code takes counter-based `words`.
+random is ever stored. Device code takes a `key`, host code takes counter-based `words` (`addresses.py`).
 """
 
 import hashlib
@@ -11,7 +11,9 @@ import operator
 import jax
 import numpy as np
 
-Address = tuple[int | str, ...]
+from selfloop_jax.addresses import Address, words
+
+__all__ = ["Address", "key", "permutation", "uniforms", "words"]
 
 
 def _number(part: int | str) -> int:
@@ -30,16 +32,6 @@ def key(address: Address) -> jax.Array:
     for part in address[1:]:
         result = jax.random.fold_in(result, np.uint32(_number(part)))
     return result
-
-
-def words(address: Address, count: int) -> np.ndarray:
-    """uint64[count] words of an address on the host: Philox's raw output, which NumPy keeps fixed (NEP 19).
-
-    Word i does not depend on `count`.
-    """
-    parts = tuple(part if isinstance(part, str) else operator.index(part) for part in address)
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)
 
 
 def uniforms(address: Address, ids: np.ndarray) -> np.ndarray:

@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 from selfloop_jax import store
 from selfloop_jax.errors import UsageError
-from selfloop_jax.log import say
 
 Stage = list[tuple[str, str, dict[str, Any]]]
 
@@ -77,10 +76,10 @@ def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:
                 ended.append((name, code))
                 minutes = (time.perf_counter() - started) / len(ended) * left / 60
                 how = f"failed with exit code {code}" if code else "done"
-                say(f"{name}: {how}, {seconds:.0f} s; {left} runs and about {minutes:.0f} min left")
+                _say(f"{name}: {how}, {seconds:.0f} s; {left} runs and about {minutes:.0f} min left")
     failed = [name for name, code in ended if code]
     for name in failed:
-        say(f"failed: {name}: {_last_line(out / f'{name}.log')}")
+        _say(f"failed: {name}: {_last_line(out / f'{name}.log')}")
     return not failed
 
 
@@ -109,6 +108,10 @@ def _complete(workdir: Path) -> bool:
         return False
     wanted = store.read_json(workdir / "config.json")["loop"]["generations"]
     return (store.generation_dir(workdir, wanted - 1) / "record.json").exists()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _last_line(path: Path) -> str:

@@ -253,8 +253,6 @@ def test_a_null_is_its_address_s():
         drift.null(real, real, everything(2, 3), (seed, "null"), replicates=50) for seed in (0, 0, 1)
     )
     assert one == again != other
-    address = (np.int64(3), "generation", 2)
-    np.testing.assert_array_equal(drift._words(address, 9), rng.words(address, 9))
 
 
 def test_an_annotator_s_errors_pass_for_drift_unless_the_null_has_them():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from selfloop_jax import closed_form, rng
+from selfloop_jax import closed_form
 from selfloop_jax.data import pool
 from selfloop_jax.data.images import concatenate
 from selfloop_jax.errors import UsageError
@@ -374,9 +374,6 @@ def test_imposed_groups_are_not_predicted():
 def test_predictions_hang_on_their_address_alone():
     one, again = predict("fresh"), predict("fresh")
     np.testing.assert_array_equal(one[1].low, again[1].low)
-    np.testing.assert_array_equal(
-        dynamics._uniforms((3, "a", np.int64(2)), (7,)), ((rng.words((3, "a", 2), 7) >> 12) + 0.5) * 2.0**-52
-    )
 
 
 def test_the_score_counts_errors_and_intervals():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import runs
 
 KILLS = int(os.environ.get("KILLS", "1"))

@@ -71,7 +71,10 @@ def test_nothing_imports_tensorflow():
 
 @pytest.mark.parametrize(
     "name",
-    ["store.py", "measure/fairness.py", "measure/drift.py", "report/__init__.py", "report/__main__.py"],
+    [
+        *("store.py", "measure/fairness.py", "measure/drift.py", "measure/verdict.py", "measure/dynamics.py"),
+        *("report/__init__.py", "report/__main__.py", "sweep.py"),
+    ],
 )
 def test_a_run_can_be_read_without_jax(name):
     heavy = importers("jax") | importers("flax") | importers("optax") | importers("orbax")

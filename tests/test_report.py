@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from selfloop_jax.errors import RunError, UsageError
-from selfloop_jax.report import compare, words, write
+from selfloop_jax.report import arms, compare, rows, verdicts, words, write
 from selfloop_jax.report.__main__ import main
 from selfloop_jax.report.read import read_run
 
@@ -105,6 +105,13 @@ def edit_record(workdir: Path, g: int, change) -> None:
     path.write_text(json.dumps(record))
 
 
+def said_of(*workdirs: Path) -> str:
+    """The sentences at the top of the page."""
+    runs = [read_run(workdir) for workdir in workdirs]
+    every = arms.arms(rows.rows(runs))
+    return " ".join(words.summary(runs, every, verdicts.findings(every)))
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, str]:
     """One workdir with its report: (workdir, html)."""
@@ -137,7 +144,7 @@ def test_the_page_says_what_was_run_and_no_more(made):
     assert "generations 0 to 2" in html
     assert "accuracy went from 0.900 to 0.700" in html
     assert "single run" in html
-    assert "no interval" in html
+    assert "not for other seeds" in html
     assert "&lt;cpu&gt;" in html  # text of a run is escaped
     assert not re.search(r"\b(fake|synthetic)\b", re.sub(r'src="[^"]*"', "", html))
 
@@ -146,13 +153,13 @@ def test_an_undefined_metric_is_called_so(made):
     _, html = made
     row = re.search(r"demographic parity ↓</th>(.*?)</tr>", html).group(1)
     assert re.findall(r"<td[^>]*>(.*?)</td>", row) == ["undefined"] * 3
-    assert "Undefined or not measured: demographic parity." in html
+    assert "Undefined or not measured: demographic parity, aligned minus other groups." in html
 
 
 def test_a_bent_curve_is_not_told_as_a_straight_one(tmp_path):
     workdir = make_workdir(tmp_path / "run")
     edit_record(workdir, 1, lambda record: record["metrics"].update(accuracy=0.25))
-    said = " ".join(words.summary([read_run(workdir)]))
+    said = said_of(workdir)
     assert "accuracy went from 0.900 to 0.700 (0.250 in generation 1)" in said
 
 
@@ -226,8 +233,8 @@ def test_two_runs_are_named_by_the_field_that_differs(tmp_path):
     runs = [make_workdir(tmp_path / rule, rule=rule) for rule in ("accumulate", "replace")]
     html = write(runs).read_text()
     assert (runs[0] / "overlay.html").is_file()
-    assert "<h2>pool.rule=accumulate</h2>" in html
-    assert "<h2>pool.rule=replace</h2>" in html
+    assert "<h2>accumulate</h2>" in html
+    assert "<h2>replace</h2>" in html
     stems = {png.stem for png in (runs[0] / "overlay").glob("*.png")}
     assert {"curves_accuracy", "run1_samples", "run2_samples", "run1_groups", "run2_groups"} <= stems
 
@@ -254,9 +261,7 @@ def test_logging_and_report_fields_do_not_tell_runs_apart(tmp_path):
 
 
 def test_runs_that_differ_in_the_seed_alone_are_told_as_chance(tmp_path):
-    said = " ".join(
-        words.summary([read_run(make_workdir(tmp_path / str(seed), seed=seed)) for seed in (0, 1)])
-    )
+    said = said_of(*(make_workdir(tmp_path / str(seed), seed=seed) for seed in (0, 1)))
     assert "accuracy lies between 0.690 and 0.700" in said
     assert "differ in the seed alone" in said
 
@@ -270,7 +275,7 @@ def test_any_number_of_groups_crossed_or_nested(tmp_path, groups, nested):
 
 
 def test_one_generation_shows_no_trend(tmp_path):
-    said = " ".join(words.summary([read_run(make_workdir(tmp_path / "run", generations=1))]))
+    said = said_of(make_workdir(tmp_path / "run", generations=1))
     assert "In generation 0: accuracy 0.900" in said
     assert "it shows no trend" in said
 
@@ -292,8 +297,7 @@ def test_a_weaker_record_is_announced(tmp_path):
     workdir = make_workdir(tmp_path / "run")
     edit_record(workdir, 2, lambda record: record.update(exact=False, split="validation"))
     edit_record(workdir, 2, lambda record: record["metrics"].update(undefined_cells=2.0))
-    run = read_run(workdir)
-    said = " ".join([*words.summary([run]), *words.caveats(run)])
+    said = " ".join([said_of(workdir), *words.caveats(read_run(workdir))])
     assert "Generation 2: marked not exact" in said
     assert "its numbers are not final" in said
     assert "Subgroups without validation images: 2" in said

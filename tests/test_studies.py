@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import standin_hardimagenet
 import standins
+
 from runs import ROOT, main
 
 TINY = [

@@ -5,10 +5,9 @@ numbers have their nulls at equal n (`null`), and shares can be corrected for th
 (`corrected_shares`).
 """
 
-import hashlib
-import operator
-
 import numpy as np
+
+from selfloop_jax.addresses import Address, words
 
 SMOOTHING = 0.5  # added to every cell before a divergence
 Z = 1.959963984540054  # two-sided 95 %
@@ -18,8 +17,6 @@ QUANTILES = (0.05, 0.5, 0.95)
 PSEUDO = 2.0
 EM_STEPS, EM_GAP = 10_000, 1e-10
 EM_FLOOR = 1e-4  # share that EM starts from where the inverse is below it: from 0 it could not grow
-
-Address = tuple[int | str, ...]
 
 
 def composition(
@@ -206,13 +203,6 @@ def _p_values(found: list[float], rows: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(found), np.nan, (1 + further) / (1 + len(rows)))
 
 
-def _words(address: Address, count: int) -> np.ndarray:
-    """uint64[count]: those of `rng.words`, which a file without jax cannot import."""
-    parts = tuple(part if isinstance(part, str) else operator.index(part) for part in address)
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)
-
-
 def _multinomial(shares: np.ndarray, count: np.ndarray, address: Address) -> np.ndarray:
     """int64[R,K]: of each row of shares [R,K], in proportion, count[r] draws; a row of zeros has count 0."""
     rows, columns = shares.shape
@@ -220,7 +210,7 @@ def _multinomial(shares: np.ndarray, count: np.ndarray, address: Address) -> np.
     edges = edges / np.where(edges[:, -1:] > 0, edges[:, -1:], 1)
     row = np.repeat(np.arange(rows), count)
     # 32 bits of each word, so that row + uniform is exact and never rounds up into the next row
-    uniform = (_words(address, len(row)) >> np.uint64(32)) * 2.0**-32
+    uniform = (words(address, len(row)) >> np.uint64(32)) * 2.0**-32
     cell = np.searchsorted((np.arange(rows)[:, None] + edges).ravel(), row + uniform, side="right")
     return np.bincount(cell, minlength=rows * columns).reshape(rows, columns)
 

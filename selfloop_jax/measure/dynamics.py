@@ -6,14 +6,14 @@ share drawn by the generator it started from) to the share it draws, and the gap
 share in its pool. The pool rules do the rest. docs/dynamics.md has the derivation. NumPy and SciPy only.
 """
 
-import hashlib
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import special, stats
+
+from selfloop_jax.addresses import inner_uniforms
 
 RULES = ("replace", "real_plus_latest", "accumulate", "accumulate_subsample", "substitute", "fresh")
 
@@ -228,12 +228,12 @@ class _Noise:
     shape: tuple[int, ...]  # paths, then that of a share
 
     def uniforms(self, *name: int | str) -> np.ndarray:
-        return _uniforms((*self.address, *name), self.shape)
+        return inner_uniforms((*self.address, *name), self.shape)
 
     def coefficients(self, response: Response) -> np.ndarray:
         """float[paths, 1..., 2 or 3] from their fitted normal distribution: one curve a path."""
         values, vectors = np.linalg.eigh(response.covariance)
-        uniforms = _uniforms((*self.address, "coefficients"), (self.shape[0], len(values)))
+        uniforms = inner_uniforms((*self.address, "coefficients"), (self.shape[0], len(values)))
         spread = special.ndtri(uniforms) @ (vectors * np.sqrt(np.maximum(values, 0))).T
         return (response.coefficients + spread).reshape(self.shape[0], *(1,) * (len(self.shape) - 1), -1)
 
@@ -334,14 +334,6 @@ def _binomial(uniform: np.ndarray, share: Any, n: Any) -> np.ndarray:
     random = np.isfinite(n) & (np.asarray(n) > 0)
     whole = np.maximum(np.rint(np.where(random, n, 1)), 1)
     return np.where(random, stats.binom.ppf(uniform, whole, share) / whole, share)
-
-
-def _uniforms(address: tuple[int | str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """float64[shape] strictly between 0 and 1: the words of rng.words, which would bring jax along."""
-    parts = tuple(part if isinstance(part, str) else operator.index(part) for part in address)
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(int(np.prod(shape)))
-    return ((words >> np.uint64(12)) + 0.5).reshape(shape) * 2.0**-52
 
 
 def naive(drawn: np.ndarray) -> np.ndarray:

@@ -16,6 +16,11 @@ class Metric:
     better: str = ""  # "↑", "↓" or neither
     whole: bool = False  # a count
 
+    @property
+    def column(self) -> str:
+        """Its name in a row of numbers."""
+        return f"{self.section}.{self.key}"
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -44,7 +49,9 @@ PANELS = (
     Panel(
         "gaps",
         "Gaps between groups",
-        "0 is parity. A gap is a range over groups: chance alone lifts it above 0 even without any bias.",
+        "0 is parity. All but the last are ranges over groups: chance alone lifts them above 0 even without "
+        "any bias. Aligned minus other groups: recall of a class in the group that the bias ties to it minus "
+        "that in its other groups, mean over classes.",
         (
             OPPORTUNITY,
             Metric("metrics", "equal_opportunity_difference_max", "equal opportunity, max", "↓"),
@@ -52,6 +59,7 @@ PANELS = (
             Metric("metrics", "demographic_parity_difference", "demographic parity", "↓"),
             Metric("metrics", "maximal_disparity", "maximal disparity", "↓"),
             Metric("metrics", "macro_std", "macro std", "↓"),
+            Metric("metrics", "aligned_contrast", "aligned minus other groups"),
         ),
     ),
     Panel(
@@ -67,11 +75,30 @@ PANELS = (
     Panel(
         "distance",
         "Generated images against real ones",
-        "How far the shares of classes and groups among generated images are from those among real ones. "
-        "0 is the same shares; chance alone lifts both above it.",
+        "How far the shares of classes and groups among generated images are from those among real ones, and "
+        "the share of the subgroups of real images that have a generated one. 0 is the same shares; chance "
+        "alone lifts both distances above it.",
         (
             Metric("samples", "kl_to_real", "KL to real", "↓"),
             Metric("samples", "total_variation_to_real", "total variation to real", "↓"),
+            Metric("samples", "cell_coverage", "subgroups covered", "↑"),
+        ),
+    ),
+    Panel(
+        "fidelity",
+        "Generated images against real training images, in the features of the classifier of generation 0",
+        "Frechet and kernel distance: 0 is the same distribution. Precision and density: generated images "
+        "among real ones; recall and coverage: real ones among generated ones. Nearer to training: share of "
+        "the generated images that are nearer to a training image than to any of as many held-out ones; .5 "
+        "is chance, more is memorised.",
+        (
+            Metric("fidelity", "frechet", "Frechet distance", "↓"),
+            Metric("fidelity", "kernel", "kernel distance", "↓"),
+            Metric("fidelity", "precision", "precision", "↑"),
+            Metric("fidelity", "recall", "recall", "↑"),
+            Metric("fidelity", "density", "density", "↑"),
+            Metric("fidelity", "coverage", "coverage", "↑"),
+            Metric("fidelity", "memorized_share", "nearer to training"),
         ),
     ),
     Panel(
@@ -112,15 +139,16 @@ COUNTS = (
 )
 
 
+def by_key(key: str) -> Metric:
+    """The metric of a record's section `metrics` by its key."""
+    every = (metric for panel in PANELS for metric in panel.metrics)
+    return next((m for m in every if (m.section, m.key) == ("metrics", key)), Metric("metrics", key, key))
+
+
 def values(run: Run, metric: Metric) -> list[float]:
     """A metric over the finished generations; NaN where it is undefined, infinite or absent."""
     found = (generation.value(metric.section, metric.key) for generation in run.generations)
     return [value if value is not None and math.isfinite(value) else math.nan for value in found]
-
-
-def defined(run: Run, metric: Metric) -> bool:
-    """Whether the metric is defined in any generation."""
-    return not all(map(math.isnan, values(run, metric)))
 
 
 def text(value: float | None, whole: bool = False) -> str:

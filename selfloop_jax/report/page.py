@@ -6,15 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from selfloop_jax import store
 from selfloop_jax.errors import UsageError
-from selfloop_jax.report import compare, curves, pictures, pool, shares, spurious, tables, words
+from selfloop_jax.report import (
+    arms,
+    compare,
+    curves,
+    pictures,
+    pool,
+    prediction,
+    rows,
+    shares,
+    spurious,
+    tables,
+    verdicts,
+    words,
+)
+from selfloop_jax.report.arms import Arm
+from selfloop_jax.report.metrics import ACCURACY, OPPORTUNITY, by_key
 from selfloop_jax.report.read import Run, read_runs
 from selfloop_jax.report.style import Drawing, house_style
 from selfloop_jax.report.tables import Table
+from selfloop_jax.report.verdicts import Finding
 
 
 @dataclass(frozen=True)
@@ -39,36 +56,68 @@ class Part:
         return [*([self.samples] if self.samples else []), *self.maps, *self.training]
 
 
-def write(workdirs: Sequence[Path], out: Path | None = None) -> Path:
+def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path] = ()) -> Path:
     """Write the report of one run, or of several overlaid, and return the path of the page.
 
     The page is `WORKDIR/report.html`, or `FIRST/overlay.html` for several, unless `out` names another; its
-    drawings lie as PNG files in the folder of the same stem. Raises UsageError for a mistake in the arguments
-    and RunError for a damaged run; nothing is written then.
+    drawings lie as PNG files, and all numbers as a CSV, in the folder of the same stem. Runs that differ in
+    their seed alone are one arm. `side` are the runs of a side study, from which the loops are predicted.
+    Raises UsageError for a mistake in the arguments and RunError for a damaged run; nothing is written then.
     """
-    runs = read_runs(workdirs)
+    runs, side_runs = read_runs(workdirs), read_runs(side) if side else ()
     page = _destination(workdirs, out)
+    numbers = rows.rows(runs, side_runs)
+    every = arms.arms([row for row in numbers if row["set"] == "main"])
+    found = verdicts.findings(every)
     with house_style():
-        labels = compare.labels(runs)
-        metric_curves = curves.metric_curves(runs, labels)
-        parts = [
-            _part(run, label, _prefix(i, runs))
-            for i, (run, label) in enumerate(zip(runs, labels, strict=True))
-        ]
+        overview = _overview(every, runs[0], found, [row for row in numbers if row["set"] == "side"])
+        parts = _parts(runs, every)
     html = _render(
         title=words.title(runs),
-        sentences=words.summary(runs),
-        differences=tables.config_differences(runs, labels),
-        curves=metric_curves,
-        parts=parts,
+        sentences=words.summary(runs, every, found),
+        differences=tables.config_differences(runs, compare.labels(runs)) if len(runs) > 1 else None,
         many=len(runs) > 1,
+        parts=parts,
+        **overview,
     )
-    drawings = [*metric_curves, *(drawing for part in parts for drawing in part.drawings)]
+    drawings = [drawing for kind in _DRAWN for drawing in overview[kind]]
+    drawings += [drawing for part in parts for drawing in part.drawings]
     try:
-        _save(page, html, drawings)
+        _save(page, html, drawings, rows.as_csv(numbers))
     except OSError as error:
         raise UsageError(f"--out: {page} cannot be written ({error.strerror}); name another file") from error
     return page
+
+
+_DRAWN = ("controls", "prediction", "curves")
+
+
+def _overview(
+    every: Sequence[Arm], run: Run, found: Sequence[Finding], side: Sequence[rows.Row]
+) -> dict[str, Any]:
+    """What the page shows of all arms together."""
+    loops = [arm for arm in every if arm.control == "none"] or list(every)
+    tested = [by_key(metric) for metric in dict.fromkeys(one.metric for one in found)]
+    fitted = prediction.curves(side) if side else None
+    made = prediction.forecasts(every, fitted) if fitted else []
+    return {
+        "verdicts": verdicts.table(found) if found else None,
+        "controls": curves.control_curves(every, tested or [ACCURACY, OPPORTUNITY]),
+        "prediction": [prediction.response_drawing(fitted), prediction.drawing(made)] if made else [],
+        "errors": prediction.table(made) if made else None,
+        "curves": curves.metric_curves(loops, run),
+    }
+
+
+def _parts(runs: Sequence[Run], every: Sequence[Arm]) -> list[Part]:
+    """Of each loop the run of its first seed, with pictures and all numbers."""
+    if len(runs) == 1:
+        return [_part(runs[0], "", "")]
+    loops = [arm for arm in every if arm.control == "none"] or every
+    first = {next(iter(arm.runs)): arm.name for arm in loops}
+    names = rows.run_names(runs)
+    shown = [(run, first[name]) for run, name in zip(runs, names, strict=True) if name in first]
+    return [_part(run, label, f"run{i + 1}_") for i, (run, label) in enumerate(shown)]
 
 
 def _destination(workdirs: Sequence[Path], out: Path | None) -> Path:
@@ -77,10 +126,6 @@ def _destination(workdirs: Sequence[Path], out: Path | None) -> Path:
     if Path(out).suffix != ".html":
         raise UsageError(f"--out: {str(out)!r}; a file name ending in .html is needed")
     return Path(out)
-
-
-def _prefix(i: int, runs: Sequence[Run]) -> str:
-    return f"run{i + 1}_" if len(runs) > 1 else ""
 
 
 def _part(run: Run, label: str, prefix: str) -> Part:
@@ -113,8 +158,9 @@ def _render(**what) -> str:
     return environment.from_string(text).render(**what)
 
 
-def _save(page: Path, html: str, drawings: Sequence[Drawing]) -> None:
-    """PNGs first, the page last and in one step, so that a page is never half there."""
+def _save(page: Path, html: str, drawings: Sequence[Drawing], numbers: str) -> None:
+    """PNGs and the CSV first, the page last and in one step, so that a page is never half there."""
+    store.write_bytes(page.with_suffix("") / "numbers.csv", numbers.encode())
     for drawing in drawings:
         store.write_bytes(page.with_suffix("") / f"{drawing.name}.png", drawing.png)
     store.write_bytes(page, html.encode())

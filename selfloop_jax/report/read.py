@@ -35,9 +35,10 @@ class Generation:
         return math.nan if found is None else float(found)
 
     @property
-    def joint(self) -> np.ndarray:
-        """int[C,G], generated images by label and group."""
-        return np.asarray(self.record["samples"]["joint"])
+    def joint(self) -> np.ndarray | None:
+        """int[C,G], generated images by label and group; None in a control, which draws none."""
+        samples = self.record["samples"]
+        return None if samples is None else np.asarray(samples["joint"])
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class Run:
     def data(self) -> store.Json:
         """Source, class names, group names, `nested`, `aligned_group`: those of the last generation."""
         return self.last.record["data"]
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run; 0 where its config does not say."""
+        return int(self.config.get("seed", 0))
 
     @property
     def nested(self) -> bool:
@@ -135,7 +141,8 @@ def _read_generation(folder: Path, notes: list[str]) -> Generation:
             raise RunError(f"{folder / 'record.json'}: has no field {key!r}")
     classes, groups = len(record["data"]["classes"]), len(record["data"]["groups"])
     digests = record.get("digests", {})
-    samples = _read_arrays(folder / "samples.npz", digests.get("samples.npz"), notes)
+    drawn = record["samples"] is not None
+    samples = _read_arrays(folder / "samples.npz", digests.get("samples.npz"), notes) if drawn else None
     predictions = _read_arrays(folder / "predictions.npz", digests.get("predictions.npz"), notes)
     return Generation(
         number=int(record["generation"]),

@@ -30,7 +30,7 @@ class _Map:
 
 def share_map(run: Run, prefix: str) -> Drawing:
     """Share of each group among the images of a class: real ones, then each generation."""
-    shown = spread(run.generations, _STAGES)
+    shown = spread([g for g in run.generations if g.joint is not None], _STAGES)
     stages, joints = [f"gen. {g.number}" for g in shown], [g.joint for g in shown]
     if run.reference is not None:
         stages, joints = ["real", *stages], [run.reference, *joints]

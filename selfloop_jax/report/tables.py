@@ -40,7 +40,7 @@ def _metric_row(run: Run, metric: Metric) -> tuple[str, ...]:
 def _others(run: Run) -> list[Metric]:
     """Numbers of the last record that the report has no name for."""
     known = {(m.section, m.key) for m in (*COUNTS, *(m for panel in PANELS for m in panel.metrics))}
-    found = [(section, key) for section in ("metrics", "samples") for key in run.last.record[section]]
+    found = [(section, key) for section in ("metrics", "samples") for key in run.last.record[section] or ()]
     return [Metric(s, k, k) for s, k in found if (s, k) not in known and _is_number(run.last.record[s][k])]
 
 

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from selfloop_jax.report.compare import differences
+from selfloop_jax.report import verdicts
+from selfloop_jax.report.arms import Arm
 from selfloop_jax.report.metrics import ACCURACY, ALIGNED, OPPORTUNITY, WORST_SUBGROUP, Metric, text, values
 from selfloop_jax.report.read import Run
+from selfloop_jax.report.verdicts import Finding
 
 _MAIN = (
     ("accuracy", ACCURACY),
@@ -34,9 +36,12 @@ def subtitle(run: Run) -> str:
     return f"seed {seed} · {span} · measured on the {run.split} split · folder {run.path.name}"
 
 
-def summary(runs: Sequence[Run]) -> list[str]:
-    """Of one run its course, of several where they end, and how far that may be trusted."""
-    sentences = list(_course(runs[0]) if len(runs) == 1 else _ends(runs))
+def summary(runs: Sequence[Run], arms: Sequence[Arm], found: Sequence[Finding]) -> list[str]:
+    """Of one run its course, of several what was tested, else where they end, and how far to trust that."""
+    if len(runs) == 1:
+        sentences = list(_course(runs[0]))
+    else:
+        sentences = verdicts.sentences(found) or [_untested(arms), *_ends(arms)]
     splits = sorted({run.split for run in runs})
     if len(splits) > 1:
         sentences.append(
@@ -45,6 +50,12 @@ def summary(runs: Sequence[Run]) -> list[str]:
     if "validation" in splits:
         sentences.append("The validation split serves tuning and early looks, so its numbers are not final.")
     return sentences
+
+
+def _untested(arms: Sequence[Arm]) -> str:
+    """Why nothing was tested."""
+    kind = next((fixed.control for arm in arms if (fixed := verdicts.plan(arm))), "fresh_real")
+    return f"No loop here has a control of the kind {kind} beside it, so no change is tested."
 
 
 def caveats(run: Run) -> list[str]:
@@ -77,14 +88,29 @@ def _course(run: Run) -> Iterator[str]:
     main = [(name, found) for name, found in main if math.isfinite(found[0]) and math.isfinite(found[-1])]
     if first == last:
         yield f"In generation {last}: " + "; ".join(f"{name} {text(found[-1])}" for name, found in main) + "."
-        yield "This is one generation of a single run: it shows no trend, and the numbers carry no interval."
+        yield from _chance(run)
+        yield "This is one generation of a single run: it shows no trend."
         return
     start = " (trained on real images only)" if first == 0 else ""
     numbers = [generation.number for generation in run.generations]
     changes = [f"{name} went from {text(f[0])} to {text(f[-1])}{_detour(numbers, f)}" for name, f in main]
     yield f"From generation {first}{start} to generation {last}: " + "; ".join(changes) + "."
-    yield "This is a single run with one seed: the numbers carry no interval,"
+    yield from _chance(run)
+    yield "This is a single run with one seed: its intervals are for other images, not for other seeds,"
     yield "so a change may be due to chance as well as to the loop."
+
+
+def _chance(run: Run) -> Iterator[str]:
+    """Whether the last gap is beyond what chance alone gives, where that was measured."""
+    beside = run.last.record.get("uncertainty", {}).get("metrics", {}).get(OPPORTUNITY.key, {})
+    if beside.get("null") and beside.get("p") is not None:
+        low, _, high = beside["null"]
+        gap = run.last.value(OPPORTUNITY.section, OPPORTUNITY.key)
+        yield (
+            f"If groups made no difference, chance alone would put nine of ten mean equal opportunity "
+            f"differences of generation {run.last.number} between {text(low)} and {text(high)}; "
+            f"it is {text(gap)} (p = {text(beside['p'])})."
+        )
 
 
 def _detour(numbers: Sequence[int], found: Sequence[float]) -> str:
@@ -95,19 +121,21 @@ def _detour(numbers: Sequence[int], found: Sequence[float]) -> str:
     return f" ({text(found[i])} in generation {numbers[i]})" if outside[i] >= 5e-4 else ""
 
 
-def _ends(runs: Sequence[Run]) -> Iterator[str]:
-    """Where the runs end, from the lowest to the highest."""
-    reached = {run.last.number for run in runs}
+def _ends(arms: Sequence[Arm]) -> Iterator[str]:
+    """Where the arms end, from the lowest to the highest, and over how many seeds."""
+    reached = {arm.generations[-1] for arm in arms}
     where = f"In generation {reached.pop()}" if len(reached) == 1 else "In the last generation of each run"
-    if ranges := [found for name, metric in _MAIN if (found := _range(runs, name, metric))]:
+    if ranges := [found for name, metric in _MAIN if (found := _range(arms, name, metric))]:
         yield f"{where}: {'; '.join(ranges)}."
-    yield "Every line is a single run: the numbers carry no interval."
-    if list(differences(runs)) == ["seed"]:
+    seeds = sorted({len(arm.runs) for arm in arms})
+    if seeds == [1]:
+        yield "Every line is a single run: another seed may end elsewhere."
+    elif len(arms) == 1:
         yield "The runs differ in the seed alone, so the spread of their lines is what chance does."
 
 
-def _range(runs: Sequence[Run], name: str, metric: Metric) -> str:
-    ends = [values(run, metric)[-1] for run in runs]
+def _range(arms: Sequence[Arm], name: str, metric: Metric) -> str:
+    ends = [value for arm in arms for value in arm.series(metric.column)[:, -1]]
     if not all(map(math.isfinite, ends)):
         return ""
     return f"{name} lies between {text(min(ends))} and {text(max(ends))}"

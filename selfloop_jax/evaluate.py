@@ -1,0 +1,182 @@
+"""The phase `measure`: what is said of a generation's classifier and of the images it drew."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from selfloop_jax import store
+from selfloop_jax.data.colorize import read_group
+from selfloop_jax.data.images import Images
+from selfloop_jax.measure import drift, fairness, fidelity, spurious, uncertainty
+from selfloop_jax.phases import Entry, Generation
+
+NEIGHBOURS_PER_CLASS = 3  # drawn images shown in the report beside their nearest training image
+
+
+def measure_phase(gen: Generation) -> Entry:
+    """Predicts the held-out images and measures classifier and drawn images."""
+    config, data = gen.study.config, gen.study.data
+    held_out = {"test": data.test, "validation": data.validation}[config.measure.split]
+    logits = gen.study.networks.predict["classifier"](gen.trained(gen.number, "classifier"), held_out.pixels)
+    columns = {"id": held_out.id, "label": held_out.label, "group": held_out.group, "logits": logits}
+    if held_out.source_id is not None:
+        columns["source_id"] = held_out.source_id
+    digests = {"predictions.npz": store.write_npz(gen.folder / "predictions.npz", columns)}
+    entry = {"split": config.measure.split, **_classifier(gen, held_out, logits.argmax(axis=1))}
+    entry |= {"samples": None, "fidelity": None}
+    if gen.generates:
+        entry["samples"] = _samples(gen, held_out, entry["metrics"]["accuracy"])
+        entry["fidelity"], digests["neighbours.npz"] = _fidelity(gen)
+    entry["spurious"] = _spurious(gen) if config.measure.split == "test" else None
+    return {"digests": digests, **entry}
+
+
+def _classifier(gen: Generation, held_out: Images, found: np.ndarray) -> Entry:
+    """Fairness numbers, and what chance alone does to each."""
+    section, data = gen.study.config.measure, gen.study.data
+    columns, sizes = (held_out.label, found, held_out.group), (len(data.classes), len(data.groups))
+    return {
+        "metrics": {
+            **fairness.summary(*columns, *sizes, data.nested),
+            "aligned_contrast": uncertainty.aligned_contrast(*columns, data.aligned_group, *sizes),
+        },
+        "uncertainty": uncertainty.summary(
+            *columns,
+            held_out.source_id,
+            *sizes,
+            data.aligned_group,
+            data.nested,
+            (*gen.address, "measure", "uncertainty"),
+            section.replicates,
+            section.level,
+        ),
+    }
+
+
+def _samples(gen: Generation, held_out: Images, accuracy: float) -> Entry:
+    """What is said of the drawn images: composition, and how far classifiers agree with what was asked."""
+    config, data = gen.study.config, gen.study.data
+    samples = gen.samples(gen.number)
+    drawn = drift.composition(
+        samples.label,
+        samples.group,
+        data.train.joint(len(data.classes), len(data.groups)),
+        data.aligned_group,
+        data.members,
+    )
+    drawn |= _composition_by_chance(gen, drawn["joint"])
+    first = gen.study.networks.predict["classifier"](gen.trained(0, "classifier"), samples.pixels)
+    drawn["classifier_agreement"] = float((first.argmax(axis=1) == samples.condition).mean())
+    drawn |= _classification_accuracy_score(gen, held_out, accuracy)
+    if data.colours and config.loop.group_source == "annotator":
+        oracle = read_group(samples.pixels, data.colours)
+        drawn["annotator_agreement"] = float((samples.group == oracle).mean())
+        drawn["joint_by_colour"] = replace(samples, group=oracle).joint(*drawn["joint"].shape)
+    return drawn
+
+
+def _composition_by_chance(gen: Generation, joint: np.ndarray) -> Entry:
+    """Coverage of the cells, nulls and intervals of the composition, and shares freed of annotator errors."""
+    data, replicates = gen.study.data, gen.study.config.measure.replicates
+    real = data.train.joint(*joint.shape)
+    confusion = annotator_confusion(gen)
+    address = (*gen.address, "measure", "composition")
+    null = drift.null(real, joint, data.members, address, replicates, confusion)
+    low, high = drift.aligned_interval(joint, data.aligned_group)
+    tested = ("kl_to_real", "total_variation_to_real", "cell_coverage")
+    found = {
+        "cell_coverage": drift.cell_coverage(joint, real, data.members),
+        "beside": {
+            **{name: {"null": null[name], "p": null[f"{name}_p"]} for name in tested},
+            "bias_aligned_share": {"low": low, "high": high},
+        },
+    }
+    if confusion is not None:
+        found["corrected"] = drift.corrected_shares(joint, confusion, data.members, data.aligned_group)
+    return found
+
+
+def annotator_confusion(gen: Generation) -> list[np.ndarray] | None:
+    """Per class how the frozen annotator reads real held-out images; None where it labels nothing."""
+    if "annotator" not in gen.study.networks.trainers:
+        return None
+    if not gen.number:
+        return gen.entries["annotator"]["annotator"]["confusion"]
+    return store.read_json(store.generation_dir(gen.home, 0) / "record.json")["annotator"]["confusion"]
+
+
+def _fidelity(gen: Generation) -> tuple[Entry, str]:
+    """How close drawn images are to real ones, in features of generation 0's classifier; neighbours' digest.
+
+    Real images are the training split, the floor is that of the reserve.
+    """
+    section, data = gen.study.config.measure, gen.study.data
+    samples = gen.samples(gen.number)
+    drawn, real, held_out = (_labelled(gen, images) for images in (samples, data.train, data.reserve))
+    fidelity.compile_tiles(real.features.shape[1], section.neighbours)
+    report = fidelity.report(
+        drawn,
+        real,
+        held_out,
+        len(data.classes),
+        len(data.groups),
+        (*gen.address, "measure", "fidelity"),
+        section.neighbours,
+    )
+    shown = np.sort(
+        np.concatenate(
+            [np.flatnonzero(samples.label == c)[:NEIGHBOURS_PER_CLASS] for c in range(len(data.classes))]
+        )
+    )
+    index, distance = fidelity.nearest(drawn.features[shown], real.features)
+    neighbours = {
+        "id": samples.id[shown],
+        "label": samples.label[shown],
+        "pixels": samples.pixels[shown],
+        "neighbour": data.train.pixels[index],
+        "neighbour_id": data.train.id[index],
+        "distance": distance,
+    }
+    digest = store.write_npz(gen.folder / "neighbours.npz", neighbours)
+    source = {
+        "network": "classifier of generation 0",
+        "digest": gen.digest(0, "classifier"),
+        "dimension": real.features.shape[1],
+    }
+    return {"features": source, **report}, digest
+
+
+def _labelled(gen: Generation, images: Images) -> fidelity.Labelled:
+    features = gen.study.networks.features(gen.trained(0, "classifier"), images.pixels)
+    return fidelity.Labelled(features, images.label, images.group)
+
+
+def _spurious(gen: Generation) -> Entry | None:
+    """What the classifier rests on, where there are images with masks of their objects."""
+    data = gen.study.data
+    if data.probe is None:
+        return None
+    state = gen.trained(gen.number, "classifier")
+
+    def predict(pixels: np.ndarray) -> np.ndarray:
+        return gen.study.networks.predict["classifier"](state, pixels)
+
+    address = (gen.study.config.seed, "spurious")
+    return spurious.evaluate(predict, data.probe, len(data.classes), address)
+
+
+def _classification_accuracy_score(gen: Generation, held_out: Images, accuracy: float) -> Entry:
+    """Accuracy on real images after training on generated ones, and its ratio to training on real ones."""
+    if not gen.entries["generated_classifier"]["digests"]:
+        return {"classification_accuracy_score": None, "classification_accuracy_score_ratio": None}
+    logits = gen.study.networks.predict["classifier"](
+        gen.trained(gen.number, "generated_classifier"), held_out.pixels
+    )
+    score = float((logits.argmax(axis=1) == held_out.label).mean())
+    if gen.number:
+        record = store.read_json(store.generation_dir(gen.home, 0) / "record.json")
+        accuracy = record["metrics"]["accuracy"]
+    return {
+        "classification_accuracy_score": score,
+        "classification_accuracy_score_ratio": score / accuracy if accuracy else None,
+    }

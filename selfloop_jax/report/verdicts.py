@@ -1,0 +1,136 @@
+"""Did the loop change the bias? The tested answers, and the sentences that claim no more than they do."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfloop_jax.measure import verdict
+from selfloop_jax.report.arms import Arm, control_of
+from selfloop_jax.report.metrics import PANELS, text
+from selfloop_jax.report.rows import VERDICT
+from selfloop_jax.report.tables import Table
+
+_NAMES = {metric.key: metric.name for panel in PANELS for metric in panel.metrics}
+SMALLER_IS_BIASED = ("worst_group_accuracy", "worst_subgroup_accuracy", "disparate_impact")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One metric of one loop held against one control; `result` as `measure.verdict.verdicts` gives it."""
+
+    arm: Arm
+    metric: str
+    control: str
+    changes: tuple[np.ndarray, np.ndarray]  # float64[S] each, of the loop and of its control
+    result: dict
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the config fixed beforehand."""
+
+    control: str
+    metrics: tuple[str, ...]
+    margin: float
+    alpha: float
+
+
+def plan(arm: Arm) -> Plan | None:
+    """What was fixed for an arm; None in runs that say nothing of it."""
+    row = next(iter(next(iter(arm.runs.values())).values()))
+    told = {name.removeprefix(VERDICT): value for name, value in row.items() if name.startswith(VERDICT)}
+    if not {"control", "metrics", "margin", "alpha"} <= told.keys():
+        return None
+    return Plan(told["control"], tuple(told["metrics"].split()), float(told["margin"]), float(told["alpha"]))
+
+
+def findings(arms: Sequence[Arm]) -> list[Finding]:
+    """Every loop that has its planned control, one family of metrics each."""
+    found = []
+    for arm in arms:
+        fixed = plan(arm)
+        control = fixed and arm.control == "none" and control_of(arm, arms, fixed.control)
+        if control:
+            found += held_against(arm, control, fixed)
+    return found
+
+
+def held_against(arm: Arm, control: Arm, fixed: Plan) -> list[Finding]:
+    """The contrasts of one loop and one control over the seeds that both have, tested."""
+    changes = {metric: _changes(arm, control, f"metrics.{metric}") for metric in fixed.metrics}
+    signs = {metric: -1 if metric.startswith(SMALLER_IS_BIASED) else 1 for metric in fixed.metrics}
+    contrasts = {m: signs[m] * (loop - other) for m, (loop, other) in changes.items()}
+    contrasts = {m: d for m, d in contrasts.items() if not np.isnan(d).all()}
+    if not contrasts:
+        return []
+    margins = dict.fromkeys(contrasts, fixed.margin) if fixed.margin else None
+    results = verdict.verdicts(contrasts, margins, fixed.alpha)
+    return [Finding(arm, m, control.control, changes[m], result) for m, result in results.items()]
+
+
+def _changes(arm: Arm, control: Arm, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """b(G) - b(0) of the seeds that both arms have finished, G the last generation of the loop."""
+    last = arm.generations[-1]
+    pairs = []
+    for seed in sorted(set(arm.seeds) & set(control.seeds)):
+        ends = [_ends(one, seed, column, last) for one in (arm, control)]
+        if None not in ends:
+            pairs.append(ends)
+    loop, other = np.array(pairs).reshape(-1, 2).T
+    return loop, other
+
+
+def _ends(arm: Arm, seed: int, column: str, last: int) -> float | None:
+    """The change from generation 0 to the last one in the arm's run of that seed; None if it lacks one."""
+    rows = next(rows for rows in arm.runs.values() if next(iter(rows.values()))["seed"] == seed)
+    if not {0, last} <= rows.keys():
+        return None
+    return float(rows[last].get(column, math.nan)) - float(rows[0].get(column, math.nan))
+
+
+def metric_name(metric: str) -> str:
+    """A metric as people read it."""
+    return _NAMES.get(metric, metric.replace("_", " "))
+
+
+def sentences(found: Sequence[Finding]) -> list[str]:
+    """One sentence per finding: what the test says of it, in its own words."""
+    return [
+        f"{_subject(finding)}: {finding.result['verdict']}; {finding.result['reason']}" for finding in found
+    ]
+
+
+def _subject(finding: Finding) -> str:
+    return f"{finding.arm.name}, {metric_name(finding.metric)} against {finding.control}"
+
+
+def table(found: Sequence[Finding]) -> Table:
+    """One row per finding: changes, contrast, p-values, power, verdict."""
+    rows = []
+    for finding in found:
+        result, (loop, other) = finding.result, (np.nanmean(change) for change in finding.changes)
+        rows.append(
+            (
+                finding.arm.name,
+                metric_name(finding.metric),
+                finding.control,
+                str(result["seeds"]),
+                f"{loop:+.3f}",
+                f"{other:+.3f}",
+                f"{result['mean']:+.3f} [{result['low']:+.3f}, {result['high']:+.3f}]",
+                text(result["p_holm"]),
+                text(result["p_equivalence_holm"]),
+                text(result["smallest_detectable"]),
+                result["verdict"],
+            )
+        )
+    header = ("arm", "metric", "control", "seeds", "loop", "control's", "contrast", "p", "p of equivalence")
+    caption = (
+        "loop, control's: mean change from generation 0 to the last. contrast: their difference seed by "
+        "seed, larger is more biased, with its t interval. p: exact sign-flip test, adjusted by Holm over "
+        "the metrics of an arm; p of equivalence likewise, for a contrast within the margin. 80 %: the true "
+        "contrast that this design finds with 80 % power."
+    )
+    return Table((*header, "80 %", "verdict"), tuple(rows), caption)
