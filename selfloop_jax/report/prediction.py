@@ -196,14 +196,23 @@ def _curve_error(response: dynamics.Response, share: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("ni,ij,nj->n", x, response.covariance, x))
 
 
+def in_words(found: Curves) -> str:
+    """The two responses as formulas, with 95 % intervals of their coefficients."""
+    scratch = ", ".join(f"{c:+.2f} ± {1.96 * e:.2f}" for c, e in _coefficients(found.scratch))
+    tuned = ", ".join(f"{c:+.2f} ± {1.96 * e:.2f}" for c, e in _coefficients(found.fine_tuned))
+    return (
+        "Response of the generators of the side study: logit(share drawn) = a + b logit(share in the pool), "
+        f"fine-tuned + c logit(share drawn before). From scratch a, b = {scratch} "
+        f"({len(found.points['scratch'])} generators); fine-tuned a, b, c = {tuned} "
+        f"({len(found.points['fine_tuned'])} generators)."
+    )
+
+
 def _response_caption(found: Curves) -> str:
-    scratch = " ".join(f"{c:+.2f} ± {1.96 * e:.2f}" for c, e in _coefficients(found.scratch))
-    tuned = " ".join(f"{c:+.2f} ± {1.96 * e:.2f}" for c, e in _coefficients(found.fine_tuned))
     return (
         "Left: share drawn in the group aligned with the class over its share in the pool, one point per "
-        "generator of the side study; broken: what the pool has. Logit of the share drawn = a + b logit(pool)"
-        f" [+ c logit(share drawn before)]: from scratch {scratch}; fine-tuned {tuned}. Right: gap of "
-        "classifiers trained on as many real images."
+        f"generator; broken: what the pool has. {in_words(found)} Right: gap of classifiers trained on as "
+        "many real images."
     )
 
 

@@ -59,7 +59,7 @@ def findings(arms: Sequence[Arm]) -> list[Finding]:
 
 def held_against(arm: Arm, control: Arm, fixed: Plan) -> list[Finding]:
     """The contrasts of one loop and one control over the seeds that both have, tested."""
-    changes = {metric: _changes(arm, control, f"metrics.{metric}") for metric in fixed.metrics}
+    changes = {metric: changes(arm, control, f"metrics.{metric}") for metric in fixed.metrics}
     signs = {metric: -1 if metric.startswith(SMALLER_IS_BIASED) else 1 for metric in fixed.metrics}
     contrasts = {m: signs[m] * (loop - other) for m, (loop, other) in changes.items()}
     contrasts = {m: d for m, d in contrasts.items() if not np.isnan(d).all()}
@@ -70,7 +70,7 @@ def held_against(arm: Arm, control: Arm, fixed: Plan) -> list[Finding]:
     return [Finding(arm, m, control.control, changes[m], result) for m, result in results.items()]
 
 
-def _changes(arm: Arm, control: Arm, column: str) -> tuple[np.ndarray, np.ndarray]:
+def changes(arm: Arm, control: Arm, column: str) -> tuple[np.ndarray, np.ndarray]:
     """b(G) - b(0) of the seeds that both arms have finished, G the last generation of the loop."""
     last = arm.generations[-1]
     pairs = []
