@@ -1,6 +1,6 @@
 """Do the intervals cover, and does the null band hold? One JSON line per case.
 
-    python -m benchmarks.coverage [--trials=1000]
+    python -m benchmarks.coverage [--trials=1000] [--replicates=250]
 
 Test sets are drawn from known recalls: one class, or ten, of five groups of 100 images with recall near .8.
 In the *unpaired* design every image is drawn on its own; in the *paired* one each source image is shown in
@@ -77,7 +77,7 @@ def coverage(name: str, classes: int, paired: bool, trials: int, replicates: int
     aligned = np.resize([4, 1], sizes[0])
     label, pred, group = population(recall)
     truth = fairness.summary(label, pred, group, *sizes)
-    truth["aligned_contrast"] = uncertainty.aligned_contrast(label, pred, group, aligned, *sizes)
+    truth["aligned_contrast"] = fairness.aligned_contrast(label, pred, group, aligned, *sizes)
     hits, width, recall_hits = {}, {}, []
     for trial in range(trials):
         address = (0, name, classes, int(paired), trial)
@@ -104,9 +104,11 @@ def exceedance(classes: int, paired: bool, trials: int, replicates: int) -> dict
         address = (1, classes, int(paired), trial)
         *columns, source = draw(recall, paired, (*address, "draw"))
         observed = fairness.summary(*columns, *sizes)
-        observed["aligned_contrast"] = uncertainty.aligned_contrast(*columns, aligned, *sizes)
+        observed["aligned_contrast"] = fairness.aligned_contrast(*columns, aligned, *sizes)
         permuted = uncertainty.null(*columns, source, *sizes, aligned, False, address, replicates)
         for metric, values in permuted.items():
+            if np.isnan(observed[metric]):
+                continue
             small = metric in uncertainty.SMALLER_IS_UNFAIR
             cut = np.quantile(values, 0.05 if small else 0.95)
             excess = cut - observed[metric] if small else observed[metric] - cut
@@ -134,7 +136,7 @@ def main() -> None:
     """Runs every case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--replicates", type=int, default=300)
+    parser.add_argument("--replicates", type=int, default=250)
     arguments = parser.parse_args()
     for paired in (False, True):
         design = {"design": "paired" if paired else "unpaired"}

@@ -38,7 +38,7 @@ def _classifier(gen: Generation, held_out: Images, found: np.ndarray) -> Entry:
     return {
         "metrics": {
             **fairness.summary(*columns, *sizes, data.nested),
-            "aligned_contrast": uncertainty.aligned_contrast(*columns, data.aligned_group, *sizes),
+            "aligned_contrast": fairness.aligned_contrast(*columns, data.aligned_group, *sizes),
         },
         "uncertainty": uncertainty.summary(
             *columns,

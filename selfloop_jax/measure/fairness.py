@@ -78,6 +78,28 @@ def recalls(
     return _recalls(_counts(*columns, num_classes, num_groups))
 
 
+def aligned_contrast(
+    label: np.ndarray,
+    pred: np.ndarray,
+    group: np.ndarray,
+    aligned_group: np.ndarray,
+    num_classes: int,
+    num_groups: int,
+) -> float:
+    """How much better a class is recognised in the group that the bias ties to it, in [-1, 1].
+
+    Mean over the classes with an aligned group a (aligned_group int[C], -1 none) of TPR[c, a] minus the mean
+    TPR of the other groups with images; NaN where no class has both. Other arguments: `fairness.summary`.
+    """
+    tpr, _ = recalls(label, pred, group, num_classes, num_groups)
+    contrasts = []
+    for recall, aligned in zip(tpr, np.asarray(aligned_group), strict=True):
+        others = recall[(np.arange(num_groups) != aligned) & ~np.isnan(recall)]
+        if aligned >= 0 and others.size:
+            contrasts.append(recall[aligned] - others.mean())
+    return _over(np.mean, np.array(contrasts))
+
+
 def _checked(label, pred, group, num_classes: int, num_groups: int) -> list[np.ndarray]:
     """The three columns as int64[N], or ValueError."""
     columns = [np.asarray(column) for column in (label, pred, group)]

@@ -73,28 +73,6 @@ def summary(
     }
 
 
-def aligned_contrast(
-    label: np.ndarray,
-    pred: np.ndarray,
-    group: np.ndarray,
-    aligned_group: np.ndarray,
-    num_classes: int,
-    num_groups: int,
-) -> float:
-    """How much better a class is recognised in the group that the bias ties to it, in [-1, 1].
-
-    Mean over the classes with an aligned group a (aligned_group int[C], -1 none) of TPR[c, a] minus the mean
-    TPR of the other groups with images; NaN where no class has both. Other arguments: `fairness.summary`.
-    """
-    tpr, _ = fairness.recalls(label, pred, group, num_classes, num_groups)
-    contrasts = []
-    for recall, aligned in zip(tpr, np.asarray(aligned_group), strict=True):
-        others = recall[(np.arange(num_groups) != aligned) & ~np.isnan(recall)]
-        if aligned >= 0 and others.size:
-            contrasts.append(recall[aligned] - others.mean())
-    return fairness._over(np.mean, np.array(contrasts))
-
-
 def null(
     label: np.ndarray,
     pred: np.ndarray,
@@ -130,7 +108,7 @@ def _metrics(label, pred, group, num_classes, num_groups, aligned_group, nested)
     """The numbers that get a band."""
     metrics = fairness.summary(label, pred, group, num_classes, num_groups, nested)
     del metrics["undefined_cells"]  # a count of what is there, not an estimate
-    contrast = aligned_contrast(label, pred, group, aligned_group, num_classes, num_groups)
+    contrast = fairness.aligned_contrast(label, pred, group, aligned_group, num_classes, num_groups)
     return metrics | {"aligned_contrast": contrast}
 
 

@@ -16,6 +16,7 @@ from selfloop_jax.report import (
     arms,
     compare,
     curves,
+    neighbours,
     pictures,
     pool,
     prediction,
@@ -42,9 +43,11 @@ class Part:
     subtitle: str
     caveats: list[str]
     samples: Drawing | None
+    neighbours: Drawing | None
     maps: list[Drawing]
     training: list[Drawing]
     metrics: Table
+    fidelity: Table | None
     seconds: Table
     versions: Table | None
     digests: Table
@@ -53,7 +56,8 @@ class Part:
     @property
     def drawings(self) -> list[Drawing]:
         """All pictures, in the order of the page."""
-        return [*([self.samples] if self.samples else []), *self.maps, *self.training]
+        pictures = [drawing for drawing in (self.samples, self.neighbours) if drawing]
+        return [*pictures, *self.maps, *self.training]
 
 
 def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path] = ()) -> Path:
@@ -129,16 +133,18 @@ def _destination(workdirs: Sequence[Path], out: Path | None) -> Path:
 
 
 def _part(run: Run, label: str, prefix: str) -> Part:
-    maps = [shares.share_map(run, prefix), shares.recall_map(run, prefix)]
+    maps = [shares.share_map(run, prefix), shares.corrected_map(run, prefix), shares.recall_map(run, prefix)]
     maps += [shares.annotator_map(run, prefix), spurious.sensitivity(run, prefix)]
     return Part(
         label=label,
         subtitle=words.subtitle(run),
         caveats=words.caveats(run),
         samples=pictures.sample_grid(run, prefix),
+        neighbours=neighbours.pairs(run, prefix),
         maps=[drawing for drawing in maps if drawing],
         training=[pool.pool_bars(run, prefix), *curves.loss_curves(run, prefix)],
         metrics=tables.metrics(run),
+        fidelity=tables.fidelity(run),
         seconds=tables.seconds(run),
         versions=tables.versions(run),
         digests=tables.digests(run),

@@ -101,12 +101,12 @@ def _pixels(blocks: Sequence[_Block], sheet: _Sheet) -> np.ndarray:
     for b, row, column in np.ndindex(len(blocks), TILES, len(sheet.classes)):
         tiles = blocks[b].tiles[sheet.classes[column]]
         top, left, side = sheet.y(b, row) * scale, sheet.x(column) * scale, sheet.side * scale
-        tile = _resized(tiles[row] if row < len(tiles) else _EMPTY, side)
+        tile = resized(tiles[row] if row < len(tiles) else _EMPTY, side)
         pixels[top : top + side, left : left + side] = tile
     return pixels
 
 
-def _resized(tile: np.ndarray, side: int) -> np.ndarray:
+def resized(tile: np.ndarray, side: int) -> np.ndarray:
     """uint8[H,W,3] -> uint8[side,side,3] by nearest neighbour: every pixel stays a visible square."""
     rows, columns = (np.arange(side) * length // side for length in tile.shape[:2])
     return tile[rows][:, columns]

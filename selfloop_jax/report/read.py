@@ -24,6 +24,7 @@ class Generation:
     record: store.Json
     tiles: Tiles | None  # None: samples.npz is missing or damaged
     recall: np.ndarray | None  # float64[C,G], NaN where a subgroup has no image; None as above
+    neighbours: Arrays | None  # drawn images beside their nearest training images; None as above
 
     def value(self, section: str, key: str) -> float | None:
         """A number of the record, `key` a dotted path: NaN where it is undefined, None where it is absent."""
@@ -143,12 +144,15 @@ def _read_generation(folder: Path, notes: list[str]) -> Generation:
     digests = record.get("digests", {})
     drawn = record["samples"] is not None
     samples = _read_arrays(folder / "samples.npz", digests.get("samples.npz"), notes) if drawn else None
+    beside = digests.get("neighbours.npz")
+    neighbours = _read_arrays(folder / "neighbours.npz", beside, notes) if beside else None
     predictions = _read_arrays(folder / "predictions.npz", digests.get("predictions.npz"), notes)
     return Generation(
         number=int(record["generation"]),
         record=record,
         tiles=None if samples is None else tiles(samples, classes),
         recall=None if predictions is None else recall(predictions, classes, groups),
+        neighbours=neighbours,
     )
 
 

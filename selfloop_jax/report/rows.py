@@ -68,6 +68,10 @@ def _numbers(generation: Generation, aligned_group: Sequence[int]) -> Iterator[t
         if value is None or isinstance(value, int | float):
             yield f"samples.{name}", _number(value)
             yield from _beside(f"samples.{name}", (samples.get("beside") or {}).get(name) or {})
+    aligned = (samples.get("corrected") or {}).get("aligned")
+    if aligned:
+        yield "samples.corrected.aligned.share", _number(aligned["share"])
+        yield from _beside("samples.corrected.aligned.share", aligned)
     for name, found in (record.get("spurious") or {"ablations": {}})["ablations"].items():
         yield f"spurious.ablations.{name}.class_mean", _number(found["class_mean"])
     fidelity = record.get("fidelity") or {"overall": {}}

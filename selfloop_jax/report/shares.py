@@ -48,6 +48,24 @@ def share_map(run: Run, prefix: str) -> Drawing:
     return _nested_list(run, chart) if run.nested else _squares(run, chart)
 
 
+def corrected_map(run: Run, prefix: str) -> Drawing | None:
+    """Shares of the groups freed of the annotator's errors, by generation; None without an annotator."""
+    shown = spread([g for g in run.generations if (g.record["samples"] or {}).get("corrected")], _STAGES)
+    if not shown:
+        return None
+    tables = [g.record["samples"]["corrected"]["share"] for g in shown]
+    chart = _Map(
+        f"{prefix}corrected",
+        "Share of groups, corrected for the annotator",
+        "As above, with the annotator's confusion on real held-out images taken out (maximum likelihood on "
+        "the simplex); – where it cannot tell the groups of a class apart. Intervals: samples.corrected in "
+        "record.json.",
+        [f"gen. {g.number}" for g in shown],
+        [np.array(table, float) for table in tables],
+    )
+    return _nested_list(run, chart) if run.nested else _squares(run, chart)
+
+
 def recall_map(run: Run, prefix: str) -> Drawing | None:
     """Share of the images of each subgroup that are predicted as their class, by generation."""
     shown = spread([g for g in run.generations if g.recall is not None], _STAGES)

@@ -48,6 +48,35 @@ def _is_number(value: object) -> bool:
     return value is None or isinstance(value, int | float)
 
 
+_FIDELITY = ("frechet", "kernel", "precision", "recall", "density", "coverage")
+
+
+def fidelity(run: Run) -> Table | None:
+    """Fidelity of the last generation overall, by class and by group, each number beside its floor."""
+    found = run.last.record.get("fidelity")
+    if not found:
+        return None
+    rows: list[tuple[str, ...]] = [_fidelity_row("all images", found["overall"], found["floor"])]
+    for place, names in (("class", run.data["classes"]), ("group", run.data["groups"])):
+        pairs = zip(names, found[f"per_{place}"], found[f"per_{place}_floor"], strict=True)
+        rows += [(f"By {place}",), *(_fidelity_row(str(name), *pair) for name, *pair in pairs)]
+    notes = ". ".join(note[:1].upper() + note[1:] for note in found["notes"])
+    caption = (
+        f"Generation {run.last.number}; in brackets the floor: held-out real images in place of generated "
+        f"ones. {notes}."
+    )
+    return Table(("images", *_FIDELITY, "count"), tuple(rows), caption)
+
+
+def _fidelity_row(name: str, found: dict, floor: dict) -> tuple[str, ...]:
+    cells = (f"{_cell(found[key])} ({_cell(floor[key])})" for key in _FIDELITY)
+    return (name, *cells, str(found["count"]))
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
 def seconds(run: Run) -> Table:
     """Wall-clock seconds and images per second, one row per phase, one column per generation."""
     rows = [("Seconds",), *_phase_rows(run, "seconds", "{:.1f}")]
