@@ -1,4 +1,7 @@
-"""`python -m selfloop_jax.report WORKDIR [WORKDIR ...] [--out=FILE.html]`: write the page, print its path."""
+"""`python -m selfloop_jax.report RUN [RUN ...] [--side RUN ...] [--out=FILE.html]`: writes the page.
+
+--side names the runs of a side study, from which the loops are predicted (docs/dynamics.md).
+"""
 
 import argparse
 import sys
@@ -14,12 +17,13 @@ class _Parser(argparse.ArgumentParser):
     """Mistakes leave as `UsageError`, so that they end in one line like all others."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; usage: WORKDIR [WORKDIR ...] [--out=FILE.html]")
+        raise UsageError(f"{message}; usage: WORKDIR [WORKDIR ...] [--side WORKDIR ...] [--out=FILE.html]")
 
 
 def _parser() -> _Parser:
     parser = _Parser(prog="python -m selfloop_jax.report", description=__doc__, allow_abbrev=False)
     parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=Path, help="the folder of a run")
+    parser.add_argument("--side", metavar="WORKDIR", nargs="+", type=Path, default=(), help="a side study")
     parser.add_argument("--out", metavar="FILE.html", type=Path, help="default: WORKDIR/report.html")
     return parser
 
@@ -28,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the report of `argv`; return the exit code."""
     try:
         args = _parser().parse_args(argv)
-        print(write(args.workdirs, args.out))
+        print(write(args.workdirs, args.out, args.side))
     except (UsageError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -29,7 +29,9 @@ class Curves:
     scratch: dynamics.Response
     fine_tuned: dynamics.Response
     gap: dynamics.GapCurve
-    points: dict[str, np.ndarray]  # "scratch", "fine_tuned": float[P,4] pool, drawn, count, previous share
+    points: dict[
+        str, np.ndarray
+    ]  # "scratch", "fine_tuned": float[P,3 or 4] pool, drawn, count[, previous share]
     gaps: np.ndarray  # float[P,2], share and gap of classifiers trained on real images
     spread: float  # standard deviation of the gap from seed to seed
 
@@ -55,13 +57,13 @@ def curves(side: Sequence[Row]) -> Curves | None:
     for row in rows:
         previous = before.get((row["run"], row["generation"] - 1))
         if not row["generation"]:
-            first.append([*_shares(row), np.nan])
+            first.append(_shares(row))
         elif previous:
             later.append([*_shares(row), _shares(previous)[1]])
     first, later = _distinct(first), _distinct(later)
     gaps = _distinct([[_shares(r)[0], r[OPPORTUNITY.column]] for r in rows if not r["generation"]])
     try:
-        scratch = dynamics.fit_response(*first[:, :3].T)
+        scratch = dynamics.fit_response(*first.T)
         fine_tuned = dynamics.fit_response(*later[:, :3].T, later[:, 3])
         levels = np.round(gaps[:, 0], 2)  # each seed's own share lies within a draw of the nominal one
         gap = dynamics.gap_curve(levels, gaps[:, 1])

@@ -134,7 +134,7 @@ def read_csv(path: Path) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             found = [_row(row) for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{path}: no table of runs ({error})") from error
     if not found or not set(NAMES) <= found[0].keys():
         raise UsageError(f"{path}: no table of runs; columns {', '.join(NAMES)} are needed")

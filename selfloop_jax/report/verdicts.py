@@ -59,15 +59,15 @@ def findings(arms: Sequence[Arm]) -> list[Finding]:
 
 def held_against(arm: Arm, control: Arm, fixed: Plan) -> list[Finding]:
     """The contrasts of one loop and one control over the seeds that both have, tested."""
-    changes = {metric: changes(arm, control, f"metrics.{metric}") for metric in fixed.metrics}
+    both = {metric: changes(arm, control, f"metrics.{metric}") for metric in fixed.metrics}
     signs = {metric: -1 if metric.startswith(SMALLER_IS_BIASED) else 1 for metric in fixed.metrics}
-    contrasts = {m: signs[m] * (loop - other) for m, (loop, other) in changes.items()}
+    contrasts = {m: signs[m] * (loop - other) for m, (loop, other) in both.items()}
     contrasts = {m: d for m, d in contrasts.items() if not np.isnan(d).all()}
     if not contrasts:
         return []
     margins = dict.fromkeys(contrasts, fixed.margin) if fixed.margin else None
     results = verdict.verdicts(contrasts, margins, fixed.alpha)
-    return [Finding(arm, m, control.control, changes[m], result) for m, result in results.items()]
+    return [Finding(arm, m, control.control, both[m], result) for m, result in results.items()]
 
 
 def changes(arm: Arm, control: Arm, column: str) -> tuple[np.ndarray, np.ndarray]:
