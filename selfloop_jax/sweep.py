@@ -39,15 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     try:
         args = parser.parse_args(argv)
+        if args.jobs < 1:
+            raise UsageError(f"--jobs={args.jobs}: allowed are numbers from 1")
         out = args.out or Path("runs") / args.config.stem
-        stages = [stage for name in args.lists.split(",") for stage in _stages(args.config, name, out)]
+        every = [stage for name in args.lists.split(",") for stage in stages(args.config, name, out)]
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    return 0 if run(args.config, stages, out, args.jobs) else 1
+    return 0 if run(args.config, every, out, args.jobs) else 1
 
 
-def _stages(config: Path, name: str, out: Path) -> Iterator[Stage]:
+def stages(config: Path, name: str, out: Path) -> Iterator[Stage]:
     """The stages that function `name` of a config file lists."""
     if not config.is_file():
         raise UsageError(f"{config}: no such file")

@@ -21,6 +21,7 @@ SHRUNK = [
         *("classifier.steps=8", "classifier.later.steps=8", "classifier.batch=32", "sample.count=200"),
         *("sample.steps=3", "sample.batch_per_device=20", "checkpoint.interval_steps=8", "measure.batch=360"),
         *("data.per_class=(.3,.3,.3,.3,.3,.7,.7,.7,.7,.7)", "log.every_steps=4", "checkpoint.keep=2"),
+        "measure.replicates=100",
     )
 ]
 

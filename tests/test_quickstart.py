@@ -43,8 +43,26 @@ def test_pools_accumulate_with_provenance(finished):
 def test_every_fairness_number_can_be_recomputed_from_the_predictions(finished):
     for generation in range(3):
         stored = np.load(finished / f"gen_{generation:04d}/predictions.npz")
-        again = fairness.summary(stored["label"], stored["logits"].argmax(1), stored["group"], 10, 2)
+        columns = stored["label"], stored["logits"].argmax(1), stored["group"]
+        again = fairness.summary(*columns, 10, 2)
+        aligned = record(finished, generation)["data"]["aligned_group"]
+        again["aligned_contrast"] = fairness.aligned_contrast(*columns, aligned, 10, 2)
         assert again == record(finished, generation)["metrics"]
+
+
+def test_every_number_carries_its_uncertainty_and_its_floor(finished):
+    for generation in range(3):
+        found = record(finished, generation)
+        beside = found["uncertainty"]["metrics"]
+        assert beside.keys() == found["metrics"].keys() - {"undefined_cells"}
+        for name, bounds in beside.items():
+            assert bounds["low"] - 1e-9 <= found["metrics"][name] <= bounds["high"] + 1e-9, name
+        assert found["uncertainty"]["paired"]  # every digit in both colours
+        assert found["fidelity"]["floor"]["frechet"] < found["fidelity"]["overall"]["frechet"]
+        assert found["fidelity"]["features"]["digest"] == record(finished, 0)["digests"]["classifier"]
+        assert {"kl_to_real", "total_variation_to_real"} <= found["samples"]["beside"].keys()
+        stored = np.load(finished / f"gen_{generation:04d}/neighbours.npz")
+        assert stored["pixels"].shape == stored["neighbour"].shape == (30, 8, 8, 3)
 
 
 def test_the_test_set_shows_every_digit_in_every_colour(finished):
