@@ -8,6 +8,7 @@ from selfloop_jax import store
 from selfloop_jax.data.colorize import read_group
 from selfloop_jax.data.images import Images
 from selfloop_jax.measure import drift, fairness, fidelity, spurious, uncertainty
+from selfloop_jax.measure.intervals import share_interval
 from selfloop_jax.phases import Entry, Generation
 
 NEIGHBOURS_PER_CLASS = 3  # drawn images shown in the report beside their nearest training image
@@ -66,8 +67,13 @@ def _samples(gen: Generation, held_out: Images, accuracy: float) -> Entry:
     )
     drawn |= _composition_by_chance(gen, drawn["joint"])
     first = gen.study.networks.predict["classifier"](gen.trained(0, "classifier"), samples.pixels)
-    drawn["classifier_agreement"] = float((first.argmax(axis=1) == samples.condition).mean())
-    drawn |= _classification_accuracy_score(gen, held_out, accuracy)
+    agrees = first.argmax(axis=1) == samples.condition
+    drawn["classifier_agreement"] = float(agrees.mean())
+    drawn["beside"]["classifier_agreement"] = _bounds(agrees)
+    score, right = _classification_accuracy_score(gen, held_out, accuracy)
+    drawn |= score
+    if right is not None:
+        drawn["beside"]["classification_accuracy_score"] = _bounds(right, held_out.source_id)
     if data.colours and config.loop.group_source == "annotator":
         oracle = read_group(samples.pixels, data.colours)
         drawn["annotator_agreement"] = float((samples.group == oracle).mean())
@@ -165,18 +171,24 @@ def _spurious(gen: Generation) -> Entry | None:
     return spurious.evaluate(predict, data.probe, len(data.classes), address)
 
 
-def _classification_accuracy_score(gen: Generation, held_out: Images, accuracy: float) -> Entry:
-    """Accuracy on real images after training on generated ones, and its ratio to training on real ones."""
+def _bounds(hit: np.ndarray, source_id: np.ndarray | None = None) -> Entry:
+    """The interval of a share, as the record has it."""
+    return dict(zip(("low", "high"), share_interval(hit, source_id), strict=True))
+
+
+def _classification_accuracy_score(
+    gen: Generation, held_out: Images, accuracy: float
+) -> tuple[Entry, np.ndarray | None]:
+    """Accuracy on real images after training on generated ones, its ratio to training on real ones; hits."""
     if not gen.entries["generated_classifier"]["digests"]:
-        return {"classification_accuracy_score": None, "classification_accuracy_score_ratio": None}
-    logits = gen.study.networks.predict["classifier"](
-        gen.trained(gen.number, "generated_classifier"), held_out.pixels
-    )
-    score = float((logits.argmax(axis=1) == held_out.label).mean())
+        return {"classification_accuracy_score": None, "classification_accuracy_score_ratio": None}, None
+    state = gen.trained(gen.number, "generated_classifier")
+    right = gen.study.networks.predict["classifier"](state, held_out.pixels).argmax(axis=1) == held_out.label
     if gen.number:
         record = store.read_json(store.generation_dir(gen.home, 0) / "record.json")
         accuracy = record["metrics"]["accuracy"]
+    score = float(right.mean())
     return {
         "classification_accuracy_score": score,
         "classification_accuracy_score_ratio": score / accuracy if accuracy else None,
-    }
+    }, right

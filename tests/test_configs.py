@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from runs import ROOT, main
+
 from selfloop_jax.config import choose
 from selfloop_jax.errors import UsageError
 

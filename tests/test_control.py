@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import runs
 from selfloop_jax.data import control
 from selfloop_jax.data.images import REAL, Images
 from selfloop_jax.errors import UsageError

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import runs
 
 KILLS = int(os.environ.get("KILLS", "1"))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import linalg, stats
 
 from selfloop_jax.measure import fidelity
+from selfloop_jax.measure.wilson import wilson
 
 SETTINGS = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 MANIFOLD = ("precision", "recall", "density", "coverage")
@@ -205,7 +206,7 @@ def test_interval_is_wilsons_where_every_image_has_a_neighbour_of_its_own():
     expected = stats.binomtest(30, 90).proportion_ci(method="wilson")
     assert (found["effective"], found["share_nearer"]) == pytest.approx((90, 1 / 3))
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
-    assert (fidelity._wilson(0.0, 10)[0], fidelity._wilson(1.0, 10)[1]) == (0, 1)
+    assert (wilson(0, 10)[0], wilson(10, 10)[1]) == (0, 1)
 
 
 def test_images_with_the_same_neighbour_count_as_fewer():
@@ -221,7 +222,7 @@ def test_interval_holds_where_few_real_images_are_nearest_to_most():
     for trial in range(60):
         sets = (normal(3 * trial + i, n, 64) for i, n in enumerate((400, 100, 100)))
         found = fidelity.memorization(*sets)
-        low, high = fidelity._wilson(found["share_nearer"], 400)
+        low, high = wilson(found["share_nearer"] * 400, 400)
         missed += not found["low"] < 0.5 < found["high"]
         missed_if_independent += not low < 0.5 < high
     assert missed <= 3

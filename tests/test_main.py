@@ -1,7 +1,6 @@
 """Mistakes of a user: one line that names field, value and what is allowed, and exit code 2."""
 
 import pytest
-
 import runs
 
 C = runs.CONFIG

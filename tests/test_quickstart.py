@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import runs
+
 from selfloop_jax.measure import fairness
 
 

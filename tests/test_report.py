@@ -21,7 +21,7 @@ CLASSES = ["zero", "one", "two"]
 GROUPS = ["red", "green"]
 FIGURES = {
     "curves_accuracy", "curves_gaps", "curves_ratios", "curves_distance", "curves_content",
-    "samples", "groups", "recall", "pool", "loss_diffusion", "loss_classifier",
+    "samples", "samples_by_group", "groups", "recall", "pool", "loss_diffusion", "loss_classifier",
 }  # fmt: skip
 
 
@@ -214,7 +214,11 @@ def test_without_any_arrays_the_numbers_are_still_reported(tmp_path):
     for file in workdir.rglob("*.npz"):
         file.unlink()
     html = write([workdir]).read_text()
-    assert {png.stem for png in (workdir / "report").glob("*.png")} == FIGURES - {"samples", "recall"}
+    assert {png.stem for png in (workdir / "report").glob("*.png")} == FIGURES - {
+        "samples",
+        "samples_by_group",
+        "recall",
+    }
     assert "gen_0000/samples.npz: missing" in html
 
 
@@ -285,6 +289,12 @@ def test_without_generation_0_there_is_no_reference(tmp_path):
     shutil.rmtree(workdir / "gen_0000")
     assert read_run(workdir).reference is None
     assert "From generation 1 to generation 2" in write([workdir]).read_text()
+
+
+def test_a_hole_among_the_generations_is_told(tmp_path):
+    workdir = make_workdir(tmp_path / "run", generations=4)
+    shutil.rmtree(workdir / "gen_0002")
+    assert "gen_0002 is missing" in write([workdir]).read_text()
 
 
 def test_null_is_nan_and_absent_is_not(tmp_path):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import standin_hardimagenet
 import standins
-
 from runs import ROOT, main
 
 TINY = [

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import runs
+
 from selfloop_jax import sweep
 
 ROOT = runs.ROOT

@@ -8,9 +8,9 @@ numbers have their nulls at equal n (`null`), and shares can be corrected for th
 import numpy as np
 
 from selfloop_jax.addresses import Address, words
+from selfloop_jax.measure.wilson import Z, wilson
 
 SMOOTHING = 0.5  # added to every cell before a divergence
-Z = 1.959963984540054  # two-sided 95 %
 QUANTILES = (0.05, 0.5, 0.95)
 # Held-out images added to each group's row of a confusion matrix, for its variance alone: where no error was
 # seen its plain estimate is 0, and shares of few per cent looked certain (intervals of 95 % covered 83 %).
@@ -72,15 +72,6 @@ def cell_coverage(joint: np.ndarray, real_joint: np.ndarray, members: np.ndarray
     """
     cells = members & (real_joint > 0)
     return float((joint[cells] > 0).mean()) if cells.any() else float("nan")
-
-
-def wilson(successes: float, count: float) -> tuple[float, float]:
-    """Two-sided 95 % interval of a share (Wilson, JASA 1927); NaN where nothing was counted."""
-    if not count:
-        return float("nan"), float("nan")
-    centre = (successes + Z**2 / 2) / (count + Z**2)
-    half = Z * np.sqrt(successes * (count - successes) / count + Z**2 / 4) / (count + Z**2)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def aligned_interval(joint: np.ndarray, aligned_group: np.ndarray) -> tuple[float, float]:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfloop_jax import rng
+from selfloop_jax.measure.wilson import wilson
 
 TILE = 1024  # rows and columns: 8 MB of float64, about a core's cache
 SMALL_TILE = (
@@ -271,17 +272,10 @@ def memorization(generated: np.ndarray, train: np.ndarray, held_out: np.ndarray)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(equal, 1.0, to_train / to_held_out)
         share = float(np.where(equal, 0.5, to_train < to_held_out).mean())
-        values = (float(np.median(ratio)), share, *_wilson(share, effective), float(effective))
+        low, high = wilson(share * effective, effective)
+        values = (float(np.median(ratio)), share, float(low), float(high), float(effective))
         result = dict(zip(result, values, strict=True))
     return {**result, "count": len(generated), "base": len(train)}
-
-
-def _wilson(share: float, count: float) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    z2 = 1.959963984540054**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count) / (1 + z2 / count)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 def nearest(queries: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from scipy import special
 
 from selfloop_jax import rng
 from selfloop_jax.measure import fairness
+from selfloop_jax.measure.wilson import wilson
 
 Bounds = tuple[float, float]
 NOTHING = (math.nan, math.nan)
@@ -94,6 +95,14 @@ def intervals(
     if nested:
         metrics |= {"equalized_odds_difference": NOTHING, "demographic_parity_difference": NOTHING}
     return metrics, _recall_bounds(tpr, num_groups, level)
+
+
+def share_interval(
+    hit: np.ndarray, source_id: np.ndarray | None = None, level: float = 0.95
+) -> tuple[float, float]:
+    """Wilson's interval of the share of bool[N] hits, at the number of independent images they are worth."""
+    rows = np.arange(len(hit)) if source_id is None else np.unique(source_id, return_inverse=True)[1]
+    return _rate_bounds(_rates(hit, np.zeros(len(hit), np.int64), rows, (0, "share"), 1), level)
 
 
 def clusters(label: np.ndarray, source_id: np.ndarray | None) -> np.ndarray:
@@ -174,14 +183,6 @@ def _normals(address: rng.Address, shape: tuple[int, int]) -> np.ndarray:
 # --- ends ---
 
 
-def _wilson(rate, effective, z: float) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's interval of each rate, z standard errors to either side."""
-    total = effective + z**2
-    centre = (rate * effective + z**2 / 2) / total
-    half = z * np.sqrt(rate * (1 - rate) * effective + z**2 / 4) / total
-    return np.maximum(centre - half, 0), np.minimum(centre + half, 1)
-
-
 def _two_sided(level: float) -> float:
     return float(special.ndtri((1 + level) / 2))
 
@@ -194,7 +195,7 @@ def _rate_bounds(rates: Rates, level: float) -> Bounds:
     """Wilson's interval of the one rate, if there is one."""
     if not len(rates.rate):
         return NOTHING
-    low, high = _wilson(rates.rate, rates.effective, _two_sided(level))
+    low, high = wilson(rates.rate * rates.effective, rates.effective, _two_sided(level))
     return float(low[0]), float(high[0])
 
 
@@ -202,7 +203,8 @@ def _recall_bounds(tpr: list[Rates], num_groups: int, level: float) -> tuple[np.
     """Wilson's interval of every recall, two tables float64[C, G]."""
     low, high = np.full((2, len(tpr), num_groups), np.nan)
     for c, rates in enumerate(tpr):
-        low[c, rates.group], high[c, rates.group] = _wilson(rates.rate, rates.effective, _two_sided(level))
+        ends = wilson(rates.rate * rates.effective, rates.effective, _two_sided(level))
+        low[c, rates.group], high[c, rates.group] = ends
     return low, high
 
 
@@ -213,7 +215,7 @@ def _worst_bounds(classes: list[Rates], level: float) -> Bounds:
         return NOTHING
     largest = [np.max(np.abs(r.error) / np.sqrt(np.diag(r.covariance)), axis=1) for r in classes]
     critical = _quantile(np.max(largest, axis=0), level)
-    ends = [_wilson(r.rate, r.effective, critical) for r in classes]
+    ends = [wilson(r.rate * r.effective, r.effective, critical) for r in classes]
     return tuple(min(float(end[side].min()) for end in ends) for side in (0, 1))
 
 

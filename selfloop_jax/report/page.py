@@ -43,6 +43,7 @@ class Part:
     subtitle: str
     caveats: list[str]
     samples: Drawing | None
+    groups: Drawing | None
     neighbours: Drawing | None
     maps: list[Drawing]
     training: list[Drawing]
@@ -56,7 +57,7 @@ class Part:
     @property
     def drawings(self) -> list[Drawing]:
         """All pictures, in the order of the page."""
-        pictures = [drawing for drawing in (self.samples, self.neighbours) if drawing]
+        pictures = [drawing for drawing in (self.samples, self.groups, self.neighbours) if drawing]
         return [*pictures, *self.maps, *self.training]
 
 
@@ -140,6 +141,7 @@ def _part(run: Run, label: str, prefix: str) -> Part:
         subtitle=words.subtitle(run),
         caveats=words.caveats(run),
         samples=pictures.sample_grid(run, prefix),
+        groups=pictures.group_grid(run, prefix),
         neighbours=neighbours.pairs(run, prefix),
         maps=[drawing for drawing in maps if drawing],
         training=[pool.pool_bars(run, prefix), *curves.loss_curves(run, prefix)],

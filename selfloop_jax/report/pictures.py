@@ -1,6 +1,6 @@
-"""The sample grid: images of each class, real ones first, then those of each generation."""
+"""Sample grids: images of each class or group, real ones first, then those of the generations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from selfloop_jax.report.read import Run
 from selfloop_jax.report.style import CSS, DPI, Drawing, figure, finish, spread
 
 _BLOCKS = 7  # generations shown
-_CLASSES = 20  # classes shown
+_COLUMNS = 20  # classes or groups shown
 _LEFT, _GAP, _MARK, _BETWEEN, _WIDTH = 98, 4, 16, 16, 1040  # CSS pixels
 _LETTER = 5.6  # CSS pixels a letter of the class names takes
 _EMPTY = np.full((1, 1, 3), 238, np.uint8)  # a cell without an image is grey
@@ -62,21 +62,37 @@ class _Sheet:
 
 
 def sample_grid(run: Run, prefix: str) -> Drawing | None:
-    """All blocks of a run on one sheet, or None where there is no image to show."""
+    """All blocks of a run on one sheet, by class, or None where there is no image to show."""
     blocks = _blocks(run)
+    return _grid(run, f"{prefix}samples", "classes", blocks, lambda sheet: _marks(run, blocks, sheet))
+
+
+def group_grid(run: Run, prefix: str) -> Drawing | None:
+    """The same by group, of the real images and the first and last generation; None with a single group."""
+    if len(run.data["groups"]) < 2:
+        return None
+    real = [_Block("real", run.real_groups, None)] if run.real_groups is not None else []
+    drawn = [g for g in run.generations if g.group_tiles is not None]
+    shown = [_Block(f"generation {g.number}", g.group_tiles, None) for g in spread(drawn, 2)]
+    return _grid(run, f"{prefix}samples_by_group", "groups", real + shown, lambda sheet: [])
+
+
+def _grid(
+    run: Run, name: str, of: str, blocks: list[_Block], mark: Callable[[_Sheet], list[list[str]]]
+) -> Drawing | None:
     if not any(len(tile) for block in blocks for tile in block.tiles):
         return None
-    classes = spread(range(len(run.data["classes"])), _CLASSES)
-    names = [str(run.data["classes"][c]) for c in classes]
-    sheet = _Sheet(classes, names, len(blocks), _side(blocks, len(classes)))
-    marks = _marks(run, blocks, sheet)
+    columns = spread(range(len(run.data[of])), _COLUMNS)
+    names = [str(run.data[of][c]) for c in columns]
+    sheet = _Sheet(columns, names, len(blocks), _side(blocks, len(columns)))
+    marks = mark(sheet)
     pixels = _pixels(blocks, sheet)
     made = figure(pixels.shape[1] / DPI, pixels.shape[0] / DPI, layout=None)
     made.figimage(pixels, 0, 0, origin="upper")
     _write(made, blocks, sheet, marks)
-    alt = f"Grid of images, one column per class ({', '.join(names)}); from the top: "
+    alt = f"Grid of images, one column for each of the {of} {', '.join(names)}; from the top: "
     alt += ", ".join(block.title for block in blocks)
-    return finish(made, f"{prefix}samples", f"{alt}.", _caption(run, blocks, sheet, bool(marks)))
+    return finish(made, name, f"{alt}.", _caption(run, of, blocks, sheet, bool(marks)))
 
 
 def _blocks(run: Run) -> list[_Block]:
@@ -148,11 +164,10 @@ def _text(made: Figure, sheet: _Sheet, x: float, y: float, text: str, **look) ->
     made.text(x / width, 1 - y / height, text, **({"va": "center", "rotation_mode": "anchor"} | look))
 
 
-def _caption(run: Run, blocks: Sequence[_Block], sheet: _Sheet, marked: bool) -> str:
+def _caption(run: Run, of: str, blocks: Sequence[_Block], sheet: _Sheet, marked: bool) -> str:
     """What one sees, and what is left out."""
-    parts = [
-        f"One column per class. Of each generation the first {TILES} images of the class by id, not picked."
-    ]
+    one = {"classes": "class", "groups": "group"}[of]
+    parts = [f"One column per {one}. Of each generation its first {TILES} images by id, not picked."]
     if blocks[0].title == "real":
         parts.append("Real images stand first, for comparison.")
     if marked:
@@ -162,6 +177,6 @@ def _caption(run: Run, blocks: Sequence[_Block], sheet: _Sheet, marked: bool) ->
     shown = sum(block.title != "real" for block in blocks)
     if shown < len(run.generations):
         parts.append(f"{shown} of {len(run.generations)} generations are shown.")
-    if len(sheet.classes) < len(run.data["classes"]):
-        parts.append(f"{len(sheet.classes)} of {len(run.data['classes'])} classes are shown.")
+    if len(sheet.classes) < len(run.data[of]):
+        parts.append(f"{len(sheet.classes)} of {len(run.data[of])} {of} are shown.")
     return " ".join(parts)

@@ -22,7 +22,8 @@ class Generation:
 
     number: int
     record: store.Json
-    tiles: Tiles | None  # None: samples.npz is missing or damaged
+    tiles: Tiles | None  # by class; None: samples.npz is missing or damaged
+    group_tiles: Tiles | None
     recall: np.ndarray | None  # float64[C,G], NaN where a subgroup has no image; None as above
     neighbours: Arrays | None  # drawn images beside their nearest training images; None as above
 
@@ -51,6 +52,7 @@ class Run:
     manifest: tuple[store.Json, ...]
     generations: tuple[Generation, ...]
     real: Tiles | None
+    real_groups: Tiles | None
     losses: Losses
     notes: tuple[str, ...]  # what is missing, in plain sentences
 
@@ -115,8 +117,12 @@ def read_run(workdir: Path) -> Run:
     if not finished:
         raise UsageError(f"{path}: no finished generation; gen_0000/record.json is needed")
     notes = [f"{f.name} has no record.json: not finished, left out." for f in folders if f not in finished]
+    numbers = {int(folder.name.removeprefix("gen_")) for folder in folders}
+    gone = sorted(set(range(max(numbers))) - numbers)
+    notes += [f"gen_{number:04d} is missing: the curves have a hole there." for number in gone]
     generations = tuple(_read_generation(folder, notes) for folder in finished)
     real = _read_arrays(path / "real.npz", None, notes)
+    data = generations[-1].record["data"]
     manifest, log = path / "manifest.json", path / "metrics.jsonl"
     notes += [f"{file.name}: missing, not shown." for file in (manifest, log) if not file.is_file()]
     return Run(
@@ -124,7 +130,8 @@ def read_run(workdir: Path) -> Run:
         config=store.read_json(path / "config.json"),
         manifest=tuple(store.read_json(manifest)) if manifest.is_file() else (),
         generations=generations,
-        real=None if real is None else tiles(real, len(generations[-1].record["data"]["classes"])),
+        real=None if real is None else tiles(real, "label", len(data["classes"])),
+        real_groups=None if real is None else tiles(real, "group", len(data["groups"])),
         losses=read_losses(log, {g.number for g in generations}) if log.is_file() else {},
         notes=tuple(notes),
     )
@@ -150,7 +157,8 @@ def _read_generation(folder: Path, notes: list[str]) -> Generation:
     return Generation(
         number=int(record["generation"]),
         record=record,
-        tiles=None if samples is None else tiles(samples, classes),
+        tiles=None if samples is None else tiles(samples, "label", classes),
+        group_tiles=None if samples is None else tiles(samples, "group", groups),
         recall=None if predictions is None else recall(predictions, classes, groups),
         neighbours=neighbours,
     )
