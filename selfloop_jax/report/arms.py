@@ -96,10 +96,13 @@ def control_of(arm: Arm, every: Sequence[Arm], kind: str) -> Arm | None:
 
 
 def _interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Student-t interval over seeds of each column of float64[S,G]; NaN with fewer than two seeds."""
+    """Student-t interval over seeds of each column of float64[S,G]; NaN with fewer than three seeds.
+
+    That of two is wider than any plot and says less than their two curves.
+    """
     n = np.sum(~np.isnan(values), axis=0)
     mean = np.nansum(values, axis=0) / np.maximum(n, 1)
     deviation = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(n - 1, 1))
     half = stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)) * deviation / np.sqrt(np.maximum(n, 1))
-    half = np.where(n > 1, half, np.nan)
+    half = np.where(n > 2, half, np.nan)
     return mean - half, mean + half

@@ -151,7 +151,7 @@ def _bands(arms: Sequence[Arm], metrics: Sequence[Metric]) -> Iterator[str]:
         return any(not np.isnan(values).all() for values in found)
 
     if any(len(arm.runs) > 1 for arm in arms):
-        yield "Thick: mean over seeds with its 95 % interval; thin: each seed."
+        yield "Thick: mean over seeds, from three on with its 95 % interval; thin: each seed."
     elif any_of(".low"):
         yield "Shaded: 95 % interval for other images of the same kind, not for other seeds."
     if any_of(".null95"):
