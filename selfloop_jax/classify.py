@@ -169,7 +169,8 @@ def make_predict(
 
     def predict(state: train.TrainState, pixels: np.ndarray) -> np.ndarray:
         weights = {"params": state.ema_params, "batch_stats": state.batch_stats}
-        padding = np.zeros((-len(pixels) % batch, *pixels.shape[1:]), np.uint8)
+        batches = max(1, -(-len(pixels) // batch))  # of no image one too: its shape is the answer's
+        padding = np.zeros((batches * batch - len(pixels), *pixels.shape[1:]), np.uint8)
         padded = np.concatenate([pixels, padding])
         parts = [program(weights, padded[i : i + batch]) for i in range(0, len(padded), batch)]
         return np.concatenate(parts)[: len(pixels)]

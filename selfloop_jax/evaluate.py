@@ -118,7 +118,11 @@ def _fidelity(gen: Generation) -> tuple[Entry, str]:
     """
     section, data = gen.study.config.measure, gen.study.data
     samples = gen.samples(gen.number)
-    drawn, real, held_out = (_labelled(gen, images) for images in (samples, data.train, data.reserve))
+    state = gen.trained(0, "classifier")
+    drawn, real, held_out = (
+        fidelity.Labelled(gen.study.networks.features(state, images.pixels), images.label, images.group)
+        for images in (samples, data.train, data.reserve)
+    )
     fidelity.compile_tiles(real.features.shape[1], section.neighbours)
     report = fidelity.report(
         drawn,
@@ -150,11 +154,6 @@ def _fidelity(gen: Generation) -> tuple[Entry, str]:
         "dimension": real.features.shape[1],
     }
     return {"features": source, **report}, digest
-
-
-def _labelled(gen: Generation, images: Images) -> fidelity.Labelled:
-    features = gen.study.networks.features(gen.trained(0, "classifier"), images.pixels)
-    return fidelity.Labelled(features, images.label, images.group)
 
 
 def _spurious(gen: Generation) -> Entry | None:

@@ -374,3 +374,23 @@ def test_prediction_reads_the_averaged_weights_and_ignores_the_padding():
     state = SimpleNamespace(params=None, ema_params=params, batch_stats={})
     logits = classify.make_predict(model, section(), 8)(state, x)
     np.testing.assert_allclose(logits, run(model, params, x / np.float32(127.5) - 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "dimension"),
+    [("resnet", {}, 16), ("lenet", {}, 84), ("vgg11", {}, 32), ("vgg11", {"layout": "imagenet"}, 256)],
+)
+def test_features_are_what_the_last_layer_reads(name, options, dimension):
+    asked = section(network=name, stages=(1, 1, 1), width=4, **options)
+    model = classify.build(asked, 5)
+    x = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    variables = model.init(jax.random.key(0), classify.to_input(x))
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    state = SimpleNamespace(ema_params=params, batch_stats=stats)
+    read = classify.make_predict(model, asked, 4, features=True)
+    features, logits = read(state, x), classify.make_predict(model, asked, 4)(state, x)
+    assert features.shape == (3, dimension)
+    head = params[max((layer for layer in params if layer.startswith("Dense")), key=lambda n: int(n[6:]))]
+    kernel, bias = (np.asarray(head[part]) for part in ("kernel", "bias"))
+    np.testing.assert_allclose(features @ kernel + bias, logits, rtol=1e-3, atol=1e-5)
+    assert read(state, x[:0]).shape == (0, dimension)
