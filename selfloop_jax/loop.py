@@ -61,13 +61,17 @@ def run(config: Any, workdir: Path, accept_manifest: bool, stop: Callable[[], bo
         store.check_config(workdir, config.to_dict())
     study = phases.Study(config, load(config), stop)
     now = manifest(study.data)
-    same = not config.loop.generation_zero or takeover.check(config, now, accept_manifest)
+    taking = config.loop.generation_zero and not (workdir / "gen_0000" / "record.json").exists()
+    if taking:
+        takeover.check(study, now, accept_manifest)
     with store.lock(workdir):
         store.settle_inputs(workdir, study.inputs)
-        exact = store.settle_manifest(workdir, now, accept_manifest) and same
+        if taking:
+            takeover.take_manifest(config, workdir)
+        exact = store.settle_manifest(workdir, now, accept_manifest)
         store.settle_config(workdir, config.to_dict())
-        if config.loop.generation_zero and not (workdir / "gen_0000" / "record.json").exists():
-            takeover.take(study, workdir)
+        if taking:
+            takeover.take(config, workdir)
         done = store.records(workdir, config.loop.generations)
         wanted = config.loop.generations
         if len(done) == wanted and (workdir / "report.html").exists() >= config.report.enabled:
@@ -95,7 +99,9 @@ def load(config: Any, prepare: bool = True) -> dataset.Dataset:
     sizes = len(data.reserve), config.sample.count
     pool.check(config.pool, address, config.loop.generations, data.train, *sizes)
     if config.loop.control != "none":
-        for g in range(1, config.loop.generations):
+        takeover.check_control_of(config)
+        growing = pool.needs(config.pool, 2).start == 0  # then the last pool has the stand-ins of all others
+        for g in range(config.loop.generations - 1 if growing else 1, config.loop.generations):
             phases.real_in_place(config, data, pool.needs(config.pool, g), {})
     needed = config.measure.split == "validation" or "annotator" in configs.classifiers(config)
     if needed and not len(data.validation):

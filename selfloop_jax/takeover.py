@@ -1,7 +1,5 @@
-"""Takes over generation 0 of another run, so that the arms of a study share it.
-
-Everything that generation 0 is made from must be the same: seed, config, real images, initial weights,
-versions and devices, and all artifacts must be whole. What only later generations read may differ.
+"""What a run takes from another: generation 0, so that the arms of a study share it, or the drawn images that
+a control puts real ones in the place of. Both must come from a run that is the same in all that counts.
 """
 
 import json
@@ -13,60 +11,72 @@ from typing import Any
 from selfloop_jax import log, phases, store
 from selfloop_jax.errors import UsageError
 
-# Fields that generation 0 does not read, by how their names begin. What a pool rule makes of generation 0 is
-# compared by the pool's digest.
-LATER = (
-    *("loop.generations", "loop.generation_zero", "loop.control", "loop.control_of", "pool."),
-    *("diffusion.later.", "classifier.later.", "verdict.", "checkpoint.", *store.FREE_SECTIONS),
-)
+# Fields that say nothing of what a run makes of a generation, by how their names begin.
+FREE = ("loop.generations", "loop.generation_zero", "loop.control", "verdict.", "checkpoint.")
+# Fields that generation 0 does not read. What a pool rule makes of it is compared by the pool's digest.
+LATER = ("pool.", "diffusion.later.", "classifier.later.")
 
 
-def check(config: Any, manifest: store.Json, accept_manifest: bool) -> bool:
-    """Whether what `loop.generation_zero` names was made with the same versions and devices.
+def check(study: phases.Study, manifest: store.Json, accept_manifest: bool) -> None:
+    """Raises UsageError or RunError where generation 0 of `loop.generation_zero` cannot be taken over.
 
-    Raises UsageError where it is no finished generation 0 or was made with another config, or without
-    `accept_manifest` with another manifest.
+    UsageError: it is not finished, was made with another config, by another pool rule, or without
+    `accept_manifest` on another manifest. RunError: real images or artifacts are not what was recorded.
     """
-    home = _home(config)
+    home = _home(study.config)
     path = store.generation_dir(home, 0) / "record.json"
     if not path.exists():
         raise UsageError(f"loop.generation_zero = {home}: allowed are runs with a finished gen_0000")
-    if "diffusion" not in store.read_json(path).get("digests", {}):
+    digests = store.read_json(path).get("digests", {})
+    if "diffusion" not in digests:
         raise UsageError(f"loop.generation_zero = {home}: allowed are runs that trained a generator")
-    stored = store.flatten(store.read_json(home / "config.json"))
-    ours = store.flatten(json.loads(json.dumps(config.to_dict())))
-    for field in sorted(stored.keys() | ours.keys()):
-        if stored.get(field) != ours.get(field) and not field.startswith(LATER):
-            raise UsageError(
-                f"{field} = {ours.get(field)}: the generation 0 of loop.generation_zero = {home} has "
-                f"{stored.get(field)}; allowed is the same value"
-            )
+    same_config(study.config, home, "loop.generation_zero", LATER)
     changed = store.manifest_difference(store.read_json(home / "manifest.json")[-1], manifest)
     if changed and not accept_manifest:
         raise UsageError(
             f"loop.generation_zero = {home}: made with another {changed}; pass --accept_manifest to take it "
             "over, marked as not exact"
         )
-    return not changed
-
-
-def take(study: phases.Study, workdir: Path) -> None:
-    """Copies the generation into `workdir`, all of it or nothing, after verifying it.
-
-    Raises RunError where real images or artifacts are not what was recorded, UsageError where the pool rule
-    makes another generation 0 of the same images.
-    """
-    home, target = _home(study.config), store.generation_dir(workdir, 0)
     store.check_inputs(home, study.inputs)
-    source = phases.Generation(study, 0, home, home)
-    record = store.read_json(source.folder / "record.json")
-    _verify(source, record["digests"])
+    _verify(phases.Generation(study, 0, home, home), digests)
+
+
+def check_control_of(config: Any) -> None:
+    """Raises UsageError where the run that a control belongs to is not its own but for the control."""
+    if config.loop.control_of:
+        home = Path(config.loop.control_of).expanduser()
+        if not (home / "config.json").exists():
+            raise UsageError(f"loop.control_of = {home}: allowed are folders of runs")
+        same_config(config, home, "loop.control_of", ())
+
+
+def same_config(config: Any, home: Path, field: str, free: tuple[str, ...]) -> None:
+    """Raises UsageError naming the first field in which the run in `home` differs and must not."""
+    stored = store.flatten(store.read_json(home / "config.json"))
+    ours = store.flatten(json.loads(json.dumps(config.to_dict())))
+    for name in sorted(stored.keys() | ours.keys()):
+        if stored.get(name) != ours.get(name) and not name.startswith((*FREE, *store.FREE_SECTIONS, *free)):
+            raise UsageError(
+                f"{name} = {ours.get(name)}: the run of {field} = {home} has {stored.get(name)}; allowed is "
+                "the same value"
+            )
+
+
+def take(config: Any, workdir: Path) -> None:
+    """Copies the generation into `workdir`, all of it or nothing; `check` has verified it."""
+    home, target = _home(config), store.generation_dir(workdir, 0)
     temporary = target.with_name(target.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source.folder, temporary)
+    shutil.copytree(store.generation_dir(home, 0), temporary)
     shutil.rmtree(target, ignore_errors=True)  # without a record, so nothing finished
     os.replace(temporary, target)
     log.say(f"generation 0: taken over from {home}")
+
+
+def take_manifest(config: Any, workdir: Path) -> None:
+    """A run begins with the manifest of its generation 0, so that a change of it counts as one of its own."""
+    if not (workdir / "manifest.json").exists():
+        store.write_json(workdir / "manifest.json", store.read_json(_home(config) / "manifest.json"))
 
 
 def _verify(source: phases.Generation, digests: dict[str, str]) -> None:
@@ -77,10 +87,9 @@ def _verify(source: phases.Generation, digests: dict[str, str]) -> None:
         )
     source.entries = {"record": {"digests": digests}}
     for name, digest in digests.items():
-        path = source.folder / name
-        if path.suffix == ".npz":
-            store.read_npz(path, digest)
-        elif path.is_dir():
+        if name.endswith(".npz"):
+            store.read_npz(source.folder / name, digest)
+        elif name not in ("pool", "pixels"):  # which are not stored
             source.trained(0, name)
 
 

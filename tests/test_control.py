@@ -80,7 +80,7 @@ def test_another_address_takes_other_images():
 def test_a_short_reserve_is_named_with_both_counts():
     table = np.zeros((CLASSES, GROUPS), int)
     table[1, 2] = 4
-    with pytest.raises(UsageError, match=r"^loop.control = x: class 1, group 2: 8 .* the reserve has 6"):
+    with pytest.raises(UsageError, match=r"^loop.control = x: class 1, group 2: 8 .* 6 are held out"):
         control.stand_ins(ADDRESS, candidates(), [table, table], "loop.control = x")
 
 
@@ -169,13 +169,21 @@ def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path)
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["loop.generation_zero={loop}", "seed=1"], "seed = 1: the generation 0 of loop.generation_zero"),
+        (["loop.generation_zero={loop}", "seed=1"], "seed = 1: the run of loop.generation_zero"),
+        (
+            ["loop.generation_zero={loop}", "pool.rule=accumulate_subsample", "pool.budget=100"],
+            "pool.rule = accumulate_subsample: its generation 0 is not that of",
+        ),
+        (
+            ["loop.control=oracle_resample", "loop.control_of={loop}", "classifier.width=8"],
+            "classifier.width = 8: the run of loop.control_of",
+        ),
         (["loop.generation_zero={loop}", "classifier.width=8"], "classifier.width = 8"),
         (["loop.generation_zero={tmp}"], "runs with a finished gen_0000"),
-        (["loop.control=fresh_real", "sample.count=900"], "the reserve has 36"),
+        (["loop.control=fresh_real", "sample.count=900"], "36 are held out"),
         (["loop.control=oracle_resample"], "loop.control_of = ''"),
         (["loop.control_of={loop}"], "'' unless loop.control = oracle_resample"),
-        (["loop.control=oracle_resample", "loop.control_of={tmp}"], "runs with a finished gen_0000"),
+        (["loop.control=oracle_resample", "loop.control_of={tmp}"], "allowed are folders of runs"),
         (["loop.control=fresh_real", "pool.rule=fresh", "pool.n_real=9"], "none | no_synthetic where"),
         (["verdict.metrics=('accuracy',)"], "verdict.metrics = ('accuracy',)"),
         (["measure.level=1.0"], "measure.level = 1.0"),
@@ -187,6 +195,43 @@ def test_a_mistake_leaves_nothing_behind(overrides, named, loop, tmp_path):
     assert ended.returncode == 2, ended.stderr
     assert named in ended.stderr.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_an_arm_is_whole_without_the_run_that_it_took_from(loop, tmp_path):
+    source, arm = tmp_path / "source", tmp_path / "arm"
+    shutil.copytree(loop, source)
+    shared = [*SMALL, f"--config.loop.generation_zero={source}", "--config.loop.control=no_synthetic"]
+    assert runs.run(arm, *shared, "--config.loop.generations=1").returncode == 0
+    shutil.rmtree(source)
+    done = runs.run(arm, *shared, "--config.loop.generations=2")
+    assert done.returncode == 0, done.stderr
+    assert record(arm, 1)["exact"]
+
+
+@pytest.mark.parametrize("name", ["diffusion", "classifier"])
+def test_a_generation_0_without_a_checkpoint_is_not_taken_over(name, loop, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(loop, broken)
+    shutil.rmtree(broken / "gen_0000" / name)
+    ended = runs.run(tmp_path / "arm", *SMALL, f"--config.loop.generation_zero={broken}")
+    assert ended.returncode == 1, ended.stderr
+    assert f"gen_0000/{name}" in ended.stderr.splitlines()[-1]
+    assert not (tmp_path / "arm").exists()
+
+
+def test_stand_ins_are_images_that_no_arm_trains_on():
+    from selfloop_jax import config
+    from selfloop_jax.data import dataset
+
+    section = config.default().data
+    section.train_size = 500
+    data = dataset.load(section, 0)
+    train, held_out = (set(images.source_id.tolist()) for images in (data.train, data.candidates))
+    assert len(train) == 500
+    assert not train & held_out
+    assert len(held_out) == 360 + 400  # the reserve and what subsampling left of 900
+    for split in (data.test, data.validation):
+        assert not held_out & set(split.source_id.tolist())
 
 
 def test_a_damaged_generation_0_is_not_taken_over(loop, tmp_path):

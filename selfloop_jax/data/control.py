@@ -1,4 +1,4 @@
-"""Controls: real images of the reserve in the place of generated ones, of a given composition.
+"""Controls: held-out real images in the place of generated ones, of a given composition.
 
 A control answers what a loop's curve would have been had the images been real: `fresh_real` gives a pool as
 many held-out real images as it would get generated ones, with the shares of the training set;
@@ -39,7 +39,7 @@ def stand_ins(
 
     Of each cell the candidates come whose source image was used least so far, then in a keyed order: a digit
     serves in a second colour only when all digits of its class have served. A longer list of tables begins
-    with the sets of a shorter one. UsageError names the cell and both counts where the reserve lacks images;
+    with the sets of a shorter one. UsageError names the cell and both counts where images lack;
     `field` is what asked for them.
     """
     source = candidates.id if candidates.source_id is None else candidates.source_id
@@ -55,8 +55,8 @@ def stand_ins(
                 everything = ((candidates.label == c) & (candidates.group == g)).sum()
                 asked = sum(int(table[c, g]) for table in joints)
                 raise UsageError(
-                    f"{field}: class {c}, group {g}: {asked} real images are asked for in one pool, the "
-                    f"reserve has {everything}; allowed are smaller sample.count or fewer loop.generations"
+                    f"{field}: class {c}, group {g}: {asked} real images are asked for in one pool, "
+                    f"{everything} are held out; allowed are smaller sample.count or fewer loop.generations"
                 )
             best = cell[np.lexsort((order[cell], used[source[cell]]))[: joint[c, g]]]
             used[source[best]] += 1

@@ -7,7 +7,7 @@ import numpy as np
 
 from selfloop_jax import rng, store
 from selfloop_jax.data import bias, colorize, digits
-from selfloop_jax.data.images import UNKNOWN, Images
+from selfloop_jax.data.images import UNKNOWN, Images, concatenate
 from selfloop_jax.data.source import Outline, Source
 from selfloop_jax.errors import UsageError
 
@@ -28,7 +28,7 @@ class Dataset:
     classes: tuple[str, ...]
     groups: tuple[str, ...]
     whole: Images  # the training images before subsampling: what an annotator learns from
-    candidates: Images  # the reserve in all its compositions: every colour, or before subsampling
+    candidates: Images  # held-out images in all compositions: reserve and what was left out of `train`
     aligned_group: np.ndarray  # int32[C], the group that the initial bias ties to a class, -1 none
     members: np.ndarray  # bool[C,G], the groups a class has
     nested: bool = False  # whether each group lies within one class
@@ -140,12 +140,12 @@ def _coloured(source: Source, section: Any, seed: int) -> Dataset:
     members = np.ones((len(source.classes), len(colours.groups)), bool)
     table = bias.group_table(section, members)
     address: rng.Address = (seed, "data", "colour")
-    whole = train = colorize.colorize(source.train, table, colours, address)
+    whole, kept = colorize.colorize(source.train, table, colours, address), source.train
     if section.train_size:
         kept = bias.subsample(
             source.train, None, section.train_size, (seed, "data", "subsample"), (source.classes, ())
         )
-        train = colorize.colorize(kept, table, colours, address)
+    train = colorize.colorize(kept, table, colours, address)
     return Dataset(
         train=train,
         validation=colorize.every_colour(source.validation, colours),
@@ -154,7 +154,7 @@ def _coloured(source: Source, section: Any, seed: int) -> Dataset:
         classes=source.classes,
         groups=colours.groups,
         whole=whole,
-        candidates=colorize.every_colour(source.reserve, colours),
+        candidates=colorize.every_colour(_held_out(source, kept), colours),
         aligned_group=bias.aligned_groups(table),
         members=members,
         colours=colours,
@@ -192,7 +192,7 @@ def _subsampled(source: Source, section: Any, seed: int) -> Dataset:
         classes=source.classes,
         groups=source.groups,
         whole=source.train,
-        candidates=source.reserve,
+        candidates=_held_out(source, train),
         aligned_group=np.where(members.sum(axis=1) > 1, aligned, np.int32(UNKNOWN)),
         members=members,
         nested=source.nested,
@@ -202,6 +202,12 @@ def _subsampled(source: Source, section: Any, seed: int) -> Dataset:
             "before_subsampling": {"train": len(source.train), "reserve": len(source.reserve)},
         },
     )
+
+
+def _held_out(source: Source, train: Images) -> Images:
+    """Real images that no arm trains on: the whole reserve, and training images that subsampling left out."""
+    left_out = source.train.take(~np.isin(source.train.id, train.id))
+    return concatenate([source.reserve, left_out])
 
 
 def outline(section: Any) -> Outline:
