@@ -180,7 +180,7 @@ def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path)
         ),
         (["loop.generation_zero={loop}", "classifier.width=8"], "classifier.width = 8"),
         (["loop.generation_zero={tmp}"], "runs with a finished gen_0000"),
-        (["loop.control=fresh_real", "sample.count=900"], "36 are held out"),
+        (["loop.control=fresh_real", "sample.count=900"], "are held out; allowed"),
         (["loop.control=oracle_resample"], "loop.control_of = ''"),
         (["loop.control_of={loop}"], "'' unless loop.control = oracle_resample"),
         (["loop.control=oracle_resample", "loop.control_of={tmp}"], "allowed are folders of runs"),

@@ -168,16 +168,19 @@ def test_what_is_no_csv_of_runs_is_a_mistake_of_the_user(text, tmp_path, capsys)
 # --- prediction ---
 
 CLASSES = 10
-REAL, COUNT = 100, 40  # images of a class
+REAL = 1000  # images of a class
 
 
 def counts(share: float, size: int) -> np.ndarray:
     return np.full(CLASSES, round(share * size))
 
 
-def row(kind: str, run: str, seed: int, g: int, pool: float, drawn: float, size: int, **fields) -> rows.Row:
+def row(kind: str, run: str, seed: int, g: int, pool: float, drawn: float, rule: str, **fields) -> rows.Row:
+    size = REAL
+    facts = rows.FACTS | {"pool.rule": rule, "diffusion.later.start": "previous"}
     return {
-        "set": kind, "run": run, "seed": seed, "generation": g, **fields,
+        "set": kind, "run": run, "seed": seed, "generation": g, "config.pool.rule": rule, **fields,
+        **{f"is.{name}": str(value) for name, value in facts.items()},
         f"metrics.{GAP}": 0.1 + 0.4 * pool,
         "pool.class_counts": np.full(CLASSES, size), "pool.aligned_counts": counts(pool, size),
         "samples.class_counts": np.full(CLASSES, 1000), "samples.aligned_counts": counts(drawn, 1000),
@@ -195,10 +198,9 @@ def side_study() -> list[rows.Row]:
     for i, level in enumerate((0.2, 0.4, 0.6, 0.8)):
         first = respond(-0.2, 0.9, 0, level)
         for rule, pool in (("replace", first), ("real_plus_latest", (5 * level + 2 * first) / 7)):
-            fields = {"config.pool.rule": rule, "config.data.rho": str(level)}
-            run = f"side-{rule}-{i}"
-            found.append(row("side", run, i, 0, level, first, 1000, **fields))
-            found.append(row("side", run, i, 1, pool, respond(-0.1, 0.5, 0.4, pool, first), 1000, **fields))
+            fields, run = {"config.data.rho": str(level)}, f"side-{rule}-{i}"
+            found.append(row("side", run, i, 0, level, first, rule, **fields))
+            found.append(row("side", run, i, 1, pool, respond(-0.1, 0.5, 0.4, pool, first), rule, **fields))
     return found
 
 
@@ -218,19 +220,19 @@ def test_a_loop_that_follows_the_curves_is_predicted_better_than_by_standing_sti
         for seed in range(2):
             drawn, pools = [0.5], [0.5]
             for g in range(1, 5):
-                sizes = dynamics.Sizes(n_real=1000, count=1000)
+                sizes = dynamics.Sizes(n_real=REAL, count=1000)
                 pools.append(float(dynamics.pool_shares(rule, g, 0.5, drawn, sizes)))
                 drawn.append(float(found.fine_tuned(pools[-1], drawn[-1])))
             for g in range(5):
-                fields = {"config.pool.rule": rule, "config.loop.control": "none"}
-                main_rows.append(row("main", f"{rule}-{seed}", seed, g, pools[g], drawn[g], 1000, **fields))
-    made = prediction.forecasts(arms.arms(main_rows), found)
+                main_rows.append(row("main", f"{rule}-{seed}", seed, g, pools[g], drawn[g], rule))
+    made, reasons = prediction.forecasts(arms.arms(main_rows), found)
+    assert reasons == []
     assert [one.arm.name for one in made] == ["replace", "accumulate"]
     for one in made:
         assert one.share_score["error"] < 0.005 < one.share_score["error_naive"]
         assert one.share_score["coverage"] == 1
         assert one.gap_score["error"] < 0.01
-    assert "fine-tuned a, b, c = " in prediction.in_words(found)
+    assert "Fine-tuned a, b, c = " in prediction.in_words(found)
     assert prediction.drawing(made).png.startswith(b"\x89PNG")
     assert prediction.response_drawing(found).png.startswith(b"\x89PNG")
     assert "| replace | share drawn |" in study.markdown([*main_rows, *side_study()])
@@ -240,6 +242,41 @@ def test_without_aligned_groups_nothing_is_predicted():
     unbiased = [r | {"pool.aligned_counts": np.zeros(CLASSES)} for r in side_study()]
     assert prediction.curves(unbiased) is None
     assert prediction.curves([]) is None
+
+
+def test_what_cannot_be_predicted_is_told():
+    found = prediction.curves([r for r in side_study() if not r["generation"]])
+    assert found.fine_tuned is None
+    assert found.scratch is not None
+    tuned = [row("main", "a", 0, g, 0.5, 0.5, "replace") for g in range(2)]
+    scratch = [r | {"is.diffusion.later.start": "scratch"} for r in tuned]
+    imposed = [r | {"is.diffusion.condition_on": "label_group"} for r in scratch]
+    for main_rows, reason in (
+        (tuned, "too few generators"),
+        (imposed, "told the group"),
+        (tuned[:1], "two gen"),
+    ):
+        made, reasons = prediction.forecasts(arms.arms(main_rows), found)
+        assert made == []
+        assert reason in reasons[0]
+    assert len(prediction.forecasts(arms.arms(scratch), found)[0]) == 1
+
+
+@pytest.mark.parametrize("rule", dynamics.RULES)
+def test_every_rule_is_predicted_with_its_own_sizes(rule):
+    facts = {
+        "is.pool.alpha": "0.25",
+        "is.pool.budget": "800",
+        "is.pool.n_real": "300",
+        "is.pool.n_generated": "100",
+    }
+    loop = [row("main", "a", 0, g, 0.5, 0.3 if g == 0 else 0.4, rule) | facts for g in range(3)]
+    ((one,), _) = prediction.forecasts(arms.arms(loop), prediction.curves(side_study()))
+    assert np.isfinite(one.share.mean).all()
+    assert (one.share.low <= one.share.high).all()
+    if rule in ("substitute", "fresh"):  # a quarter of the pool is drawn
+        fine_tuned = prediction.curves(side_study()).fine_tuned
+        assert one.share.mean[0, 1] == pytest.approx(float(fine_tuned(0.75 * 0.5 + 0.25 * 0.3, 0.3)))
 
 
 def test_runs_of_the_side_study_are_told_apart(three, tmp_path):

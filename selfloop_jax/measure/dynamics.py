@@ -6,6 +6,7 @@ share drawn by the generator it started from) to the share it draws, and the gap
 share in its pool. The pool rules do the rest. docs/dynamics.md has the derivation. NumPy and SciPy only.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -345,12 +346,22 @@ def score(observed: np.ndarray, predicted: Band, naive: np.ndarray) -> dict[str,
     """Mean absolute error of both predictions over seeds and generations, and coverage of the intervals.
 
     observed float[S,generations,...]; the others broadcast against it. Leave out a generation that was given.
+    What has no prediction, or an interval without ends, is left out and counted as `undefined`.
     """
-    inside = (observed >= predicted.low - 1e-9) & (
-        observed <= predicted.high + 1e-9
-    )  # equal but for rounding
+    columns = np.broadcast_arrays(observed, predicted.mean, predicted.low, predicted.high, naive)
+    defined = ~np.isnan(np.array(columns)).any(axis=0)
+    observed, mean, low, high, naive = (column[defined] for column in columns)
+    if not observed.size:
+        return {
+            "error": math.nan,
+            "error_naive": math.nan,
+            "coverage": math.nan,
+            "undefined": int(defined.size),
+        }
+    inside = (observed >= low - 1e-9) & (observed <= high + 1e-9)  # equal but for rounding
     return {
-        "error": float(np.abs(observed - predicted.mean).mean()),
+        "error": float(np.abs(observed - mean).mean()),
         "error_naive": float(np.abs(observed - naive).mean()),
         "coverage": float(inside.mean()),
+        "undefined": int((~defined).sum()),
     }

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import stats
 
-MOST_SEEDS = 20  # 2^20 patterns of signs
+from selfloop_jax.addresses import words
+
+MOST_SEEDS = 20  # 2^20 patterns of signs; of more seeds as many patterns are drawn
 POWER = 0.8
 
 
@@ -23,9 +25,10 @@ def contrast(loop: np.ndarray, control: np.ndarray) -> np.ndarray:
 
 
 def sign_flip(d: np.ndarray) -> float:
-    """Exact two-sided p of the mean of d float[S] over all 2^S patterns of signs; never below 2 / 2^S.
+    """Two-sided p of the mean of d float[S] over all 2^S patterns of signs: exact; never below 2 / 2^S.
 
-    ValueError above 20 seeds, or where a contrast is not finite.
+    Above 20 seeds 2^20 - 1 patterns are drawn and the observed one counted in, which is valid too.
+    ValueError where a contrast is not finite.
     """
     sums, least = _flipped(d)
     return float(np.mean(np.abs(sums) >= abs(sums[0]) - least))
@@ -38,13 +41,18 @@ def _positive(d: np.ndarray) -> float:
 
 
 def _flipped(d: np.ndarray) -> tuple[np.ndarray, float]:
-    """float64[2^S], the sum under every pattern of signs, as observed first; and the reach of rounding."""
+    """Sums under patterns of signs, float64 of 2^S at most 2^20, as observed first; and rounding's reach."""
     d = np.asarray(d, np.float64)
-    if d.ndim != 1 or len(d) > MOST_SEEDS or not np.isfinite(d).all():
-        raise ValueError(f"contrasts of shape {d.shape}: allowed are up to {MOST_SEEDS} finite numbers")
-    sums = np.zeros(1)
-    for value in d:
-        sums = np.concatenate([sums + value, sums - value])
+    if d.ndim != 1 or not np.isfinite(d).all():
+        raise ValueError(f"contrasts of shape {d.shape}: allowed are finite numbers, one per seed")
+    sums = np.zeros(1) if len(d) <= MOST_SEEDS else np.zeros(2**MOST_SEEDS)
+    for seed, value in enumerate(d):
+        if len(d) <= MOST_SEEDS:
+            sums = np.concatenate([sums + value, sums - value])
+        else:
+            minus = words(("sign flip", seed), len(sums)) & np.uint64(1)
+            minus[0] = 0
+            sums += np.where(minus, -value, value)
     return sums, 1e-12 * float(np.abs(d).sum())
 
 

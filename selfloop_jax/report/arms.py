@@ -1,12 +1,12 @@
 """Runs that differ in their seed alone are one arm; an arm has a control where a control was run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
-from selfloop_jax.report.rows import FIELD, Row
+from selfloop_jax.report.rows import FACT, FIELD, Row
 
 CONTROL = f"{FIELD}loop.control"
 POOL = f"{FIELD}pool."
@@ -23,7 +23,7 @@ class Arm:
     @property
     def control(self) -> str:
         """`none` for a loop, else which control it is."""
-        return self.fields.get(CONTROL, "none")
+        return self.fact("loop.control") or "none"
 
     @property
     def name(self) -> str:
@@ -35,7 +35,12 @@ class Arm:
     def _tells(self, field: str, value: str) -> bool:
         if field == CONTROL:
             return value != "none"
-        return not (self.control == "no_synthetic" and field.startswith(POOL))  # it has no rule
+        return not (self.without_rule and field.startswith(POOL))
+
+    @property
+    def without_rule(self) -> bool:
+        """Whether its pools are the same under every rule."""
+        return self.control == "no_synthetic" and self.fact("pool.rule") != "accumulate_subsample"
 
     @property
     def generations(self) -> list[int]:
@@ -61,7 +66,11 @@ class Arm:
     @property
     def seeds(self) -> list[int]:
         """The seed of each run."""
-        return [next(iter(rows.values()))["seed"] for rows in self.runs.values()]
+        return [_seed(generations) for generations in self.runs.values()]
+
+    def fact(self, name: str) -> str:
+        """A config field that is the same in all its runs, as text."""
+        return next(iter(next(iter(self.runs.values())).values())).get(FACT + name, "")
 
 
 def _speaks(value: str) -> bool:
@@ -69,13 +78,29 @@ def _speaks(value: str) -> bool:
 
 
 def arms(rows: Sequence[Row]) -> list[Arm]:
-    """The arms of the runs, in the order in which they come."""
+    """The arms of the runs, in the order in which they come.
+
+    Of several runs of one seed the longest counts, the first of equally long ones.
+    """
     found: dict[tuple[tuple[str, str], ...], Arm] = {}
     for row in rows:
         fields = {name: value for name, value in row.items() if name.startswith(FIELD)}
         arm = found.setdefault(tuple(fields.items()), Arm(_differing(fields, rows), {}))
         arm.runs.setdefault(row["run"], {})[row["generation"]] = row
-    return list(found.values())
+    return [replace(arm, runs=_one_per_seed(arm.runs)) for arm in found.values()]
+
+
+def _one_per_seed(runs: dict[str, dict[int, Row]]) -> dict[str, dict[int, Row]]:
+    longest: dict[int, str] = {}
+    for name, generations in runs.items():
+        seed = _seed(generations)
+        if seed not in longest or len(generations) > len(runs[longest[seed]]):
+            longest[seed] = name
+    return {name: generations for name, generations in runs.items() if longest[_seed(generations)] == name}
+
+
+def _seed(generations: dict[int, Row]) -> int:
+    return next(iter(generations.values()))["seed"]
 
 
 def _differing(fields: dict[str, str], rows: Sequence[Row]) -> dict[str, str]:
@@ -85,11 +110,8 @@ def _differing(fields: dict[str, str], rows: Sequence[Row]) -> dict[str, str]:
 def control_of(arm: Arm, every: Sequence[Arm], kind: str) -> Arm | None:
     """The control arm of that kind which matches a loop's config, or None."""
     for other in every:
-        free = {
-            CONTROL,
-            *(field for field in arm.fields if kind == "no_synthetic" and field.startswith(POOL)),
-        }
-        same = all(other.fields[f] == value for f, value in arm.fields.items() if f not in free)
+        free = (CONTROL, POOL) if other.without_rule else (CONTROL,)
+        same = all(other.fields.get(f) == value for f, value in arm.fields.items() if not f.startswith(free))
         if other.control == kind and same:
             return other
     return None

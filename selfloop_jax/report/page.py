@@ -39,6 +39,7 @@ from selfloop_jax.report.verdicts import Finding
 class Part:
     """What the page shows of one run."""
 
+    folder: Path
     label: str
     subtitle: str
     caveats: list[str]
@@ -69,20 +70,22 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
     their seed alone are one arm. `side` are the runs of a side study, from which the loops are predicted.
     Raises UsageError for a mistake in the arguments and RunError for a damaged run; nothing is written then.
     """
-    runs, side_runs = read_runs(workdirs), read_runs(side) if side else ()
+    both = read_runs([*workdirs, *side])
+    runs, side_runs = both[: len(workdirs)], both[len(workdirs) :]
     page = _destination(workdirs, out)
     numbers = rows.rows(runs, side_runs)
     every = arms.arms([row for row in numbers if row["set"] == "main"])
     found = verdicts.findings(every)
     with house_style():
         overview = _overview(every, runs[0], found, [row for row in numbers if row["set"] == "side"])
-        parts = _parts(runs, every)
+        parts = _parts(runs, every, rows.run_names(both))
     html = _render(
         title=words.title(runs),
         sentences=words.summary(runs, every, found),
         differences=tables.config_differences(runs, compare.labels(runs)) if len(runs) > 1 else None,
         many=len(runs) > 1,
         parts=parts,
+        notes=_notes(runs, parts, side_runs),
         **overview,
     )
     drawings = [drawing for kind in _DRAWN for drawing in overview[kind]]
@@ -104,24 +107,39 @@ def _overview(
     loops = [arm for arm in every if arm.control == "none"] or list(every)
     tested = [by_key(metric) for metric in dict.fromkeys(one.metric for one in found)]
     fitted = prediction.curves(side) if side else None
-    made = prediction.forecasts(every, fitted) if fitted else []
+    made, reasons = prediction.forecasts(every, fitted) if fitted else ([], [])
+    if side and not fitted:
+        reasons = ["Nothing is predicted: the side study needs aligned groups at two initial biases or more."]
     return {
         "verdicts": verdicts.table(found) if found else None,
         "controls": curves.control_curves(every, tested or [ACCURACY, OPPORTUNITY]),
         "prediction": [prediction.response_drawing(fitted), prediction.drawing(made)] if made else [],
         "errors": prediction.table(made) if made else None,
+        "unpredicted": reasons,
         "curves": curves.metric_curves(loops, run),
     }
 
 
-def _parts(runs: Sequence[Run], every: Sequence[Arm]) -> list[Part]:
+def _notes(runs: Sequence[Run], shown: Sequence[Part], side: Sequence[Run]) -> list[str]:
+    """What is weaker than it looks in runs that have no part of their own, and seeds used twice."""
+    told = {part.folder for part in shown}
+    notes = [
+        f"{r.path.name}: {note}" for r in (*runs, *side) if r.path not in told for note in words.caveats(r)
+    ]
+    if again := sorted({run.seed for run in runs} & {run.seed for run in side}):
+        notes.append(
+            f"Seeds {', '.join(map(str, again))} are in the side study too: its curves have seen them."
+        )
+    return notes
+
+
+def _parts(runs: Sequence[Run], every: Sequence[Arm], names: Sequence[str]) -> list[Part]:
     """Of each loop the run of its first seed, with pictures and all numbers."""
     if len(runs) == 1:
         return [_part(runs[0], "", "")]
     loops = [arm for arm in every if arm.control == "none"] or every
     first = {next(iter(arm.runs)): arm.name for arm in loops}
-    names = rows.run_names(runs)
-    shown = [(run, first[name]) for run, name in zip(runs, names, strict=True) if name in first]
+    shown = [(run, first[name]) for run, name in zip(runs, names, strict=False) if name in first]
     return [_part(run, label, f"run{i + 1}_") for i, (run, label) in enumerate(shown)]
 
 
@@ -137,6 +155,7 @@ def _part(run: Run, label: str, prefix: str) -> Part:
     maps = [shares.share_map(run, prefix), shares.corrected_map(run, prefix), shares.recall_map(run, prefix)]
     maps += [shares.annotator_map(run, prefix), spurious.sensitivity(run, prefix)]
     return Part(
+        folder=run.path,
         label=label,
         subtitle=words.subtitle(run),
         caveats=words.caveats(run),

@@ -7,6 +7,7 @@ group which the bias ties to it, all classes taken together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,23 +16,19 @@ from scipy import special
 from selfloop_jax.measure import dynamics
 from selfloop_jax.report.arms import Arm
 from selfloop_jax.report.metrics import ALIGNED, OPPORTUNITY, Metric, text
-from selfloop_jax.report.rows import FIELD, Row
+from selfloop_jax.report.rows import FACT, FIELD, Row
 from selfloop_jax.report.style import Drawing, figure, finish, generation_axis, line
 from selfloop_jax.report.tables import Table
-
-RULE = f"{FIELD}pool.rule"
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What the side study gave: the response from scratch and fine-tuned, the gap, and the points."""
+    """What the side study gave: the responses it had points for, the gap, and the points."""
 
-    scratch: dynamics.Response
-    fine_tuned: dynamics.Response
+    scratch: dynamics.Response | None
+    fine_tuned: dynamics.Response | None
     gap: dynamics.GapCurve
-    points: dict[
-        str, np.ndarray
-    ]  # "scratch", "fine_tuned": float[P,3 or 4] pool, drawn, count[, previous share]
+    points: dict[str, np.ndarray]  # by response float[P,3 or 4]: pool, drawn, count[, drawn before]
     gaps: np.ndarray  # float[P,2], share and gap of classifiers trained on real images
     spread: float  # standard deviation of the gap from seed to seed
 
@@ -50,28 +47,41 @@ class Forecast:
 
 
 def curves(side: Sequence[Row]) -> Curves | None:
-    """The curves of a side study; None where it has no aligned groups, or too few points for a fit."""
-    rows = [row for row in side if "samples.aligned_counts" in row and row["pool.aligned_counts"].any()]
-    before = {(row["run"], row["generation"]): row for row in rows}
-    first, later = [], []
-    for row in rows:
+    """The curves of a side study; None where it has no aligned groups, or too few points for a gap curve."""
+    side = [row for row in side if "samples.aligned_counts" in row and row["pool.aligned_counts"].any()]
+    before = {(row["run"], row["generation"]): row for row in side}
+    first, later, gaps = [], [], {}
+    for row in side:
         previous = before.get((row["run"], row["generation"] - 1))
         if not row["generation"]:
             first.append(_shares(row))
-        elif previous:
+            gaps.setdefault(_level(row), []).append((_shares(row)[0], row[OPPORTUNITY.column]))
+        elif previous and row[f"{FACT}diffusion.later.start"] == "previous":
             later.append([*_shares(row), _shares(previous)[1]])
-    first, later = _distinct(first), _distinct(later)
-    gaps = _distinct([[_shares(r)[0], r[OPPORTUNITY.column]] for r in rows if not r["generation"]])
-    try:
-        scratch = dynamics.fit_response(*first.T)
-        fine_tuned = dynamics.fit_response(*later[:, :3].T, later[:, 3])
-        levels = np.round(gaps[:, 0], 2)  # each seed's own share lies within a draw of the nominal one
-        gap = dynamics.gap_curve(levels, gaps[:, 1])
-    except (ValueError, IndexError):
+        elif previous:
+            first.append(_shares(row))
+    points = {"scratch": _distinct(first, 3), "fine_tuned": _distinct(later, 4)}
+    levels = [np.unique(np.array(level), axis=0) for level in gaps.values()]
+    if len(levels) < 2:
         return None
-    residual = gaps[:, 1] - gap(np.clip(levels, *gap.share[[0, -1]]))[0]
-    spread = float(np.sqrt((residual**2).sum() / max(len(levels) - len(gap.share), 1)))
-    return Curves(scratch, fine_tuned, gap, {"scratch": first, "fine_tuned": later}, gaps, spread)
+    share = np.concatenate([np.full(len(level), level[:, 0].mean()) for level in levels])
+    found = np.concatenate(levels)
+    gap = dynamics.gap_curve(share, found[:, 1])
+    residual = found[:, 1] - gap(share)[0]
+    spread = float(np.sqrt((residual**2).sum() / max(len(found) - len(levels), 1)))
+    return Curves(*map(_response, points.values()), gap, points, found, spread)
+
+
+def _level(row: Row) -> tuple[tuple[str, str], ...]:
+    """What the real images of a run were made with: runs of one level differ in their seed alone."""
+    return tuple((name, value) for name, value in row.items() if name.startswith(f"{FIELD}data."))
+
+
+def _response(points: np.ndarray) -> dynamics.Response | None:
+    try:
+        return dynamics.fit_response(*points.T)
+    except ValueError:  # too few points, or too much alike
+        return None
 
 
 def _shares(row: Row) -> list[float]:
@@ -80,68 +90,102 @@ def _shares(row: Row) -> list[float]:
     return [*found, row["samples.class_counts"].sum()]
 
 
-def _distinct(points: list[list[float]]) -> np.ndarray:
-    """Points as float[P,K] without repetitions: runs that took over a generation 0 share it."""
-    return np.unique(np.array(points), axis=0) if points else np.empty((0, 4))
+def _distinct(points: list[list[float]], columns: int) -> np.ndarray:
+    """Points as float[P,columns] without repetitions: runs that took over a generation 0 share it."""
+    return np.unique(np.array(points).reshape(-1, columns), axis=0)
 
 
-def forecasts(arms: Sequence[Arm], found: Curves) -> list[Forecast]:
-    """One forecast per loop whose classes have an aligned group."""
-    loops = [arm for arm in arms if arm.control == "none" and RULE in arm.fields]
-    made = [_forecast(arm, found) for arm in loops]
-    return [one for one in made if one]
+def forecasts(arms: Sequence[Arm], found: Curves) -> tuple[list[Forecast], list[str]]:
+    """One forecast per loop that can be predicted, and of the others why they cannot."""
+    made, reasons = [], []
+    for arm in arms:
+        if arm.control != "none":
+            continue
+        reason = _unpredictable(arm, found)
+        if reason:
+            reasons.append(f"{arm.name}: not predicted: {reason}.")
+        else:
+            made.append(_forecast(arm, found))
+    return made, reasons
 
 
-def _forecast(arm: Arm, found: Curves) -> Forecast | None:
-    runs = [
+def _unpredictable(arm: Arm, found: Curves) -> str:
+    """Why a loop cannot be predicted; empty where it can."""
+    if not _whole(arm) or len(arm.generations) < 2:
+        return "no run of two generations or more is complete"
+    if not _whole(arm)[0][0]["pool.aligned_counts"].any():
+        return "no class has an aligned group"
+    if arm.fact("diffusion.condition_on") != "label":
+        return "its generators are told the group, so that composition is imposed"
+    if _kind(arm, found) is None:
+        return "the side study has too few generators of its kind"
+    return ""
+
+
+def _kind(arm: Arm, found: Curves) -> dynamics.Response | None:
+    """The response of the arm's later generators."""
+    return found.fine_tuned if arm.fact("diffusion.later.start") == "previous" else found.scratch
+
+
+def _whole(arm: Arm) -> list[list[Row]]:
+    """The runs of an arm that have all its generations."""
+    return [
         [rows[g] for g in arm.generations] for rows in arm.runs.values() if len(rows) == len(arm.generations)
     ]
-    if not runs or not runs[0][0]["pool.aligned_counts"].any() or len(arm.generations) < 2:
-        return None
+
+
+def _forecast(arm: Arm, found: Curves) -> Forecast:
+    runs = _whole(arm)
     shares = np.array([[_shares(row)[1] for row in run] for run in runs])
     gaps = np.array([[row[OPPORTUNITY.column] for row in run] for run in runs])
     bands = [_predicted(arm, run, share[0], found) for run, share in zip(runs, shares, strict=True)]
-    pool, drawn = (
-        dynamics.Band(
-            *(np.array([getattr(band[i], end) for band in bands]) for end in ("mean", "low", "high"))
-        )
-        for i in (0, 1)
-    )
+    pool, drawn = (_stacked([band[i] for band in bands]) for i in (0, 1))
     gap = _gap_band(pool, found)
-    return Forecast(
-        arm, shares, drawn, gaps, gap, _score(shares, drawn), _score(gaps, gap, dynamics.naive(gaps))
+    return Forecast(arm, shares, drawn, gaps, gap, _score(shares, drawn), _score(gaps, gap))
+
+
+def _stacked(bands: Sequence[dynamics.Band]) -> dynamics.Band:
+    return dynamics.Band(
+        *(np.array([getattr(b, end)[..., 0] for b in bands]) for end in ("mean", "low", "high"))
     )
 
 
 def _predicted(
     arm: Arm, run: list[Row], first_drawn: float, found: Curves
 ) -> tuple[dynamics.Band, dynamics.Band]:
-    """Shares in the pools and drawn of one run, from its generation 0 on."""
+    """Shares float[G,1] in the pools and drawn of one run, from its generation 0 on."""
     n_real, count = run[0]["pool.class_counts"].sum(), run[0]["samples.class_counts"].sum()
+    section = SimpleNamespace(
+        **{name: float(arm.fact(f"pool.{name}")) for name in ("budget", "alpha", "n_real", "n_generated")},
+        match_group=arm.fact("pool.match_group") in ("True", "true"),
+    )
     return dynamics.predict(
-        arm.fields[RULE],
-        _shares(run[0])[0],
-        dynamics.Sizes(n_real=n_real, count=count),
-        found.fine_tuned,
+        arm.fact("pool.rule"),
+        np.array([_shares(run[0])[0]]),
+        dynamics.expected_sizes(section, np.array([n_real]), count),
+        _kind(arm, found),
         len(run),
-        (run[0]["seed"], "prediction", arm.fields[RULE]),
-        first_drawn=first_drawn,
+        (run[0]["seed"], "prediction", arm.fact("pool.rule")),
+        first_drawn=np.array([first_drawn]),
+        condition_on=arm.fact("diffusion.condition_on"),
     )
 
 
 def _gap_band(pool: dynamics.Band, found: Curves) -> dynamics.Band:
-    """Gap over the predicted share, with the scatter of single runs; NaN outside the measured shares."""
+    """Gap over the predicted share, with the scatter of single runs; NaN outside the measured shares.
+
+    An end of the share that lies outside is taken as the last one measured.
+    """
     mean, error = found.gap(pool.mean)
-    low, high = found.gap(pool.low)[0], found.gap(pool.high)[0]
-    half = 1.96 * np.hypot(error, found.spread)
-    return dynamics.Band(mean, np.minimum(low, high) - half, np.maximum(low, high) + half)
+    ends = [found.gap(np.clip(end, *found.gap.share[[0, -1]]))[0] for end in (pool.low, pool.high)]
+    half = 1.96 * np.hypot(np.nan_to_num(error), found.spread)
+    return dynamics.Band(mean, np.minimum(*ends) - half, np.maximum(*ends) + half)
 
 
-def _score(observed: np.ndarray, band: dynamics.Band, naive: np.ndarray | None = None) -> dict[str, float]:
+def _score(observed: np.ndarray, band: dynamics.Band) -> dict[str, float]:
     """`dynamics.score` of the generations after the one that was given."""
-    naive = dynamics.naive(observed) if naive is None else naive
     later = dynamics.Band(band.mean[:, 1:], band.low[:, 1:], band.high[:, 1:])
-    return dynamics.score(observed[:, 1:], later, naive[:, 1:])
+    return dynamics.score(observed[:, 1:], later, dynamics.naive(observed)[:, 1:])
 
 
 def table(made: Sequence[Forecast]) -> Table:
@@ -150,12 +194,15 @@ def table(made: Sequence[Forecast]) -> Table:
     for one in made:
         for name, score in (("share drawn", one.share_score), ("gap", one.gap_score)):
             errors = (f"{score[key]:.3f}" for key in ("error", "error_naive"))
-            rows.append((one.arm.name, name, *errors, f"{100 * score['coverage']:.0f} %"))
+            covered = f"{100 * score['coverage']:.0f} %"
+            rows.append((one.arm.name, name, *errors, covered, str(score["undefined"])))
     caption = (
         "Mean absolute error over seeds and generations from 1 on. naive: stays as in generation 0. "
-        "covered: observations within the 95 % interval of the prediction."
+        "covered: observations within the 95 % interval of the prediction. not predicted: those whose share "
+        "lies outside what the side study measured, left out of both errors."
     )
-    return Table(("loop", "of", "error", "error of the naive one", "covered"), tuple(rows), caption)
+    header = ("loop", "of", "error", "error of the naive one", "covered", "not predicted")
+    return Table(header, tuple(rows), caption)
 
 
 def response_drawing(found: Curves) -> Drawing:
@@ -164,21 +211,9 @@ def response_drawing(found: Curves) -> Drawing:
     left, right = made.subplots(1, 2)
     grid = np.linspace(0.02, 0.98, 97)
     left.plot([0, 1], [0, 1], color="#777777", linewidth=0.8, linestyle=(0, (4, 3)))
-    previous = {"scratch": None, "fine_tuned": grid}
     for i, (name, label) in enumerate((("scratch", "from scratch"), ("fine_tuned", "fine-tuned"))):
-        response, points, look = getattr(found, name), found.points[name], line(i)
-        eta = special.logit(response(grid, previous[name]))
-        error = _curve_error(response, grid)
-        left.fill_between(
-            grid,
-            special.expit(eta - 1.96 * error),
-            special.expit(eta + 1.96 * error),
-            color=look["color"],
-            alpha=0.14,
-            linewidth=0,
-        )
-        left.plot(grid, special.expit(eta), color=look["color"], linestyle=look["linestyle"], label=label)
-        left.plot(points[:, 0], points[:, 1], look["marker"], color=look["color"], markersize=4, alpha=0.8)
+        if getattr(found, name):
+            _response_curve(left, getattr(found, name), found.points[name], grid, label, line(i))
     left.set(title="Response of the generator", xlabel="aligned share in the pool", ylabel="share drawn")
     left.legend(loc="upper left")
     right.errorbar(
@@ -186,9 +221,19 @@ def response_drawing(found: Curves) -> Drawing:
     )
     right.plot(found.gaps[:, 0], found.gaps[:, 1], ".", color="#777777")
     right.set(title="Gap of the classifier", xlabel="aligned share in the pool", ylabel=OPPORTUNITY.name)
-    a, b = found.scratch.coefficients
-    alt = f"Two curves. From scratch: logit of the share drawn = {a:+.2f} {b:+.2f} logit of the pool's."
-    return finish(made, "response", alt, _response_caption(found))
+    return finish(made, "response", f"Two curves with points. {in_words(found)}", _response_caption(found))
+
+
+def _response_curve(
+    ax: Axes, response: dynamics.Response, points: np.ndarray, grid: np.ndarray, label: str, look: dict
+) -> None:
+    """The fitted curve with its 95 % band, at previous shares equal to the pool's, and its points."""
+    logit = special.logit(response(grid, grid))
+    error = 1.96 * _curve_error(response, grid)
+    ends = special.expit(logit - error), special.expit(logit + error)
+    ax.fill_between(grid, *ends, color=look["color"], alpha=0.14, linewidth=0)
+    ax.plot(grid, special.expit(logit), color=look["color"], linestyle=look["linestyle"], label=label)
+    ax.plot(points[:, 0], points[:, 1], look["marker"], color=look["color"], markersize=4, alpha=0.8)
 
 
 def _curve_error(response: dynamics.Response, share: np.ndarray) -> np.ndarray:
@@ -199,15 +244,17 @@ def _curve_error(response: dynamics.Response, share: np.ndarray) -> np.ndarray:
 
 
 def in_words(found: Curves) -> str:
-    """The two responses as formulas, with 95 % intervals of their coefficients."""
-    scratch = ", ".join(f"{c:+.2f} ± {1.96 * e:.2f}" for c, e in _coefficients(found.scratch))
-    tuned = ", ".join(f"{c:+.2f} ± {1.96 * e:.2f}" for c, e in _coefficients(found.fine_tuned))
-    return (
-        "Response of the generators of the side study: logit(share drawn) = a + b logit(share in the pool), "
-        f"fine-tuned + c logit(share drawn before). From scratch a, b = {scratch} "
-        f"({len(found.points['scratch'])} generators); fine-tuned a, b, c = {tuned} "
-        f"({len(found.points['fine_tuned'])} generators)."
-    )
+    """The responses as formulas, with 95 % intervals of their coefficients."""
+    told = "logit(share drawn) = a + b logit(share in the pool), fine-tuned + c logit(share drawn before)"
+    parts = [f"Response of the generators of the side study: {told}."]
+    for name, label in (("scratch", "From scratch a, b"), ("fine_tuned", "Fine-tuned a, b, c")):
+        response, points = getattr(found, name), found.points[name]
+        if response:
+            errors = 1.96 * np.sqrt(np.diag(response.covariance))
+            pairs = zip(response.coefficients, errors, strict=True)
+            values = ", ".join(f"{c:+.2f} ± {e:.2f}" for c, e in pairs)
+            parts.append(f"{label} = {values} ({len(points)} generators).")
+    return " ".join(parts)
 
 
 def _response_caption(found: Curves) -> str:
@@ -216,10 +263,6 @@ def _response_caption(found: Curves) -> str:
         f"generator; broken: what the pool has. {in_words(found)} Right: gap of classifiers trained on as "
         "many real images."
     )
-
-
-def _coefficients(response: dynamics.Response) -> list[tuple[float, float]]:
-    return list(zip(response.coefficients, np.sqrt(np.diag(response.covariance)), strict=True))
 
 
 def drawing(made: Sequence[Forecast]) -> Drawing:

@@ -1,9 +1,10 @@
 """The numbers of runs as rows, one per run and generation: what the CSV holds and what arms are made of.
 
-A row has the run's name, seed and generation, the config fields in which the runs differ, and every number of
-the record under its dotted name, with what stands beside it: `.low` and `.high` are the ends of its interval,
-`.null05`, `.null50` and `.null95` quantiles of its null, `.floor` real images against real ones. A table of
-counts is written as numbers with a blank between.
+A row has the run's name, seed and generation, the config fields in which the runs differ, and the numbers of
+the record under their dotted names, with what stands beside each: `.low` and `.high` are the ends of its
+interval, `.null05`, `.null50` and `.null95` quantiles of its null and `.p` how far out it lies, `.floor` real
+images against real ones. A table of counts is written as numbers with a blank between. Numbers by class and
+group (recalls, fidelity, corrected shares) are in record.json alone.
 """
 
 import csv
@@ -24,8 +25,23 @@ Row = dict[str, Any]  # text, numbers (NaN: undefined), or float64 arrays
 
 NAMES = ("set", "run", "seed", "generation")
 # What names the runs beside an arm's own: where they lie, and how long they are.
-OF_THE_RUN = ("seed", "loop.generation_zero", "loop.control_of", "loop.generations")
+OF_THE_RUN = (
+    *("seed", "loop.generation_zero", "loop.control_of", "loop.generations"),
+    *("checkpoint.", "verdict."),
+)
 FIELD = "config."
+FACT = "is."  # what decides how a run is read, whether or not the runs differ in it
+FACTS = {
+    "loop.control": "none",
+    "pool.rule": "",
+    "pool.budget": 0,
+    "pool.alpha": 0.0,
+    "pool.match_group": False,
+    "pool.n_real": 0,
+    "pool.n_generated": 0,
+    "diffusion.condition_on": "label",
+    "diffusion.later.start": "",
+}
 VERDICT = "verdict."  # what was fixed beforehand: the same in all rows
 _QUANTILES = ("null05", "null50", "null95")
 
@@ -33,10 +49,12 @@ _QUANTILES = ("null05", "null50", "null95")
 def rows(runs: Sequence[Run], side: Sequence[Run] = ()) -> list[Row]:
     """One row per run and finished generation; `side` are the runs that a prediction rests on."""
     runs, main = [*runs, *side], len(runs)
-    fields = {name: values for name, values in differences(runs).items() if name not in OF_THE_RUN}
+    fields = {name: v for name, v in differences(runs).items() if not name.startswith(OF_THE_RUN)}
     names_of_runs, found = run_names(runs), []
     for i, run in enumerate(runs):
         told = {f"{FIELD}{name}": values[i] for name, values in fields.items()}
+        flat = store.flatten(run.config)
+        told |= {FACT + name: str(flat.get(name, default)) for name, default in FACTS.items()}
         for name, value in run.config.get("verdict", {}).items():
             told[VERDICT + name] = " ".join(value) if isinstance(value, list) else str(value)
         for generation in run.generations:
@@ -91,7 +109,9 @@ def _numbers(generation: Generation, aligned_group: Sequence[int]) -> Iterator[t
             yield f"{place}.class_counts", joint.sum(axis=1)
             own = np.where(aligned >= 0, joint[np.arange(len(joint)), aligned], 0)
             yield f"{place}.aligned_counts", own
-    yield "seconds", math.fsum((record.get("seconds") or {}).values())
+    for kind in ("seconds", "images_per_second"):
+        for phase, value in (record.get(kind) or {}).items():
+            yield f"{kind}.{phase}", _number(value)
 
 
 def _beside(name: str, found: store.Json) -> Iterator[tuple[str, float]]:
@@ -99,6 +119,8 @@ def _beside(name: str, found: store.Json) -> Iterator[tuple[str, float]]:
     for end in ("low", "high"):
         if end in found:
             yield f"{name}.{end}", _number(found[end])
+    if found.get("p") is not None:
+        yield f"{name}.p", _number(found["p"])
     if found.get("null"):
         yield from zip((f"{name}.{q}" for q in _QUANTILES), map(_number, found["null"]), strict=True)
 
@@ -110,7 +132,7 @@ def _number(value: float | None) -> float:
 def columns(found: Sequence[Row]) -> list[str]:
     """All columns, the names and config fields first, in the order of their first appearance."""
     every = list(dict.fromkeys(name for row in found for name in row))
-    return sorted(every, key=lambda name: (name not in NAMES, not name.startswith(FIELD)))
+    return sorted(every, key=lambda name: (name not in NAMES, not name.startswith((FIELD, FACT, VERDICT))))
 
 
 def as_csv(found: Sequence[Row]) -> str:
@@ -126,7 +148,7 @@ def as_csv(found: Sequence[Row]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return " ".join(f"{number:g}" for number in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) else str(value)  # to the bit: tests count ties
 
 
 def read_csv(path: Path) -> list[Row]:
@@ -134,7 +156,7 @@ def read_csv(path: Path) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             found = [_row(row) for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
         raise UsageError(f"{path}: no table of runs ({error})") from error
     if not found or not set(NAMES) <= found[0].keys():
         raise UsageError(f"{path}: no table of runs; columns {', '.join(NAMES)} are needed")
@@ -144,7 +166,7 @@ def read_csv(path: Path) -> list[Row]:
 def _row(cells: dict[str, str]) -> Row:
     row: Row = {}
     for name, text in cells.items():
-        if name in ("set", "run") or name.startswith((FIELD, VERDICT)):
+        if name in ("set", "run") or name.startswith((FIELD, FACT, VERDICT)):
             row[name] = text
         elif text:
             numbers = [float(part) for part in text.split()]

@@ -28,12 +28,14 @@ class _Map:
     values: list[np.ndarray]
 
 
-def share_map(run: Run, prefix: str) -> Drawing:
-    """Share of each group among the images of a class: real ones, then each generation."""
+def share_map(run: Run, prefix: str) -> Drawing | None:
+    """Share of each group among the images of a class: real ones, then each generation; None without any."""
     shown = spread([g for g in run.generations if g.joint is not None], _STAGES)
     stages, joints = [f"gen. {g.number}" for g in shown], [g.joint for g in shown]
     if run.reference is not None:
         stages, joints = ["real", *stages], [run.reference, *joints]
+    if not stages:
+        return None
     parts = ["Share of a group in the images of a class, real ones and those of each generation; – if none."]
     two = len(run.data["groups"]) == 2 and not run.nested
     if two:

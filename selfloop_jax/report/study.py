@@ -69,7 +69,7 @@ def markdown(found: Sequence[rows.Row]) -> str:
     every = arms([row for row in found if row["set"] == "main"])
     tested = verdicts.findings(every)
     curves = prediction.curves([row for row in found if row["set"] == "side"])
-    made = prediction.forecasts(every, curves) if curves else []
+    made = prediction.forecasts(every, curves)[0] if curves else []
     parts = [("Verdicts", verdicts.table(tested))] if tested else []
     parts += [("Levels", _levels(every))]
     if contrasts := _contrasts(every):

@@ -1,6 +1,7 @@
 """Did the loop change the bias? The tested answers, and the sentences that claim no more than they do."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,36 +59,38 @@ def findings(arms: Sequence[Arm]) -> list[Finding]:
 
 
 def held_against(arm: Arm, control: Arm, fixed: Plan) -> list[Finding]:
-    """The contrasts of one loop and one control over the seeds that both have, tested."""
+    """The contrasts of one loop and one control over the seeds of the loop, tested.
+
+    A seed that has no contrast counts as dropped: it may lack it for what the loop did.
+    """
     both = {metric: changes(arm, control, f"metrics.{metric}") for metric in fixed.metrics}
     signs = {metric: -1 if metric.startswith(SMALLER_IS_BIASED) else 1 for metric in fixed.metrics}
     contrasts = {m: signs[m] * (loop - other) for m, (loop, other) in both.items()}
-    contrasts = {m: d for m, d in contrasts.items() if not np.isnan(d).all()}
-    if not contrasts:
-        return []
     margins = dict.fromkeys(contrasts, fixed.margin) if fixed.margin else None
     results = verdict.verdicts(contrasts, margins, fixed.alpha)
     return [Finding(arm, m, control.control, both[m], result) for m, result in results.items()]
 
 
 def changes(arm: Arm, control: Arm, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """b(G) - b(0) of the seeds that both arms have finished, G the last generation of the loop."""
-    last = arm.generations[-1]
-    pairs = []
-    for seed in sorted(set(arm.seeds) & set(control.seeds)):
-        ends = [_ends(one, seed, column, last) for one in (arm, control)]
-        if None not in ends:
-            pairs.append(ends)
-    loop, other = np.array(pairs).reshape(-1, 2).T
-    return loop, other
+    """b(G) - b(0) of each seed of the loop, in the loop and in its control; NaN where a run lacks an end.
+
+    G is the generation in which most of the loop's runs end.
+    """
+    last = Counter(max(rows) for rows in arm.runs.values())
+    reached = max(last, key=lambda g: (last[g], g))
+    loop, other = (
+        [_change(one, seed, column, reached) for seed in sorted(arm.seeds)] for one in (arm, control)
+    )
+    return np.array(loop), np.array(other)
 
 
-def _ends(arm: Arm, seed: int, column: str, last: int) -> float | None:
-    """The change from generation 0 to the last one in the arm's run of that seed; None if it lacks one."""
-    rows = next(rows for rows in arm.runs.values() if next(iter(rows.values()))["seed"] == seed)
-    if not {0, last} <= rows.keys():
-        return None
-    return float(rows[last].get(column, math.nan)) - float(rows[0].get(column, math.nan))
+def _change(arm: Arm, seed: int, column: str, last: int) -> float:
+    """The change from generation 0 to `last` in the arm's run of that seed."""
+    for own, rows in zip(arm.seeds, arm.runs.values(), strict=True):
+        if own == seed:
+            ends = [float(rows.get(g, {}).get(column, math.nan)) for g in (0, last)]
+            return ends[1] - ends[0]
+    return math.nan
 
 
 def metric_name(metric: str) -> str:
@@ -106,11 +109,16 @@ def _subject(finding: Finding) -> str:
     return f"{finding.arm.name}, {metric_name(finding.metric)} against {finding.control}"
 
 
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
 def table(found: Sequence[Finding]) -> Table:
     """One row per finding: changes, contrast, p-values, power, verdict."""
     rows = []
     for finding in found:
-        result, (loop, other) = finding.result, (np.nanmean(change) for change in finding.changes)
+        result, (loop, other) = finding.result, map(_mean, finding.changes)
         rows.append(
             (
                 finding.arm.name,

@@ -55,7 +55,7 @@ def summary(runs: Sequence[Run], arms: Sequence[Arm], found: Sequence[Finding]) 
 def _untested(arms: Sequence[Arm]) -> str:
     """Why nothing was tested."""
     kind = next((fixed.control for arm in arms if (fixed := verdicts.plan(arm))), "fresh_real")
-    return f"No loop here has a control of the kind {kind} beside it, so no change is tested."
+    return f"No loop here has a control of the kind {kind} that matches it, so no change is tested."
 
 
 def caveats(run: Run) -> list[str]:
