@@ -380,7 +380,12 @@ def test_the_score_counts_errors_and_intervals():
     observed = np.array([[0.5, 0.6], [0.5, 0.8]])
     band = dynamics.Band(np.array([0.5, 0.6]), np.array([0.4, 0.5]), np.array([0.6, 0.7]))
     found = dynamics.score(observed, band, dynamics.naive(observed))
-    assert found == pytest.approx({"error": 0.05, "error_naive": 0.1, "coverage": 0.75})
+    assert found == pytest.approx({"error": 0.05, "error_naive": 0.1, "coverage": 0.75, "undefined": 0})
+    hole = dynamics.Band(np.array([0.5, np.nan]), band.low, band.high)
+    found = dynamics.score(observed, hole, dynamics.naive(observed))
+    assert found == pytest.approx({"error": 0.0, "error_naive": 0.0, "coverage": 1.0, "undefined": 2})
+    nothing = dynamics.Band(np.full(2, np.nan), band.low, band.high)
+    assert dynamics.score(observed, nothing, dynamics.naive(observed))["undefined"] == 4
 
 
 # --- laws of the multinomial loop ---

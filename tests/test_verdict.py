@@ -78,9 +78,17 @@ def test_no_change_at_all_is_no_evidence():
     assert verdict.sign_flip(np.zeros(8)) == 1
 
 
-@pytest.mark.parametrize("d", [np.ones(21), np.array([0.1, np.nan]), np.ones((2, 3))])
-def test_what_cannot_be_enumerated_is_refused(d):
-    with pytest.raises(ValueError, match="allowed are up to 20 finite numbers"):
+def test_above_twenty_seeds_patterns_are_drawn():
+    d = np.linspace(-0.5, 1.2, 22)
+    exact = stats.ttest_1samp(d, 0).pvalue  # close to the permutation test of so many
+    assert verdict.sign_flip(d) == pytest.approx(exact, rel=0.15)
+    assert verdict.sign_flip(d) == verdict.sign_flip(d)
+    assert verdict.sign_flip(np.ones(40)) == pytest.approx(2**-20)
+
+
+@pytest.mark.parametrize("d", [np.array([0.1, np.nan]), np.ones((2, 3))])
+def test_what_cannot_be_tested_is_refused(d):
+    with pytest.raises(ValueError, match="allowed are finite numbers"):
         verdict.sign_flip(d)
 
 
