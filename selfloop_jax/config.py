@@ -110,7 +110,7 @@ def default() -> ConfigDict:
                 "split": "test",  # test | validation: tune on validation alone
                 "generated_only": "every",  # never | first | every: classification accuracy score
                 "batch": 600,
-                "level": 0.95,  # of all intervals
+                "level": 0.95,  # of the intervals of fairness numbers
                 "replicates": 1000,  # permutations behind a null band, draws behind an interval
                 "neighbours": 5,  # k of precision, recall, density and coverage
             },

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from selfloop_jax import store
+from selfloop_jax.data import pool
 from selfloop_jax.data.colorize import read_group
 from selfloop_jax.data.images import Images
 from selfloop_jax.measure import drift, fairness, fidelity, spurious, uncertainty
@@ -77,7 +78,10 @@ def _samples(gen: Generation, held_out: Images, accuracy: float) -> Entry:
     if data.colours and config.loop.group_source == "annotator":
         oracle = read_group(samples.pixels, data.colours)
         drawn["annotator_agreement"] = float((samples.group == oracle).mean())
-        drawn["joint_by_colour"] = replace(samples, group=oracle).joint(*drawn["joint"].shape)
+        seen = replace(samples, group=oracle).joint(*drawn["joint"].shape)
+        aligned = np.flatnonzero(data.aligned_group >= 0)
+        own = seen[aligned, data.aligned_group[aligned]].sum()
+        drawn["bias_aligned_share_by_colour"] = own / seen[aligned].sum() if seen[aligned].any() else np.nan
     return drawn
 
 
@@ -86,17 +90,16 @@ def _composition_by_chance(gen: Generation, joint: np.ndarray) -> Entry:
     data, replicates = gen.study.data, gen.study.config.measure.replicates
     real = data.train.joint(*joint.shape)
     confusion = annotator_confusion(gen)
-    address = (*gen.address, "measure", "composition")
-    null = drift.null(real, joint, data.members, address, replicates, confusion)
     low, high = drift.aligned_interval(joint, data.aligned_group)
-    tested = ("kl_to_real", "total_variation_to_real", "cell_coverage")
     found = {
         "cell_coverage": drift.cell_coverage(joint, real, data.members),
-        "beside": {
-            **{name: {"null": null[name], "p": null[f"{name}_p"]} for name in tested},
-            "bias_aligned_share": {"low": low, "high": high},
-        },
+        "beside": {"bias_aligned_share": {"low": low, "high": high}},
     }
+    if gen.study.config.diffusion.condition_on == "label":  # else groups were imposed, chance had no say
+        address = (*gen.address, "measure", "composition")
+        null = drift.null(real, joint, data.members, address, replicates, confusion)
+        tested = ("kl_to_real", "total_variation_to_real", "cell_coverage")
+        found["beside"] |= {name: {"null": null[name], "p": null[f"{name}_p"]} for name in tested}
     if confusion is not None:
         found["corrected"] = drift.corrected_shares(joint, confusion, data.members, data.aligned_group)
     return found
@@ -114,14 +117,16 @@ def annotator_confusion(gen: Generation) -> list[np.ndarray] | None:
 def _fidelity(gen: Generation) -> tuple[Entry, str]:
     """How close drawn images are to real ones, in features of generation 0's classifier; neighbours' digest.
 
-    Real images are the training split, the floor is that of the reserve.
+    Real images are the training split, the floor is that of the reserve, as far as no pool has taken of it.
     """
-    section, data = gen.study.config.measure, gen.study.data
+    config, data = gen.study.config, gen.study.data
+    section = config.measure
+    reserve = pool.unserved(config.pool, (config.seed, "pool"), data.reserve, gen.number)
     samples = gen.samples(gen.number)
     state = gen.trained(0, "classifier")
     drawn, real, held_out = (
         fidelity.Labelled(gen.study.networks.features(state, images.pixels), images.label, images.group)
-        for images in (samples, data.train, data.reserve)
+        for images in (samples, data.train, reserve)
     )
     fidelity.compile_tiles(real.features.shape[1], section.neighbours)
     report = fidelity.report(

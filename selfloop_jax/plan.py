@@ -107,7 +107,9 @@ def _pools(config: Any, train: int | None, unknown: str) -> list[str]:
 
 
 def _pool_sizes(config: Any, train: int) -> list[int]:
-    return [pool.size(config.pool, g, train, config.sample.count) for g in range(config.loop.generations)]
+    grows = config.loop.control != "no_synthetic"
+    sizes = range(config.loop.generations)
+    return [pool.size(config.pool, g * grows, train, config.sample.count) for g in sizes]
 
 
 def _networks(networks: phases.Networks | None, unknown: str) -> list[str]:
@@ -118,6 +120,9 @@ def _networks(networks: phases.Networks | None, unknown: str) -> list[str]:
 
 def _work(config: Any) -> list[str]:
     generations = config.loop.generations
+    if config.loop.control != "none":
+        shown = f"{_trained(config.classifier, generations):,}"
+        return [f"training images, classifier: {shown} (a control trains classifiers alone)"]
     return [
         f"training images, diffusion: {_trained(config.diffusion, generations):,}",
         *(

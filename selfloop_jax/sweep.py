@@ -5,34 +5,30 @@ The config file has, beside `get_config`, functions that list runs: `sweep(out)`
 so that the same command goes on where it was stopped. A run that fails is told, and the others go on.
 """
 
-import argparse
+import hashlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from selfloop_jax import store
+from selfloop_jax.arguments import Parser
 from selfloop_jax.errors import UsageError
 
 Stage = list[tuple[str, str, dict[str, Any]]]
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes leave as `UsageError`, so that they end in one line like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; usage: CONFIG.py [--lists=sweep] [--out=DIR] [--jobs=2]")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs every run of the config's lists; 0 if all are complete, 1 if one failed, 2 on a usage mistake."""
-    parser = _Parser(prog="python -m selfloop_jax.sweep", description=__doc__, allow_abbrev=False)
+    parser = Parser("sweep", "CONFIG.py [--lists=sweep] [--out=DIR] [--jobs=2]", __doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--lists", default="sweep", help="functions of the config, with commas between")
     parser.add_argument("--out", type=Path, default=None, help="default: runs/<config>")
@@ -46,17 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    return 0 if run(args.config, every, out, args.jobs) else 1
+    good = run(args.config, every, out, args.jobs)
+    return 128 + signal.SIGTERM if _stopped.is_set() else 0 if good else 1
 
 
-def stages(config: Path, name: str, out: Path) -> Iterator[Stage]:
+def stages(config: Path, name: str, out: Path) -> list[Stage]:
     """The stages that function `name` of a config file lists."""
     if not config.is_file():
         raise UsageError(f"{config}: no such file")
-    function = getattr(_module(config), name, None)
-    if function is None:
-        raise UsageError(f"--lists={name}: allowed are functions of {config} that list runs")
-    return function(out)
+    try:
+        listed = list(getattr(_module(config), name)(out))
+        if not all(len(run) == 3 and isinstance(run[2], dict) for stage in listed for run in stage):
+            raise TypeError("runs are (name, argument, overrides)")
+    except Exception as error:  # whatever a file of the user's can raise
+        why = f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"--lists={name}: allowed are functions of {config} that list runs ({why})"
+        ) from error
+    return listed
 
 
 def _module(config: Path) -> ModuleType:
@@ -79,6 +82,9 @@ def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:
                 minutes = (time.perf_counter() - started) / len(ended) * left / 60
                 how = f"failed with exit code {code}" if code else "done"
                 _say(f"{name}: {how}, {seconds:.0f} s; {left} runs and about {minutes:.0f} min left")
+    if _stopped.is_set():
+        _say("stopped; the same command goes on from there")
+        return False
     failed = [name for name, code in ended if code]
     for name in failed:
         _say(f"failed: {name}: {_last_line(out / f'{name}.log')}")
@@ -87,29 +93,43 @@ def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:
 
 def _one(config: Path, out: Path, name: str, argument: str, overrides: dict) -> tuple[str, int, float | None]:
     """One run to its end: (name, exit code, seconds), None where it was complete already."""
-    workdir = out / name
     flags = [f"--config.{field}={value}" for field, value in overrides.items()]
-    if _complete(workdir):
+    command = ["-m", "selfloop_jax.main", f"--config={config}:{argument}", *flags]
+    asked = {"command": command, "config": hashlib.sha256(config.read_bytes()).hexdigest()}
+    done = out / f"{name}.json"  # what was asked of a run that is complete
+    if done.exists() and store.read_json(done) == asked:
         return name, 0, None
-    command = [sys.executable, "-m", "selfloop_jax.main", f"--config={config}:{argument}", *flags]
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with open(out / f"{name}.log", "a") as log:
-        ended = subprocess.run(
-            [*command, f"--workdir={workdir}", "--config.report.enabled=False"],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        code = _wait(
+            [sys.executable, *command, f"--workdir={out / name}", "--config.report.enabled=False"], log
         )
-    return name, ended.returncode, time.perf_counter() - started
+    if not code:
+        store.write_json(done, asked)
+    return name, code, time.perf_counter() - started
 
 
-def _complete(workdir: Path) -> bool:
-    """Whether a run has all generations that its config asks for."""
-    if not (workdir / "config.json").exists():
-        return False
-    wanted = store.read_json(workdir / "config.json")["loop"]["generations"]
-    return (store.generation_dir(workdir, wanted - 1) / "record.json").exists()
+_under_way: set[subprocess.Popen] = set()
+_stopped = threading.Event()
+
+
+def _wait(command: list[str], log: Any) -> int:
+    """The exit code of a process; none is begun once the sweep was asked to end."""
+    if _stopped.is_set():
+        return 128 + signal.SIGTERM
+    process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    _under_way.add(process)
+    code = process.wait()
+    _under_way.discard(process)
+    return code
+
+
+def _stop(number: int, _frame: object) -> None:
+    """SIGTERM or Ctrl-C: the runs under way save and end, and the same command goes on."""
+    _stopped.set()
+    for process in list(_under_way):
+        process.terminate()
 
 
 def _say(text: str) -> None:
@@ -117,8 +137,11 @@ def _say(text: str) -> None:
 
 
 def _last_line(path: Path) -> str:
-    return path.read_text(errors="replace").strip().splitlines()[-1]
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no word of why"
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     sys.exit(main())

@@ -425,3 +425,13 @@ def test_report_without_held_out_images_has_no_numbers():
     assert math.isnan(found["floor"]["frechet"])
     assert math.isnan(found["memorization"]["share_nearer"])
     assert math.isnan(found["memorization"]["floor"]["share_nearer"])
+
+
+def test_without_held_out_images_only_the_floor_is_missing():
+    features = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    column = np.zeros(60, np.int32)
+    some, none = (fidelity.Labelled(features[:n], column[:n], column[:n]) for n in (60, 0))
+    found = fidelity.report(some, some, none, 1, 1, (0, "x"), 3)
+    assert found["overall"] == fidelity.summary(features, features, 3)
+    assert math.isnan(found["floor"]["frechet"])
+    assert math.isnan(found["memorization"]["share_nearer"])

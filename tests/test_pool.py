@@ -403,3 +403,14 @@ def test_what_the_check_passes_can_be_built(rule, values):
     check(rules)
     for g in range(5):
         assert len(build(rules, g)) == pool.size(rules, g, N_REAL, COUNT)
+
+
+def test_what_fresh_has_served_is_no_longer_held_out():
+    asked, reserve = section("fresh"), images(N_RESERVE, REAL, first=1000)
+    real, latest = real_images(), images(COUNT, 0)
+    left = pool.unserved(asked, ADDRESS, reserve, 2)
+    served = [pool.build(asked, ADDRESS, g, real, reserve, [latest]) for g in (1, 2)]
+    taken = {int(i) for one in served for i in one.id[one.origin == REAL]}
+    assert taken | set(left.id.tolist()) == set(reserve.id.tolist())
+    assert not taken & set(left.id.tolist())
+    assert pool.unserved(section("accumulate"), ADDRESS, reserve, 2) is reserve

@@ -368,6 +368,45 @@ def test_a_damaged_record_ends_in_1(tmp_path, capsys):
     assert "record.json: damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.pop("data"),
+        lambda record: record["data"].pop("aligned_group"),
+        lambda record: record["samples"].pop("joint"),
+        lambda record: record["pool"].update(joint=[[1]]),
+        lambda record: record["metrics"].update(accuracy={"mean": 1}),
+        lambda record: record.update(metrics=None),
+    ],
+)
+def test_a_record_of_another_version_ends_in_1(change, tmp_path, capsys):
+    workdir = make_workdir(tmp_path / "run", 1)
+    edit_record(workdir, 0, change)
+    assert main([str(workdir)]) == RunError.exit_code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {workdir}/gen_0000/record.json: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "gen_0000/record.json"])
+@pytest.mark.parametrize("text", ["[]", "null"])
+def test_json_that_is_no_object_ends_in_1(name, text, tmp_path, capsys):
+    workdir = make_workdir(tmp_path / "run", 1)
+    (workdir / name).write_text(text)
+    assert main([str(workdir)]) == 1
+    assert f"{name}: damaged" in capsys.readouterr().err
+
+
+def test_a_control_is_shown_without_drawn_images(tmp_path):
+    workdir = make_workdir(tmp_path / "run", 2)
+    for g in range(2):
+        edit_record(workdir, g, lambda record: record.update(samples=None, fidelity=None))
+        (workdir / f"gen_{g:04d}/samples.npz").unlink()
+    assert "samples.npz: missing" not in write([workdir]).read_text()
+    shutil.rmtree(workdir / "gen_0000")
+    assert "generation 1" in write([workdir]).read_text()
+
+
 def test_the_command_prints_the_path_and_imports_no_jax(tmp_path):
     workdir = make_workdir(tmp_path / "run", 1)
     code = (

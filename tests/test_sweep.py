@@ -1,5 +1,8 @@
 """Many runs from one list: in order, resumable, one failure told and the others made."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import runs
@@ -42,14 +45,39 @@ def test_runs_are_made_in_order_once_and_a_failure_is_told(tmp_path, capsys):
     assert sweep.main(arguments) == 1
     assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["broken", "failed"]
     assert (out / "one.log").read_text() == before
+    config.write_text(CONFIG.replace("generations = 1", "generations = 2"))  # asks for more
+    sweep.main(arguments)
+    assert (out / "one/gen_0001/record.json").exists()
+
+
+def test_a_sweep_that_is_ended_ends_its_runs_and_goes_on(tmp_path):
+    config, out = tmp_path / "tiny.py", tmp_path / "out"
+    config.write_text(CONFIG.replace("classifier.steps = 4", "classifier.steps = 100_000"))
+    command = [sys.executable, "-m", "selfloop_jax.sweep", str(config), f"--out={out}", "--jobs=1"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    log = out / "one.log"
+    for _ in range(600):
+        if log.exists() and (out / "one" / "metrics.jsonl").exists():
+            break
+        time.sleep(0.2)
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+    assert said.splitlines()[-1] == "stopped; the same command goes on from there"
+    assert "the same command goes on from there" in log.read_text()
+    assert not (out / "two").exists()
 
 
 def test_a_mistake_ends_in_one_line(tmp_path, capsys):
     config = tmp_path / "tiny.py"
     config.write_text(CONFIG)
+    broken = tmp_path / "broken.txt"
+    broken.write_text("import nothing_like_it")
     for arguments, named in (
         ([str(tmp_path / "missing.py")], "no such file"),
         ([str(config), "--lists=response"], "--lists=response: allowed are functions"),
+        ([str(config), "--lists=get_config"], "--lists=get_config: allowed are functions"),
+        ([str(broken)], "--lists=sweep: allowed are functions"),
         ([str(config), "--jobs=0"], "--jobs=0"),
         ([], "usage: CONFIG.py"),
     ):

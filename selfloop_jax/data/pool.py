@@ -115,6 +115,14 @@ def _fresh_real(address: rng.Address, reserve: Images, count: int, generation: i
     return reserve.take(np.sort(order[(generation - 1) * count : generation * count]))
 
 
+def unserved(section: Any, address: rng.Address, reserve: Images, generation: int) -> Images:
+    """The part of the reserve that no pool up to that of a generation has taken."""
+    if section.rule != "fresh":
+        return reserve
+    order = rng.permutation((*address, "reserve"), len(reserve))
+    return reserve.take(np.sort(order[generation * section.n_real :]))
+
+
 def _substitute(
     address: rng.Address, drawn_in: int, real: Images, latest: Images, alpha: float, match_group: bool
 ) -> Images:

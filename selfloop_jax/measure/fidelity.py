@@ -85,7 +85,7 @@ def report(
 def _beside_floor(features: Sequence[np.ndarray], k: int) -> list[dict[str, float]]:
     """`summary` of as many generated and held-out images, from features of generated, real, held-out."""
     generated, real, held_out = features
-    count = min(len(generated), len(held_out))
+    count = min(len(generated), len(held_out)) if len(held_out) else len(generated)
     return [summary(images[:count], real, k) for images in (generated, held_out)]
 
 
@@ -102,7 +102,7 @@ def _memorization_beside_floor(
 def _size_notes(generated: int, real: int, held_out: int) -> list[str]:
     """What was left out to make sets equal."""
     notes = []
-    if generated != held_out:
+    if held_out and generated != held_out:
         notes.append(
             f"sizes: of {generated} generated and {held_out} held-out images the larger set is cut to the"
             " smaller, overall and in every class and group"

@@ -3,25 +3,17 @@
 --side names the runs of a side study, from which the loops are predicted (docs/dynamics.md).
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from selfloop_jax.arguments import Parser
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.report.page import write
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes leave as `UsageError`, so that they end in one line like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; usage: WORKDIR [WORKDIR ...] [--side WORKDIR ...] [--out=FILE.html]")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(prog="python -m selfloop_jax.report", description=__doc__, allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser("report", "WORKDIR [WORKDIR ...] [--side WORKDIR ...] [--out=FILE.html]", __doc__)
     parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=Path, help="the folder of a run")
     parser.add_argument("--side", metavar="WORKDIR", nargs="+", type=Path, default=(), help="a side study")
     parser.add_argument("--out", metavar="FILE.html", type=Path, help="default: WORKDIR/report.html")

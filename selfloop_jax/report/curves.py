@@ -170,6 +170,7 @@ def control_curves(arms: Sequence[Arm], metrics: Sequence[Metric]) -> list[Drawi
     for metric in metrics if loops else ():
         fig, axes = small_multiples(len(loops), ["loop", *kinds])
         for ax, arm in zip(axes, loops, strict=True):
+            _chance(ax, [arm], metric)
             arm_curve(ax, arm, metric.column, 0)
             for kind, other in beside[id(arm)]:
                 arm_curve(ax, other, metric.column, 1 + kinds.index(kind))
@@ -186,7 +187,8 @@ def control_curves(arms: Sequence[Arm], metrics: Sequence[Metric]) -> list[Drawi
 CONTROLS_CAPTION = (
     "no_synthetic trains on the real images alone, for as many steps; fresh_real gets held-out real images, "
     "as many as the loop gets generated ones; oracle_resample gets real images with the labels and groups of "
-    "those that the loop drew. Thick: mean over seeds with its 95 % interval; thin: each seed."
+    "those that the loop drew. Thick: mean over seeds, from three on with its 95 % interval; thin: each "
+    "seed. Grey: where chance alone puts nine of ten values of the loop if groups made no difference."
 )
 
 

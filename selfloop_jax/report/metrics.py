@@ -105,13 +105,14 @@ PANELS = (
         "content",
         "Content of the generated images",
         "Bias-aligned: share in the group aligned with their class; corrected: freed of what the annotator "
-        "of groups confuses, as far as its errors on real images tell. Agreement: share that the classifier "
-        "of generation 0 gives the class they were drawn for. Classification accuracy score: accuracy on "
-        "real images of a classifier trained on generated ones only (from the weights of init_from, if any); "
-        "ratio: over the accuracy of generation 0.",
+        "of groups confuses, as far as its errors on real images tell; by colour: as the pixels say. "
+        "Agreement: share that the classifier of generation 0 gives the class they were drawn for. "
+        "Classification accuracy score: accuracy on real images of a classifier trained on generated ones "
+        "only (from the weights of init_from, if any); ratio: over the accuracy of generation 0.",
         (
             ALIGNED,
             Metric("samples", "corrected.aligned.share", "bias-aligned share, corrected"),
+            Metric("samples", "bias_aligned_share_by_colour", "bias-aligned share, by colour"),
             Metric("samples", "classifier_agreement", "classifier agreement", "↑"),
             Metric("samples", "classification_accuracy_score", "classification accuracy score", "↑"),
             Metric("samples", "classification_accuracy_score_ratio", "score, ratio to real", "↑"),

@@ -123,11 +123,14 @@ def read_run(workdir: Path) -> Run:
     generations = tuple(_read_generation(folder, notes) for folder in finished)
     real = _read_arrays(path / "real.npz", None, notes)
     data = generations[-1].record["data"]
+    config = store.read_json(path / "config.json")
+    if not isinstance(config, dict):
+        raise RunError(f"{path / 'config.json'}: damaged: no object")
     manifest, log = path / "manifest.json", path / "metrics.jsonl"
     notes += [f"{file.name}: missing, not shown." for file in (manifest, log) if not file.is_file()]
     return Run(
         path=path.resolve(),
-        config=store.read_json(path / "config.json"),
+        config=config,
         manifest=tuple(store.read_json(manifest)) if manifest.is_file() else (),
         generations=generations,
         real=None if real is None else tiles(real, "label", len(data["classes"])),
@@ -143,10 +146,27 @@ def _generation_folders(path: Path) -> list[Path]:
 
 
 def _read_generation(folder: Path, notes: list[str]) -> Generation:
-    record = store.read_json(folder / "record.json")
+    """One generation; RunError where its record is damaged or none that this version can read."""
+    path = folder / "record.json"
+    record = store.read_json(path)
+    if not isinstance(record, dict):
+        raise RunError(f"{path}: damaged: no object")
     for key in _REQUIRED:
         if key not in record:
-            raise RunError(f"{folder / 'record.json'}: has no field {key!r}")
+            raise RunError(f"{path}: has no field {key!r}")
+    try:
+        return _generation(folder, record, notes)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path}: damaged, or of another version: {error!r}") from error
+
+
+def _generation(folder: Path, record: store.Json, notes: list[str]) -> Generation:
+    shape = len(record["data"]["classes"]), len(record["data"]["groups"])
+    joints = [record["pool"]["joint"], *([record["samples"]["joint"]] if record["samples"] else [])]
+    if {np.shape(joint) for joint in joints} != {shape} or len(record["data"]["aligned_group"]) != shape[0]:
+        raise ValueError("histograms of another shape than classes and groups")
+    if not all(value is None or isinstance(value, int | float) for value in record["metrics"].values()):
+        raise ValueError("metrics that are no numbers")
     classes, groups = len(record["data"]["classes"]), len(record["data"]["groups"])
     digests = record.get("digests", {})
     drawn = record["samples"] is not None

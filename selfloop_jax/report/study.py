@@ -4,15 +4,14 @@ Prints the tables as Markdown or, with --into, puts them between the two lines o
 `<!-- tables of NAME.csv -->` and `<!-- end of NAME.csv -->`.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
 from selfloop_jax import store
+from selfloop_jax.arguments import Parser
 from selfloop_jax.errors import UsageError
 from selfloop_jax.measure import verdict
 from selfloop_jax.report import prediction, rows, verdicts
@@ -29,16 +28,9 @@ FIDELITY = (
 CONTRAST = Metric("metrics", "aligned_contrast", "aligned minus others")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes leave as `UsageError`, so that they end in one line like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; usage: NUMBERS.csv [--into=FILE.md]")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints or writes the tables; the exit code."""
-    parser = _Parser(prog="python -m selfloop_jax.report.study", description=__doc__, allow_abbrev=False)
+    parser = Parser("report.study", "NUMBERS.csv [--into=FILE.md]", __doc__)
     parser.add_argument("numbers", metavar="NUMBERS.csv", type=Path)
     parser.add_argument("--into", metavar="FILE.md", type=Path)
     try:
