@@ -8,6 +8,7 @@ import hashlib
 import operator
 
 import numpy as np
+from scipy.special import ndtri
 
 Address = tuple[int | str, ...]
 
@@ -25,3 +26,8 @@ def words(address: Address, count: int) -> np.ndarray:
 def inner_uniforms(address: Address, shape: tuple[int, ...]) -> np.ndarray:
     """float64[shape] strictly between 0 and 1, where quantiles are finite."""
     return ((words(address, int(np.prod(shape))) >> np.uint64(12)) + 0.5).reshape(shape) * 2.0**-52
+
+
+def normals(address: Address, shape: tuple[int, ...]) -> np.ndarray:
+    """float64[shape] standard normals."""
+    return ndtri(inner_uniforms(address, shape))

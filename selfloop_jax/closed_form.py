@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 from selfloop_jax import rng
+from selfloop_jax.addresses import normals
 from selfloop_jax.data import pool
 from selfloop_jax.data.images import REAL, Images
 from selfloop_jax.errors import UsageError
@@ -105,7 +105,7 @@ def gaussian_loop(
     Real vectors are standard normal. The generator is the mean and the covariance of its pool (divided by
     n - 1, or by n where not `unbiased`); it draws with its covariance times `scale`.
     """
-    everything = _normal((*address, "real", "vectors"), n_real + n_reserve, dimension)
+    everything = normals((*address, "real", "vectors"), (n_real + n_reserve, dimension))
     vectors, found = {REAL: everything}, []
     whole = points(np.zeros(len(everything)), np.zeros(len(everything)), REAL)
     real, reserve = whole.take(slice(n_real)), whole.take(slice(n_real, None))
@@ -114,7 +114,7 @@ def gaussian_loop(
         x = look_up(vectors, trained_on)
         mean, covariance = x.mean(axis=0), np.cov(x, rowvar=False, ddof=int(unbiased)).reshape(dimension, -1)
         found.append((mean, np.trace(covariance), len(x)))
-        z = _normal((*address, "generation", g, "vectors"), count, dimension)
+        z = normals((*address, "generation", g, "vectors"), (count, dimension))
         vectors[g] = mean + np.sqrt(scale) * z @ _root(covariance)
         return points(np.zeros(count), np.zeros(count), g)
 
@@ -135,9 +135,3 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     """Symmetric square root, which the covariance of fewer points than dimensions has as well."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-
-
-def _normal(address: rng.Address, n: int, dimension: int) -> np.ndarray:
-    """float64[n,D] standard normals; half a step keeps a uniform of 0 away from minus infinity."""
-    uniforms = rng.uniforms(address, np.arange(n * dimension)) + 2.0**-54
-    return ndtri(uniforms).reshape(n, dimension)

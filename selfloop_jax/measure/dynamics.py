@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
-from selfloop_jax.addresses import inner_uniforms
+from selfloop_jax.addresses import inner_uniforms, normals
 
 RULES = ("replace", "real_plus_latest", "accumulate", "accumulate_subsample", "substitute", "fresh")
 
@@ -234,8 +234,10 @@ class _Noise:
     def coefficients(self, response: Response) -> np.ndarray:
         """float[paths, 1..., 2 or 3] from their fitted normal distribution: one curve a path."""
         values, vectors = np.linalg.eigh(response.covariance)
-        uniforms = inner_uniforms((*self.address, "coefficients"), (self.shape[0], len(values)))
-        spread = special.ndtri(uniforms) @ (vectors * np.sqrt(np.maximum(values, 0))).T
+        spread = (
+            normals((*self.address, "coefficients"), (self.shape[0], len(values)))
+            @ (vectors * np.sqrt(np.maximum(values, 0))).T
+        )
         return (response.coefficients + spread).reshape(self.shape[0], *(1,) * (len(self.shape) - 1), -1)
 
     def subset(self, share: Any, n: Any, of: Any, *name: int | str) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from selfloop_jax import rng
+from selfloop_jax.addresses import Address, normals
 from selfloop_jax.measure import fairness
 from selfloop_jax.measure.wilson import wilson
 
@@ -48,7 +48,7 @@ def intervals(
     num_groups: int,
     aligned_group: np.ndarray,
     nested: bool,
-    address: rng.Address,
+    address: Address,
     replicates: int = 1000,
     level: float = 0.95,
 ) -> tuple[dict[str, Bounds], tuple[np.ndarray, np.ndarray]]:
@@ -124,7 +124,7 @@ def clusters(label: np.ndarray, source_id: np.ndarray | None) -> np.ndarray:
 # --- rates and their errors ---
 
 
-def _rates(hit, group, cluster, address: rng.Address, replicates: int) -> Rates:
+def _rates(hit, group, cluster, address: Address, replicates: int) -> Rates:
     """Rates of bool[M] hits in each group that has rows."""
     present, column, size = np.unique(group, return_inverse=True, return_counts=True)
     hits = np.bincount(column[hit], minlength=len(present))
@@ -134,7 +134,7 @@ def _rates(hit, group, cluster, address: rng.Address, replicates: int) -> Rates:
     else:
         effective, covariance = _clustered(hit, column, cluster, rate, size)
     covariance = _with_pseudo_images(covariance, rate, effective)
-    error = _normals(address, (replicates, len(present))) @ np.linalg.cholesky(covariance).T
+    error = normals(address, (replicates, len(present))) @ np.linalg.cholesky(covariance).T
     return Rates(present, size, hits, effective, rate, covariance, error)
 
 
@@ -172,12 +172,6 @@ def _with_pseudo_images(covariance, rate, effective) -> np.ndarray:
 def _adjusted(rate, effective) -> np.ndarray:
     """Rates float64[k] after one right and one wrong pseudo-image a cell."""
     return (rate * effective + 1) / (effective + 2)
-
-
-def _normals(address: rng.Address, shape: tuple[int, int]) -> np.ndarray:
-    """float64[shape], standard normals of an address."""
-    words = rng.words(address, math.prod(shape)).reshape(shape)
-    return special.ndtri(((words >> np.uint64(11)) + 0.5) * 2.0**-53)
 
 
 # --- ends ---
