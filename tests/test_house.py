@@ -73,6 +73,7 @@ def test_nothing_imports_tensorflow():
     "name",
     [
         *("store.py", "measure/fairness.py", "measure/drift.py", "measure/verdict.py", "measure/dynamics.py"),
+        *("measure/uncertainty.py", "measure/intervals.py"),
         *("report/__init__.py", "report/__main__.py", "sweep.py"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from selfloop_jax import rng
+from selfloop_jax.addresses import Address, words
 from selfloop_jax.measure import fairness
 from selfloop_jax.measure.intervals import clusters, intervals
 
@@ -37,7 +37,7 @@ def summary(
     num_groups: int,
     aligned_group: np.ndarray,
     nested: bool,
-    address: rng.Address,
+    address: Address,
     replicates: int = 1000,
     level: float = 0.95,
 ) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def null(
     num_groups: int,
     aligned_group: np.ndarray,
     nested: bool,
-    address: rng.Address,
+    address: Address,
     replicates: int = 1000,
 ) -> dict[str, np.ndarray]:
     """Each metric but the accuracy under permuted groups, {metric: float64[replicates]}.
@@ -98,8 +98,8 @@ def null(
     label, pred, group, stratum = (column[order] for column in (label, pred, group, stratum))
     rows = []
     for replicate in range(replicates):
-        words = rng.words((*address, "null", replicate), len(group))
-        shuffled = group[_permutation(stratum, words)]
+        drawn = words((*address, "null", replicate), len(group))
+        shuffled = group[_permutation(stratum, drawn)]
         rows.append(_metrics(label, pred, shuffled, num_classes, num_groups, aligned_group, nested))
     return {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "accuracy"}
 
@@ -119,10 +119,10 @@ def _strata(label: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     return stratum
 
 
-def _permutation(stratum: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """int64[N], the order of the words within each stratum; stratum is sorted, words are uint64[N]."""
+def _permutation(stratum: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """int64[N], the order of the words drawn uint64[N] in each stratum; stratum is sorted."""
     bits = np.uint64(int(stratum.max(initial=0)).bit_length())
-    return np.argsort((stratum.astype(np.uint64) << (np.uint64(64) - bits)) | (words >> bits))
+    return np.argsort((stratum.astype(np.uint64) << (np.uint64(64) - bits)) | (drawn >> bits))
 
 
 def _against_null(name: str, observed: float, permuted: np.ndarray | None) -> dict[str, Any]:
