@@ -114,8 +114,8 @@ def test_a_seed_without_its_control_is_left_out(three):
 def test_the_page_of_a_study(three, tmp_path):
     page = write(three, tmp_path / "study.html")
     html = page.read_text()
-    assert "accumulate, equal opportunity, mean against fresh_real: amplification" in html
-    assert "replace, equal opportunity, mean against fresh_real: no change" in html
+    assert "accumulate, mean equal opportunity difference, against fresh_real: amplification" in html
+    assert "replace, mean equal opportunity difference, against fresh_real: no change" in html
     assert "<h2>Did the loop change the bias?</h2>" in html
     stems = {png.stem for png in (tmp_path / "study").glob("*.png")}
     assert f"controls_{GAP}" in stems

@@ -156,7 +156,7 @@ def _summary(d: np.ndarray, metrics: int, alpha: float) -> dict[str, float | int
 
 def _decide(row: dict, metrics: int, margin: float | None, alpha: float) -> tuple[str, str]:
     """Verdict and reason, without the full stop."""
-    seeds, said = row["seeds"], f"{row['mean']:+.3g} over {row['seeds']} seeds"
+    seeds, said = row["seeds"], f"{row['mean']:+.3g} over {_seeds(row['seeds'])}"
     if seeds < least_seeds(1, alpha):
         return "not distinguishable", _too_few(seeds, 1, alpha)
     changed = row["p_holm"] <= alpha
@@ -181,11 +181,17 @@ def _decide(row: dict, metrics: int, margin: float | None, alpha: float) -> tupl
 
 def _too_few(seeds: int, metrics: int, alpha: float) -> str:
     family = f" with {metrics} metrics" if metrics > 1 else ""
-    return f"{seeds} seeds{family}: {least_seeds(metrics, alpha)} are the least that can reach {alpha:g}"
+    return f"{_seeds(seeds)}{family}: {least_seeds(metrics, alpha)} are the least that can reach {alpha:g}"
 
 
 def _dropped(count: int) -> str:
-    return f"; {count} seeds without a value were left out." if count else "."
+    if not count:
+        return "."
+    return f"; {_seeds(count)} without a value {'was' if count == 1 else 'were'} left out."
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" if count == 1 else f"{count} seeds"
 
 
 def slope(b: np.ndarray, variance: np.ndarray) -> tuple[float, float]:

@@ -96,7 +96,7 @@ def _ends(arm: Arm, metric: Metric) -> str:
         return "–"
     first, last = np.nanmean(values[:, 0]), np.nanmean(values[:, -1])
     low, high = (end[-1] for end in arm.interval(metric.column))
-    return f"{first:.3f} → {last:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{first:.3f} → {last:.3f}" + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]")
 
 
 def _contrasts(every: Sequence[Arm]) -> Table | None:
@@ -120,8 +120,7 @@ def _contrast(arm: Arm, other: Arm, metric: Metric) -> str:
     d = (loop - control)[~np.isnan(loop - control)]
     if not len(d):
         return "–"
-    low, high = verdict.interval(d, 0.95)
-    return f"{d.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    return verdicts.with_interval(d.mean(), *verdict.interval(d, 0.95))
 
 
 def _fidelity(every: Sequence[Arm]) -> Table | None:

@@ -98,6 +98,13 @@ def metric_name(metric: str) -> str:
     return _NAMES.get(metric, metric.replace("_", " "))
 
 
+def in_a_sentence(metric: str) -> str:
+    """`equal_opportunity_difference_mean` is the mean equal opportunity difference."""
+    words = metric.split("_")
+    which = [words.pop()] if words[-1] in ("mean", "max", "min") else []
+    return " ".join([*which, *words])
+
+
 def sentences(found: Sequence[Finding]) -> list[str]:
     """One sentence per finding: what the test says of it, in its own words."""
     return [
@@ -106,7 +113,7 @@ def sentences(found: Sequence[Finding]) -> list[str]:
 
 
 def _subject(finding: Finding) -> str:
-    return f"{finding.arm.name}, {metric_name(finding.metric)} against {finding.control}"
+    return f"{finding.arm.name}, {in_a_sentence(finding.metric)}, against {finding.control}"
 
 
 def _mean(values: np.ndarray) -> float:
@@ -123,22 +130,27 @@ def table(found: Sequence[Finding]) -> Table:
             (
                 finding.arm.name,
                 metric_name(finding.metric),
+                result["verdict"],
                 finding.control,
                 str(result["seeds"]),
                 f"{loop:+.3f}",
                 f"{other:+.3f}",
-                f"{result['mean']:+.3f} [{result['low']:+.3f}, {result['high']:+.3f}]",
+                with_interval(result["mean"], result["low"], result["high"]),
                 text(result["p_holm"]),
                 text(result["p_equivalence_holm"]),
                 text(result["smallest_detectable"]),
-                result["verdict"],
             )
         )
-    header = ("arm", "metric", "control", "seeds", "loop", "control's", "contrast", "p", "p of equivalence")
+    header = ("arm", "metric", "verdict", "control", "seeds", "loop", "control's", "contrast")
     caption = (
         "loop, control's: mean change from generation 0 to the last. contrast: their difference seed by "
         "seed, larger is more biased, with its t interval. p: exact sign-flip test, adjusted by Holm over "
         "the metrics of an arm; p of equivalence likewise, for a contrast within the margin. 80 %: the true "
         "contrast that this design finds with 80 % power."
     )
-    return Table((*header, "80 %", "verdict"), tuple(rows), caption)
+    return Table((*header, "p", "p of equivalence", "80 %"), tuple(rows), caption)
+
+
+def with_interval(mean: float, low: float, high: float) -> str:
+    """A signed number with its interval, where it has one."""
+    return f"{mean:+.3f}" if math.isnan(low) else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
