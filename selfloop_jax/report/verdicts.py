@@ -106,10 +106,13 @@ def in_a_sentence(metric: str) -> str:
 
 
 def sentences(found: Sequence[Finding]) -> list[str]:
-    """One sentence per finding: what the test says of it, in its own words."""
-    return [
-        f"{_subject(finding)}: {finding.result['verdict']}; {finding.result['reason']}" for finding in found
-    ]
+    """What the test says of each finding, in its own words, and what loop and control did by themselves."""
+    told = []
+    for finding in found:
+        loop, control = map(_mean, finding.changes)
+        result = f"{finding.result['verdict']}; {finding.result['reason']}"
+        told.append(f"{_subject(finding)}: {result} Loop: {loop:+.3f}, control: {control:+.3f}.")
+    return told
 
 
 def _subject(finding: Finding) -> str:
