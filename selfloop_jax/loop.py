@@ -132,8 +132,8 @@ def generation(gen: phases.Generation, exact: bool) -> store.Json:
             gen.parents = {}
             started = time.perf_counter()
             entry = phase(gen)
-            entry |= {"parents": gen.parents, "seconds": round(time.perf_counter() - started, 3)}
-            store.write_json(path, entry)
+            seconds = round(time.perf_counter() - started, 3)
+            store.write_json(path, entry | {"parents": gen.parents, "seconds": seconds})
         gen.entries[name] = store.read_json(path)
     record = _record(gen, exact, compilations())
     store.write_json(gen.folder / "record.json", record)
