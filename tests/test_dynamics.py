@@ -285,12 +285,18 @@ def test_a_response_with_a_fixed_point_is_followed_to_it():
     assert (drawn.high > drawn.mean).all()
 
 
-def line(rule, coefficients, real, generations, first_drawn=None):
-    """Drawn shares of a noiseless loop with as many drawn as real images."""
-    response = dynamics.Response(np.array(coefficients), np.zeros((len(coefficients),) * 2))
+def certain(*coefficients):
+    return dynamics.Response(np.array(coefficients), np.zeros((len(coefficients),) * 2))
+
+
+def line(rule, coefficients, real, generations, first=None):
+    """Drawn shares of a noiseless loop with as many drawn as real images; `first`: of generation 0."""
+    of_all = certain(*coefficients)
+    response = of_all if first is None else certain(special.logit(first), 0)
     sizes = dynamics.Sizes(n_real=100, count=100)
-    address, more = (0, "line"), {"paths": 1, "first_drawn": first_drawn}
-    pools, drawn = dynamics.predict(rule, real, sizes, response, generations, address, **more)
+    pools, drawn = dynamics.predict(
+        rule, real, sizes, response, generations, (0, "line"), later=of_all, paths=1
+    )
     return pools.mean, drawn.mean
 
 
@@ -309,11 +315,11 @@ def test_under_accumulate_the_response_wins_by_a_power_law():
 
 
 def test_real_images_do_not_reach_the_memory_of_a_fine_tuned_generator():
-    _, remembering = line("real_plus_latest", [0, 0.0, 1.2], 0.5, 60, first_drawn=0.51)
+    _, remembering = line("real_plus_latest", [0, 0.0, 1.2], 0.5, 60, first=0.51)
     assert remembering[-1] > 0.99
-    _, stable = line("real_plus_latest", [0, 0.8, 0.5], 0.5, 200, first_drawn=0.9)  # s k_B + k_r = .9
+    _, stable = line("real_plus_latest", [0, 0.8, 0.5], 0.5, 200, first=0.9)  # s k_B + k_q = .9
     assert stable[-1] == pytest.approx(0.5, abs=1e-6)
-    _, alone = line("replace", [0, 0.8, 0.5], 0.5, 60, first_drawn=0.51)  # k_B + k_r = 1.3
+    _, alone = line("replace", [0, 0.8, 0.5], 0.5, 60, first=0.51)  # k_B + k_q = 1.3
     assert alone[-1] > 0.99
 
 
@@ -358,12 +364,39 @@ def test_an_observed_first_generation_is_taken_as_given():
     np.testing.assert_allclose(pools.mean[1], (ALIGNED * N_REAL + first * COUNT) / (N_REAL + COUNT))
 
 
-def test_a_fine_tuned_generator_starts_from_an_observed_share():
-    response = dynamics.Response(np.array([0.0, 0.5, 0.5]), np.zeros((3, 3)))
-    with pytest.raises(ValueError, match=r"^first_drawn: "):
-        predict("replace", response)
-    _, drawn = predict("replace", response, first_drawn=ALIGNED)
+def test_a_fine_tuned_generator_has_one_before_it():
+    tuned = certain(0.0, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"^response: generation 0 has no previous generator"):
+        predict("replace", tuned)
+    _, drawn = predict("replace", later=tuned)
     np.testing.assert_allclose(drawn.mean, np.broadcast_to(ALIGNED, drawn.mean.shape))
+
+
+def test_memory_is_of_what_was_expected_and_not_of_the_noise_of_drawing():
+    """Generation 0 expects the real share .5 and happens to draw .8; a generator that is all memory stays."""
+    sizes, more = dynamics.Sizes(100, 100), {"first_drawn": 0.8, "paths": 1}
+    _, memory = dynamics.predict(
+        "replace", 0.5, sizes, certain(0, 1), 4, (0, "x"), later=certain(0, 0, 1), **more
+    )
+    np.testing.assert_allclose(memory.mean, [0.8, 0.5, 0.5, 0.5])
+    _, pool_alone = dynamics.predict(
+        "replace", 0.5, sizes, certain(0, 1), 4, (0, "x"), later=certain(0, 1, 0), **more
+    )
+    np.testing.assert_allclose(pool_alone.mean, [0.8] * 4)
+
+
+def test_all_classes_together_scatter_less_than_one():
+    """Classes draw apart: the weighted mean of n independent shares has the joint paths' spread."""
+    real, weights = np.full(16, 0.5), np.ones(16)
+    sizes = dynamics.Sizes(n_real=50, count=50)
+    one, whole = (
+        dynamics.predict("replace", real, sizes, dynamics.IDENTITY, 2, (0, "w"), weights=w)[1]
+        for w in (None, weights)
+    )
+    assert whole.mean.shape == (2,)
+    np.testing.assert_allclose(whole.mean, 0.5)
+    spread, single = whole.high - whole.low, (one.high - one.low).mean(axis=1)
+    np.testing.assert_allclose(spread * 4, single, rtol=0.1)
 
 
 def test_imposed_groups_are_not_predicted():

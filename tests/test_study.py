@@ -208,8 +208,9 @@ def test_the_curves_of_the_side_study_are_found():
     found = prediction.curves(side_study())
     np.testing.assert_allclose(found.scratch.coefficients, [-0.2, 0.9], atol=0.01)
     np.testing.assert_allclose(found.fine_tuned.coefficients, [-0.1, 0.5, 0.4], atol=0.1)
-    assert len(found.points["scratch"]) == 4  # shared by the two rules
-    assert len(found.points["fine_tuned"]) == 8
+    assert found.generators == {"scratch": 4, "fine_tuned": 8}  # the two rules share generation 0
+    assert len(found.points["scratch"]) == 4 * CLASSES
+    assert len(found.points["fine_tuned"]) == 8 * CLASSES
     np.testing.assert_allclose(found.gap(0.5)[0], 0.3, atol=1e-9)
 
 
@@ -218,24 +219,26 @@ def test_a_loop_that_follows_the_curves_is_predicted_better_than_by_standing_sti
     main_rows = []
     for rule in ("replace", "accumulate"):
         for seed in range(2):
-            drawn, pools = [0.5], [0.5]
+            drawn, pools, expected = [0.5], [0.5], found.scratch(0.5)
             for g in range(1, 5):
                 sizes = dynamics.Sizes(n_real=REAL, count=1000)
                 pools.append(float(dynamics.pool_shares(rule, g, 0.5, drawn, sizes)))
-                drawn.append(float(found.fine_tuned(pools[-1], drawn[-1])))
+                expected = found.fine_tuned(pools[-1], expected)
+                drawn.append(float(expected))
             for g in range(5):
                 main_rows.append(row("main", f"{rule}-{seed}", seed, g, pools[g], drawn[g], rule))
     made, reasons = prediction.forecasts(arms.arms(main_rows), found)
     assert reasons == []
     assert [one.arm.name for one in made] == ["replace", "accumulate"]
     for one in made:
-        assert one.share_score["error"] < 0.005 < one.share_score["error_naive"]
-        assert one.share_score["coverage"] == 1
-        assert one.gap_score["error"] < 0.01
+        for shares in (one.scores["share drawn"], one.scores["share drawn, by class"]):
+            assert shares["error"] < 0.005 < shares["error_naive"]
+            assert shares["coverage"] == 1
+        assert one.scores["gap"]["error"] < 0.01
     assert "Fine-tuned a, b, c = " in prediction.in_words(found)
     assert prediction.drawing(made).png.startswith(b"\x89PNG")
     assert prediction.response_drawing(found).png.startswith(b"\x89PNG")
-    assert "| replace | share drawn |" in study.markdown([*main_rows, *side_study()])
+    assert "| replace | share drawn, by class |" in study.markdown([*main_rows, *side_study()])
 
 
 def test_without_aligned_groups_nothing_is_predicted():
@@ -262,6 +265,18 @@ def test_what_cannot_be_predicted_is_told():
     assert len(prediction.forecasts(arms.arms(scratch), found)[0]) == 1
 
 
+def test_classes_without_an_aligned_group_are_left_out():
+    found = prediction.curves(side_study())
+    loop = [row("main", "a", 0, g, 0.5, 0.5, "replace") for g in range(3)]
+    ((whole,), _) = prediction.forecasts(arms.arms(loop), found)
+    for one in loop:
+        for place in ("pool", "samples"):
+            one[f"{place}.aligned_counts"][5:] = 0
+    ((half,), _) = prediction.forecasts(arms.arms(loop), found)
+    np.testing.assert_allclose(half.share.mean, whole.share.mean)
+    np.testing.assert_allclose(half.shares, whole.shares)
+
+
 @pytest.mark.parametrize("rule", dynamics.RULES)
 def test_every_rule_is_predicted_with_its_own_sizes(rule):
     facts = {
@@ -275,8 +290,9 @@ def test_every_rule_is_predicted_with_its_own_sizes(rule):
     assert np.isfinite(one.share.mean).all()
     assert (one.share.low <= one.share.high).all()
     if rule in ("substitute", "fresh"):  # a quarter of the pool is drawn
-        fine_tuned = prediction.curves(side_study()).fine_tuned
-        assert one.share.mean[0, 1] == pytest.approx(float(fine_tuned(0.75 * 0.5 + 0.25 * 0.3, 0.3)))
+        found = prediction.curves(side_study())
+        expected = found.fine_tuned(0.75 * 0.5 + 0.25 * 0.3, found.scratch(0.5))
+        assert one.share.mean[0, 1] == pytest.approx(float(expected))
 
 
 def test_runs_of_the_side_study_are_told_apart(three, tmp_path):

@@ -2,8 +2,8 @@
 
 A *share* is P(group | label), most often that of the aligned group. Two curves are measured apart from the
 loop and taken as given: the response R, which maps the share in a generator's pool (and, fine-tuned, the
-share drawn by the generator it started from) to the share it draws, and the gap of a classifier over the
-share in its pool. The pool rules do the rest. docs/dynamics.md has the derivation. NumPy and SciPy only.
+share expected of the generator it started from) to the share expected of it, and the gap of a classifier
+over the share in its pool. The pool rules do the rest. docs/dynamics.md derives them. NumPy and SciPy only.
 """
 
 import math
@@ -88,7 +88,7 @@ def _mean(shares: Sequence[Any], weights: Sequence[Any]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Response:
-    """logit R = a + b logit(pool share) [+ c logit(previous share)].
+    """logit R = a + b logit(pool share) [+ c logit(share expected of the previous generator)].
 
     coefficients float[2 or 3] with their covariance; correlation: that of two images drawn by one generator
     (0: generators trained alike differ by chance alone). Shares are read no closer to 0 and 1 than `edge`.
@@ -101,7 +101,7 @@ class Response:
 
     @property
     def fine_tuned(self) -> bool:
-        """Whether the share drawn by the previous generator counts."""
+        """Whether the share expected of the previous generator counts."""
         return len(self.coefficients) == 3
 
     def effective(self, count: Any) -> np.ndarray:
@@ -110,7 +110,7 @@ class Response:
         return count / (1 + np.maximum(count - 1, 0) * self.correlation)
 
     def __call__(self, pool: Any, previous: Any = None, coefficients: np.ndarray | None = None) -> np.ndarray:
-        """Share drawn after training on `pool`; `coefficients` [..., 2 or 3] in place of the fitted ones."""
+        """Share expected after training on `pool`; `coefficients` [..., 2 or 3] replace the fitted ones."""
         beta = np.moveaxis(self.coefficients if coefficients is None else coefficients, -1, 0)
         logit = beta[0] + beta[1] * _logit(pool, self.edge)
         return special.expit(logit + beta[2] * _logit(previous, self.edge) if self.fine_tuned else logit)
@@ -131,8 +131,10 @@ def fit_response(
 ) -> Response:
     """The response through a side study's generators, all float[P]: quasi-binomial regression of the logit.
 
-    `counts` images were drawn from each (of the class, where shares are a class's). Drawn shares of 0 and 1
-    are fine; as regressors shares are read no closer to them than half an image of the largest count. The
+    `counts` images were drawn from each (of the class, where shares are a class's). `previous_share` is what
+    was expected of the generators that were fine-tuned, by their own response: what they drew is that and the
+    noise of drawing, which would flatten the fit, and it is in the pool already. Drawn shares of 0 and 1 are
+    fine; as regressors shares are read no closer to them than half an image of the largest count. The
     covariance is scaled by the Pearson dispersion where that exceeds 1, which is also where the correlation
     within a generator's draws is read off. ValueError with too few or too similar points, or where the drawn
     shares are all at 0 and 1 and no finite curve fits best.
@@ -235,7 +237,7 @@ class _Noise:
         """float[paths, 1..., 2 or 3] from their fitted normal distribution: one curve a path."""
         values, vectors = np.linalg.eigh(response.covariance)
         spread = (
-            normals((*self.address, "coefficients"), (self.shape[0], len(values)))
+            normals((*self.address, "coefficients", len(values)), (self.shape[0], len(values)))
             @ (vectors * np.sqrt(np.maximum(values, 0))).T
         )
         return (response.coefficients + spread).reshape(self.shape[0], *(1,) * (len(self.shape) - 1), -1)
@@ -256,61 +258,81 @@ def predict(
     generations: int,
     address: tuple[int | str, ...],
     *,
+    later: Response | None = None,
     first_drawn: Any = None,
+    weights: Any = None,
     condition_on: str = "label",
     paths: int = 2000,
     level: float = 0.95,
 ) -> tuple[Band, Band]:
     """Aligned shares in the pools and among the images drawn of generations 0..generations-1.
 
-    real: aligned share in the real set, one number or float[C]; `sizes` are per class. `mean` iterates the
-    pool rule and the response without noise. The interval is for one run: quantiles over `paths` simulated
-    loops, each with coefficients from the response's covariance, draws of `count` images (their scatter
-    raised by the response's correlation) and the subsets that the rule takes. `first_drawn` is the share that
-    generation 0 was seen to draw, where predictions start from there; a fine-tuned response needs it, since
-    generation 0 has no previous generator. ValueError for generators conditioned on label and group.
+    real: aligned share in the real set, one number or float[C]; `sizes` are per class. `response` is that of
+    generators trained from scratch; `later`, where given, that of generation 1 and after, which may be
+    fine-tuned. `mean` iterates pool rule and response without noise. The interval is for one run: quantiles
+    over `paths` simulated loops, each with coefficients from the responses' covariances, draws of `count`
+    images (their scatter raised by the responses' correlation) and the subsets that the rule takes.
+    `first_drawn` is the share that generation 0 was seen to draw, where predictions start from there.
+    `weights` float[C]: bands are of the classes' weighted mean instead of single classes. ValueError for
+    generators conditioned on label and group, and where `response` needs a previous generator.
     """
     if condition_on != "label":
         raise ValueError(
             f"diffusion.condition_on = {condition_on}: the groups are imposed, not chosen by the "
             "generator, so there is nothing to predict; allowed is label"
         )
-    if response.fine_tuned and first_drawn is None:
-        raise ValueError(
-            "first_drawn: a response to the previous share needs the share drawn by generation 0"
-        )
+    if response.fine_tuned:
+        raise ValueError("response: generation 0 has no previous generator; pass a fine-tuned one as `later`")
     real = np.asarray(real, np.float64)
     first = None if first_drawn is None else np.asarray(first_drawn, np.float64)
+    of = [response] + [later or response] * (generations - 1)
     expected = _iterate(
         generations,
         first,
         real.shape,
         lambda g, drawn: pool_shares(rule, g, real, drawn, sizes),
-        lambda _, *x: response(*x),
+        lambda g, *shares: of[g](*shares),
+        lambda g, share: share,
     )
     noise = _Noise(address, (paths, *real.shape))
-    coefficients, draws = noise.coefficients(response), np.maximum(response.effective(sizes.count), 1)
+    curves = [noise.coefficients(response)] + [noise.coefficients(later or response)] * (generations - 1)
+    draws = [np.maximum(one.effective(sizes.count), 1) for one in of]
     simulated = _iterate(
         generations,
         first,
         noise.shape,
         lambda g, drawn: _noisy_pool(rule, g, real, drawn, sizes, noise),
-        lambda g, *x: _binomial(noise.uniforms("drawn", g), response(*x, coefficients), draws),
+        lambda g, *shares: of[g](*shares, curves[g]),
+        lambda g, share: _binomial(noise.uniforms("drawn", g), share, draws[g]),
     )
     ends = ((1 - level) / 2, (1 + level) / 2)
-    return tuple(Band(e, *np.quantile(s, ends, axis=1)) for e, s in zip(expected, simulated, strict=True))
+    bands = []
+    for mean, loops in zip(expected, simulated, strict=True):
+        if weights is not None:
+            mean, loops = (np.average(x, axis=-1, weights=weights) for x in (mean, loops))
+        bands.append(Band(mean, *np.quantile(loops, ends, axis=1)))
+    return tuple(bands)
 
 
 def _iterate(
-    generations: int, first_drawn: np.ndarray | None, shape: tuple[int, ...], pool: Callable, draw: Callable
+    generations: int,
+    first_drawn: np.ndarray | None,
+    shape: tuple[int, ...],
+    pool: Callable,
+    expect: Callable,
+    draw: Callable,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pool and drawn shares float[generations, *shape] of `pool(g, drawn)` and `draw(g, pool, previous)`."""
-    pools, drawn = [], []
+    """Pool and drawn shares float[generations, *shape].
+
+    Of `pool(g, drawn)`, `expect(g, pool, previous)`, `draw(g, expected)`: what a generator is expected to
+    draw is its state, what it drew is that with noise and enters pools.
+    """
+    pools, drawn, expected = [], [], None
     for g in range(generations):
         pools.append(np.broadcast_to(pool(g, drawn), shape))
+        expected = expect(g, pools[g], expected)
         given = not g and first_drawn is not None
-        share = first_drawn if given else draw(g, pools[g], drawn[-1] if g else None)
-        drawn.append(np.broadcast_to(share, shape))
+        drawn.append(np.broadcast_to(first_drawn if given else draw(g, expected), shape))
     return np.stack(pools), np.stack(drawn)
 
 

@@ -2,12 +2,14 @@
 
 The response of a generator and the gap of a classifier are fitted to runs of the side study, on other seeds
 than the loops; docs/dynamics.md has the derivation. A share is that of the images of a class that are in the
-group which the bias ties to it, all classes taken together.
+group which the bias ties to it. Responses are fitted to single classes and predict single classes; shown are
+all classes taken together.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,48 +30,62 @@ class Curves:
     scratch: dynamics.Response | None
     fine_tuned: dynamics.Response | None
     gap: dynamics.GapCurve
-    points: dict[str, np.ndarray]  # by response float[P,3 or 4]: pool, drawn, count[, drawn before]
     gaps: np.ndarray  # float[P,2], share and gap of classifiers trained on real images
     spread: float  # standard deviation of the gap from seed to seed
+    points: dict[str, np.ndarray]  # by response float[P,3 or 4]: pool, drawn, count[, expected before]
+    generators: dict[str, int]  # by response; each gives a point per class
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One loop arm: observed float64[S,G] shares drawn and gaps, and what was predicted of them."""
+    """One loop arm: observed float64[S,G] shares drawn and gaps, and what was predicted of them.
+
+    scores: by what was predicted, `dynamics.score` of the generations after the one that was given.
+    """
 
     arm: Arm
     shares: np.ndarray
     share: dynamics.Band
     gaps: np.ndarray
     gap: dynamics.Band
-    share_score: dict[str, float]
-    gap_score: dict[str, float]
+    scores: dict[str, dict[str, float]]
 
 
 def curves(side: Sequence[Row]) -> Curves | None:
     """The curves of a side study; None where it has no aligned groups, or too few points for a gap curve."""
     side = [row for row in side if "samples.aligned_counts" in row and row["pool.aligned_counts"].any()]
+    if len({_level(row) for row in side}) < 2:
+        return None
     before = {(row["run"], row["generation"]): row for row in side}
-    first, later, gaps = [], [], {}
+    first, later = [], []  # rows, and later ones with the row before
     for row in side:
         previous = before.get((row["run"], row["generation"] - 1))
+        if not row["generation"] or (previous and row[f"{FACT}diffusion.later.start"] != "previous"):
+            first.append(_points(row))
+        elif row["generation"] == 1 and previous:
+            later.append((_points(row), _points(previous)[:, 0]))
+    first = list(
+        {one.tobytes(): one for one in first}.values()
+    )  # runs that took over a generation 0 share it
+    points = {"scratch": np.concatenate(first)}
+    scratch = _response(points["scratch"])
+    tuned = [np.c_[one, scratch(pool)] for one, pool in later] if scratch else []
+    points["fine_tuned"] = np.concatenate([np.empty((0, 4)), *tuned])
+    generators = {"scratch": len(first), "fine_tuned": len(tuned)}
+    return Curves(scratch, _response(points["fine_tuned"]), *_gaps(side), points, generators)
+
+
+def _gaps(side: Sequence[Row]) -> tuple[dynamics.GapCurve, np.ndarray, float]:
+    """The gap curve through the classifiers of generation 0, its points, and the scatter around it."""
+    levels: dict[tuple, set[tuple[float, float]]] = {}
+    for row in side:
         if not row["generation"]:
-            first.append(_shares(row))
-            gaps.setdefault(_level(row), []).append((_shares(row)[0], row[OPPORTUNITY.column]))
-        elif previous and row[f"{FACT}diffusion.later.start"] == "previous":
-            later.append([*_shares(row), _shares(previous)[1]])
-        elif previous:
-            first.append(_shares(row))
-    points = {"scratch": _distinct(first, 3), "fine_tuned": _distinct(later, 4)}
-    levels = [np.unique(np.array(level), axis=0) for level in gaps.values()]
-    if len(levels) < 2:
-        return None
-    share = np.concatenate([np.full(len(level), level[:, 0].mean()) for level in levels])
-    found = np.concatenate(levels)
-    gap = dynamics.gap_curve(share, found[:, 1])
-    residual = found[:, 1] - gap(share)[0]
-    spread = float(np.sqrt((residual**2).sum() / max(len(found) - len(levels), 1)))
-    return Curves(*map(_response, points.values()), gap, points, found, spread)
+            levels.setdefault(_level(row), set()).add((_share(row, "pool"), row[OPPORTUNITY.column]))
+    at = [np.array(sorted(level)) for level in levels.values()]
+    found = np.concatenate(at)
+    curve = dynamics.gap_curve(np.repeat([x[:, 0].mean() for x in at], [len(x) for x in at]), found[:, 1])
+    residual = found[:, 1] - curve(np.repeat([x[:, 0].mean() for x in at], [len(x) for x in at]))[0]
+    return curve, found, float(np.sqrt((residual**2).sum() / max(len(found) - len(at), 1)))
 
 
 def _level(row: Row) -> tuple[tuple[str, str], ...]:
@@ -84,15 +100,25 @@ def _response(points: np.ndarray) -> dynamics.Response | None:
         return None
 
 
-def _shares(row: Row) -> list[float]:
-    """Aligned share in the pool, aligned share drawn, and images drawn."""
-    found = [row[f"{p}.aligned_counts"].sum() / row[f"{p}.class_counts"].sum() for p in ("pool", "samples")]
-    return [*found, row["samples.class_counts"].sum()]
+def _points(row: Row) -> np.ndarray:
+    """float[C,3] of the classes with an aligned group: its share in the pool, share drawn, images drawn."""
+    kept = (row["pool.aligned_counts"] > 0) & (row["samples.class_counts"] > 0)
+    return np.stack([_by_class(row, "pool"), _by_class(row, "samples"), row["samples.class_counts"]], axis=1)[
+        kept
+    ]
 
 
-def _distinct(points: list[list[float]], columns: int) -> np.ndarray:
-    """Points as float[P,columns] without repetitions: runs that took over a generation 0 share it."""
-    return np.unique(np.array(points).reshape(-1, columns), axis=0)
+def _by_class(row: Row, place: str) -> np.ndarray:
+    """Aligned share float[C] in the pool or among the samples; NaN where a class is absent."""
+    counts = row[f"{place}.class_counts"]
+    return np.divide(
+        row[f"{place}.aligned_counts"], counts, out=np.full(len(counts), np.nan), where=counts > 0
+    )
+
+
+def _share(row: Row, place: str, kept: Any = slice(None)) -> float:
+    """Aligned share of all `kept` classes together."""
+    return float(row[f"{place}.aligned_counts"][kept].sum() / row[f"{place}.class_counts"][kept].sum())
 
 
 def forecasts(arms: Sequence[Arm], found: Curves) -> tuple[list[Forecast], list[str]]:
@@ -117,14 +143,14 @@ def _unpredictable(arm: Arm, found: Curves) -> str:
         return "no class has an aligned group"
     if arm.fact("diffusion.condition_on") != "label":
         return "its generators are told the group, so that composition is imposed"
-    if _kind(arm, found) is None:
+    if not found.scratch or (_fine_tuned(arm) and not found.fine_tuned):
         return "the side study has too few generators of its kind"
     return ""
 
 
-def _kind(arm: Arm, found: Curves) -> dynamics.Response | None:
-    """The response of the arm's later generators."""
-    return found.fine_tuned if arm.fact("diffusion.later.start") == "previous" else found.scratch
+def _fine_tuned(arm: Arm) -> bool:
+    """Whether the arm's later generators start from the previous one."""
+    return arm.fact("diffusion.later.start") == "previous"
 
 
 def _whole(arm: Arm) -> list[list[Row]]:
@@ -136,37 +162,65 @@ def _whole(arm: Arm) -> list[list[Row]]:
 
 def _forecast(arm: Arm, found: Curves) -> Forecast:
     runs = _whole(arm)
-    shares = np.array([[_shares(row)[1] for row in run] for run in runs])
+    kept = [run[0]["pool.aligned_counts"] > 0 for run in runs]  # classes with an aligned group
+    shares = np.array([[_share(row, "samples", k) for row in run] for run, k in zip(runs, kept, strict=True)])
     gaps = np.array([[row[OPPORTUNITY.column] for row in run] for run in runs])
-    bands = [_predicted(arm, run, share[0], found) for run, share in zip(runs, shares, strict=True)]
-    pool, drawn = (_stacked([band[i] for band in bands]) for i in (0, 1))
+    pool, drawn = (
+        _stacked(bands)
+        for bands in zip(
+            *(_predicted(arm, *one, found, whole=True) for one in zip(runs, kept, strict=True)), strict=True
+        )
+    )
     gap = _gap_band(pool, found)
-    return Forecast(arm, shares, drawn, gaps, gap, _score(shares, drawn), _score(gaps, gap))
+    by_class = _by_class_score(arm, runs, kept, found)
+    scores = {
+        "share drawn": _score(shares, drawn),
+        "share drawn, by class": by_class,
+        "gap": _score(gaps, gap),
+    }
+    return Forecast(arm, shares, drawn, gaps, gap, scores)
+
+
+def _by_class_score(
+    arm: Arm, runs: list[list[Row]], kept: list[np.ndarray], found: Curves
+) -> dict[str, float]:
+    """`dynamics.score` of single classes; [G,C] of every run one below the other."""
+    bands = [_predicted(arm, *one, found, whole=False)[1] for one in zip(runs, kept, strict=True)]
+    observed = [
+        np.array([_by_class(row, "samples")[k] for row in run]).T for run, k in zip(runs, kept, strict=True)
+    ]
+    return _score(np.concatenate(observed), _stacked(bands))
 
 
 def _stacked(bands: Sequence[dynamics.Band]) -> dynamics.Band:
+    """Bands [G] or [G,C] of runs as one of [runs,G] or [runs*C,G]."""
     return dynamics.Band(
-        *(np.array([getattr(b, end)[..., 0] for b in bands]) for end in ("mean", "low", "high"))
+        *(
+            np.concatenate([np.atleast_2d(getattr(b, end).T) for b in bands])
+            for end in ("mean", "low", "high")
+        )
     )
 
 
 def _predicted(
-    arm: Arm, run: list[Row], first_drawn: float, found: Curves
+    arm: Arm, run: list[Row], kept: np.ndarray, found: Curves, *, whole: bool
 ) -> tuple[dynamics.Band, dynamics.Band]:
-    """Shares float[G,1] in the pools and drawn of one run, from its generation 0 on."""
-    n_real, count = run[0]["pool.class_counts"].sum(), run[0]["samples.class_counts"].sum()
+    """Shares in the pools and drawn of one run: float[G] of all `kept` classes together, or float[G,C]."""
+    n_real, count = run[0]["pool.class_counts"][kept], run[0]["samples.class_counts"][kept].sum()
     section = SimpleNamespace(
         **{name: float(arm.fact(f"pool.{name}")) for name in ("budget", "alpha", "n_real", "n_generated")},
         match_group=arm.fact("pool.match_group") in ("True", "true"),
     )
     return dynamics.predict(
         arm.fact("pool.rule"),
-        np.array([_shares(run[0])[0]]),
-        dynamics.expected_sizes(section, np.array([n_real]), count),
-        _kind(arm, found),
+        _by_class(run[0], "pool")[kept],
+        dynamics.expected_sizes(section, n_real, count),
+        found.scratch,
         len(run),
         (run[0]["seed"], "prediction", arm.fact("pool.rule")),
-        first_drawn=np.array([first_drawn]),
+        later=found.fine_tuned if _fine_tuned(arm) else None,
+        first_drawn=_by_class(run[0], "samples")[kept],
+        weights=n_real if whole else None,
         condition_on=arm.fact("diffusion.condition_on"),
     )
 
@@ -192,7 +246,7 @@ def table(made: Sequence[Forecast]) -> Table:
     """Errors of the prediction and of the naive one, per loop."""
     rows = []
     for one in made:
-        for name, score in (("share drawn", one.share_score), ("gap", one.gap_score)):
+        for name, score in one.scores.items():
             errors = (f"{score[key]:.3f}" for key in ("error", "error_naive"))
             covered = f"{100 * score['coverage']:.0f} %"
             rows.append((one.arm.name, name, *errors, covered, str(score["undefined"])))
@@ -245,7 +299,7 @@ def _curve_error(response: dynamics.Response, share: np.ndarray) -> np.ndarray:
 
 def in_words(found: Curves) -> str:
     """The responses as formulas, with 95 % intervals of their coefficients."""
-    told = "logit(share drawn) = a + b logit(share in the pool), fine-tuned + c logit(share drawn before)"
+    told = "logit(share drawn) = a + b logit(share in the pool), fine-tuned + c logit(share expected before)"
     parts = [f"Response of the generators of the side study: {told}."]
     for name, label in (("scratch", "From scratch a, b"), ("fine_tuned", "Fine-tuned a, b, c")):
         response, points = getattr(found, name), found.points[name]
@@ -253,15 +307,15 @@ def in_words(found: Curves) -> str:
             errors = 1.96 * np.sqrt(np.diag(response.covariance))
             pairs = zip(response.coefficients, errors, strict=True)
             values = ", ".join(f"{c:+.2f} ± {e:.2f}" for c, e in pairs)
-            parts.append(f"{label} = {values} ({len(points)} generators).")
+            parts.append(f"{label} = {values} ({found.generators[name]} generators, {len(points)} classes).")
     return " ".join(parts)
 
 
 def _response_caption(found: Curves) -> str:
     return (
         "Left: share drawn in the group aligned with the class over its share in the pool, one point per "
-        f"generator; broken: what the pool has. {in_words(found)} Right: gap of classifiers trained on as "
-        "many real images."
+        f"generator and class; broken: what the pool has. {in_words(found)} Right: gap of classifiers "
+        "trained on as many real images."
     )
 
 
@@ -275,7 +329,7 @@ def drawing(made: Sequence[Forecast]) -> Drawing:
             _plot(ax, one.arm, metric, observed, band)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper left", ncols=4)
-    errors = [[text(o.share_score[key]) for key in ("error", "error_naive")] for o in made]
+    errors = [[text(o.scores["share drawn"][key]) for key in ("error", "error_naive")] for o in made]
     told = (f"{o.arm.name}: error {e}, naive {n}" for o, (e, n) in zip(made, errors, strict=True))
     caption = (
         "Left the share drawn in the aligned group, right the gap. Thin: each seed; thick: their mean; "
