@@ -123,7 +123,9 @@ def default() -> ConfigDict:
             },
             "checkpoint": {"interval_steps": 500, "keep": 1},
             "parallel": {
-                "cpu_devices": 2,
+                "processes": 1,  # that make the run together, each with its own devices
+                "connect_seconds": 120.0,  # that they wait for each other at the start
+                "cpu_devices": 2,  # of one process
                 "nproc": 2,  # threads of the CPU backend
                 "steps_per_dispatch": 1,
                 "deterministic": True,
@@ -242,6 +244,7 @@ POSITIVE = (
     *("measure.replicates", "measure.neighbours"),
     *("classifier.width", "annotator.width", "data.ratio", "data.image_size", "data.holdout"),
     *("checkpoint.keep", "parallel.cpu_devices", "parallel.nproc", "parallel.steps_per_dispatch"),
+    *("parallel.processes", "parallel.connect_seconds"),
     *("diffusion.unet.channels", "diffusion.unet.blocks", "diffusion.unet.heads", "diffusion.unet.stem"),
     *("diffusion.edm.sigma_data", "diffusion.edm.p_std", "diffusion.edm.sigma_min", "diffusion.edm.rho"),
     *("log.every_steps", "log.every_seconds", "sample.temperature"),

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from selfloop_jax import store
 from selfloop_jax.errors import RunError
 
 
@@ -20,6 +21,8 @@ class Metrics:
 
     def write(self, **fields: Any) -> None:
         """One line, on disk when this returns to the kernel."""
+        if not store.leading:
+            return
         with open(self.path, "a") as file:
             file.write(json.dumps(fields) + "\n")
 
@@ -70,7 +73,7 @@ class Progress:
     def end(self) -> None:
         """Closes the status line."""
         self.rate = self._rate(self.done)
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and store.leading:
             sys.stderr.write("\r\x1b[K")
         if self.done > self.first:
             say(f"{self.where}: {self.total} steps, {self.rate:.0f} images/s")
@@ -104,7 +107,7 @@ class Progress:
         self.shown = now
         left = (self.total - done) * self.images / max(rate, 1e-9)
         line = f"{self.where}: step {done}/{self.total}  {text}{rate:.0f} images/s  {left:.0f} s left"
-        if terminal:
+        if terminal and store.leading:
             sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
         else:
@@ -113,4 +116,5 @@ class Progress:
 
 def say(text: str) -> None:
     """One line to the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)
+    if store.leading:
+        print(text, file=sys.stderr, flush=True)

@@ -20,12 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from selfloop_jax import augment, classify, evaluate, log, parallel, phases, report, store, takeover
+from selfloop_jax import augment, classify, evaluate, hosts, log, parallel, phases, report, store, takeover
 from selfloop_jax import config as configs
 from selfloop_jax.data import dataset, pool
-from selfloop_jax.errors import UsageError
+from selfloop_jax.errors import RunError, UsageError
 
 PHASES: dict[str, Callable[[phases.Generation], phases.Entry]] = {
     "annotator": phases.annotator_phase,
@@ -49,6 +50,13 @@ PACKAGES = (
     "mlxtend",
 )
 PREVIEWS_PER_CLASS = 8
+MEMORY = {  # what to change where a phase runs out of memory
+    "diffusion": "lower diffusion.batch or set diffusion.unet.remat = True",
+    "sample": "lower sample.batch_per_device",
+    "classifier": "lower classifier.batch",
+    "generated_classifier": "lower classifier.batch",
+    "annotator": "lower annotator.batch",
+}
 
 
 def run(config: Any, workdir: Path, accept_manifest: bool, stop: Callable[[], bool]) -> None:
@@ -59,27 +67,36 @@ def run(config: Any, workdir: Path, accept_manifest: bool, stop: Callable[[], bo
     check(config)
     if (workdir / "config.json").exists():
         store.check_config(workdir, config.to_dict())
-    study = phases.Study(config, load(config), stop)
+    stop = hosts.consent(stop)
+    study = phases.Study(config, hosts.first_alone(lambda: load(config)), stop)
     now = manifest(study.data)
+    hosts.check_same({"config": config.to_dict(), "inputs": study.inputs, **{n: now[n] for n in store.EXACT}})
     taking = config.loop.generation_zero and not (workdir / "gen_0000" / "record.json").exists()
     if taking:
         takeover.check(study, now, accept_manifest)
     with store.lock(workdir):
-        store.settle_inputs(workdir, study.inputs)
-        if taking:
-            takeover.take_manifest(config, workdir)
-        exact = store.settle_manifest(workdir, now, accept_manifest)
-        store.settle_config(workdir, config.to_dict())
-        if taking:
-            takeover.take(config, workdir)
+        exact = hosts.led(store.leading and _settle(study, workdir, now, taking, accept_manifest))
         done = store.records(workdir, config.loop.generations)
         wanted = config.loop.generations
         if len(done) == wanted and (workdir / "report.html").exists() >= config.report.enabled:
             log.say(f"complete: {wanted} generations in {workdir}")
         else:
-            _make(study, workdir, len(done), exact)
-    if config.report.enabled:
+            _make(study, workdir, hosts.led(len(done)), exact)
+    if config.report.enabled and store.leading:
         print(f"report: {workdir / 'report.html'}")
+
+
+def _settle(study: phases.Study, workdir: Path, now: store.Json, taking: bool, accept_manifest: bool) -> bool:
+    """Writes or checks what a run has beside its generations; whether all of it is exact."""
+    config = study.config
+    store.settle_inputs(workdir, study.inputs)
+    if taking:
+        takeover.take_manifest(config, workdir)
+    exact = store.settle_manifest(workdir, now, accept_manifest)
+    store.settle_config(workdir, config.to_dict())
+    if taking:
+        takeover.take(config, workdir)
+    return exact
 
 
 def check(config: Any) -> None:
@@ -119,7 +136,7 @@ def _make(study: phases.Study, workdir: Path, first: int, exact: bool) -> None:
         write_previews(study, workdir)
     for number in range(first, config.loop.generations):
         generation(phases.Generation(study, number, workdir, workdir), exact)
-    if config.report.enabled:
+    if config.report.enabled and store.leading:
         report.write([workdir])
 
 
@@ -128,22 +145,38 @@ def generation(gen: phases.Generation, exact: bool) -> store.Json:
     compilations = parallel.count_compilations()
     for name, phase in PHASES.items():
         path = gen.folder / f"{name}.json"
-        if not path.exists():
+        if hosts.led(not path.exists()):
             gen.parents = {}
             started = time.perf_counter()
-            entry = phase(gen)
+            entry = _roomy(phase, gen, name)
             seconds = round(time.perf_counter() - started, 3)
             store.write_json(path, entry | {"parents": gen.parents, "seconds": seconds})
+            hosts.meet()
         gen.entries[name] = store.read_json(path)
     record = _record(gen, exact, compilations())
     store.write_json(gen.folder / "record.json", record)
-    shutil.rmtree(gen.folder / "samples.part", ignore_errors=True)
+    if store.leading:
+        shutil.rmtree(gen.folder / "samples.part", ignore_errors=True)
+    hosts.meet()
     accuracy, gap = (record["metrics"][m] for m in ("accuracy", "equal_opportunity_difference_mean"))
     log.say(
         f"generation {gen.number} done: accuracy {accuracy:.3f}, mean equal opportunity difference "
         f"{'undefined' if gap is None else format(gap, '.3f')}, {sum(record['seconds'].values()):.0f} s"
     )
     return record
+
+
+def _roomy(phase: Callable[[phases.Generation], phases.Entry], gen: phases.Generation, name: str) -> Any:
+    """A phase's entry; RunError that names what to lower where the memory of a device does not suffice."""
+    try:
+        return phase(gen)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise RunError(f"generation {gen.number}, {name}: {str(error).splitlines()[0]}") from error
+        raise RunError(
+            f"generation {gen.number}, {name}: out of memory: {MEMORY.get(name, 'lower measure.batch')}; "
+            "a pool that is too large can stay on the host with data.placement = host"
+        ) from error
 
 
 def _record(gen: phases.Generation, exact: bool, compilations: int) -> store.Json:

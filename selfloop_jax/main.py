@@ -102,10 +102,11 @@ def _stored_config(workdir: Path) -> ConfigDict:
 def _run(config: ConfigDict, workdir: Path) -> int:
     """Fixes the environment before the first use of a backend, then runs what was asked for."""
     from selfloop_jax import config as configs
-    from selfloop_jax import parallel
+    from selfloop_jax import hosts, parallel
 
     configs.check(config)
     parallel.configure(config.parallel)
+    hosts.connect(config.parallel)
     stop = _Stop().listen()
     from selfloop_jax import loop, plan, replay, train
 
@@ -118,7 +119,7 @@ def _run(config: ConfigDict, workdir: Path) -> int:
         loop.run(config, workdir, ACCEPT.value, stop.is_set)
     except train.Stopped as stopped:
         print(f"stopped at {stopped}; the same command goes on from there", file=sys.stderr)
-        return 128 + stop.signal
+        return 128 + (stop.signal or signal.SIGTERM)  # none of its own: another process was told
     return 0
 
 
@@ -141,4 +142,7 @@ class _Stop(threading.Event):
 if __name__ == "__main__":
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # What Orbax logs we raise, in one line.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.exit(main(sys.argv))
+    code = main(sys.argv)
+    if code in (1, 2) and "selfloop_jax.hosts" in sys.modules:
+        sys.modules["selfloop_jax.hosts"].leave(code)
+    sys.exit(code)

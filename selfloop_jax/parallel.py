@@ -1,6 +1,7 @@
 """Programs over all devices: the one place that maps them, and the one place that knows where arrays lie.
 
-State, keys and the pool are replicated, batches are split along their first axis.
+State, keys and the pool are replicated, batches are split along their first axis. With several processes
+every array lies on the process's own devices, and the programs alone reach over all.
 """
 
 import os
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from selfloop_jax import hosts, store
 from selfloop_jax.errors import RunError
 
 AXIS = "devices"
@@ -25,8 +27,15 @@ IN_FLIGHT = 8
 
 
 @cache
+def _devices() -> list[jax.Device]:
+    """All devices, those of a process side by side: the order of the axis."""
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
+@cache
 def _sharding(spec: PartitionSpec) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), spec)
+    own = [device for device in _devices() if device.process_index == jax.process_index()]
+    return NamedSharding(Mesh(np.array(own), (AXIS,)), spec)
 
 
 def device_count() -> int:
@@ -40,22 +49,57 @@ def replicated() -> NamedSharding:
 
 
 def replicate(tree: Tree) -> Tree:
-    """A copy of every leaf on every device."""
+    """A copy of every leaf on every device of this process."""
     return jax.device_put(tree, replicated())
 
 
+def everywhere() -> NamedSharding:
+    """The placement of a state in a checkpoint, which all processes write and read together."""
+    return NamedSharding(Mesh(np.array(_devices()), (AXIS,)), PartitionSpec())
+
+
+def to_everywhere(tree: Tree) -> Tree:
+    """Replicated leaves as arrays of all processes; nothing is copied."""
+    if jax.process_count() == 1:
+        return tree
+
+    def join(leaf: jax.Array) -> jax.Array:
+        parts = [shard.data for shard in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, everywhere(), parts)
+
+    return jax.tree.map(join, tree)
+
+
+def from_everywhere(tree: Tree) -> Tree:
+    """The inverse of `to_everywhere`."""
+    if jax.process_count() == 1:
+        return tree
+
+    def own(leaf: jax.Array) -> jax.Array:
+        parts = [shard.data for shard in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, replicated(), parts)
+
+    return jax.tree.map(own, tree)
+
+
 def split(tree: Tree) -> Tree:
-    """Host arrays [N,...] to [devices, N / devices, ...], one part on each device."""
+    """Host arrays [N,...] to [devices, N / devices, ...], one part on each device of this process."""
     count = jax.device_count()
-    parts = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), tree)
-    return jax.device_put(parts, _sharding(PartitionSpec(AXIS)))
+    return _own_parts(jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), tree))
 
 
 def split_steps(tree: Tree) -> Tree:
     """Host arrays of k batches, [k,B,...], to [devices, k, B / devices, ...], one part on each device."""
     count = jax.device_count()
-    parts = jax.tree.map(lambda x: x.reshape(len(x), count, -1, *x.shape[2:]).swapaxes(0, 1), tree)
-    return jax.device_put(parts, _sharding(PartitionSpec(AXIS)))
+    return _own_parts(jax.tree.map(lambda x: x.reshape(len(x), count, -1, *x.shape[2:]).swapaxes(0, 1), tree))
+
+
+def _own_parts(parts: Tree) -> Tree:
+    """Of host arrays [devices,...] the parts of this process's devices, each on its own."""
+    own, first = jax.local_device_count(), jax.process_index() * jax.local_device_count()
+    return jax.device_put(
+        jax.tree.map(lambda x: x[first : first + own], parts), _sharding(PartitionSpec(AXIS))
+    )
 
 
 def train_program(step: Callable) -> Callable:
@@ -86,6 +130,7 @@ def train_program(step: Callable) -> Callable:
         in_axes=(None, None, 0, None),
         out_axes=(None, None),
         donate_argnums=(0,),
+        devices=_devices(),
     )
 
 
@@ -99,19 +144,22 @@ def throttle(results: deque[Tree], newest: Tree) -> None:
 def spread(function: Callable) -> Callable:
     """Maps `function(shared, rows)` over devices: `shared` replicated, `rows` host arrays [N,...] -> [N,...].
 
-    N must be a multiple of the device count. The result is on its way to the host when this returns.
+    N must be a multiple of the device count. The result is on the host, of every process, when this returns.
     """
-    program = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
+    program = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=_devices())
 
     def call(shared: Tree, rows: Tree) -> Tree:
         out = program(shared, split(rows))
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(out))
+        return hosts.gather(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(out)))
 
     return call
 
 
 def check_replicas(tree: Tree, where: str) -> None:
     """Raises RunError unless every device holds the same bits: a forgotten mean over devices shows here."""
+    if jax.process_count() > 1:
+        leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+        hosts.check_equal(store.digest_arrays(leaves), where)
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         first, *others = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         if any(first.tobytes() != other.tobytes() for other in others):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from selfloop_jax import classify, generate, log, parallel, rng, store, train
+from selfloop_jax import classify, generate, hosts, log, parallel, rng, store, train
 from selfloop_jax import config as configs
 from selfloop_jax.curate import annotate
 from selfloop_jax.data import control, pool
@@ -311,9 +311,10 @@ def sample_phase(gen: Generation) -> Entry:
     firsts = range(0, section.count, chunk)
     paths = [gen.folder / "samples.part" / f"{first:08d}.npz" for first in firsts]
     progress = gen.progress("sample")
-    progress.begin(sum(path.exists() for path in paths), len(paths), chunk)
+    there = hosts.led(np.array([path.exists() for path in paths]))
+    progress.begin(int(there.sum()), len(paths), chunk)
     for done, (first, path) in enumerate(zip(firsts, paths, strict=True), start=1):
-        if path.exists():
+        if there[done - 1]:
             continue
         ids = np.arange(first, first + chunk, dtype=np.uint32)
         kept = min(chunk, section.count - first)
@@ -324,6 +325,7 @@ def sample_phase(gen: Generation) -> Entry:
         if gen.study.stop():
             raise train.Stopped(f"{progress.where}, image {first + kept}")
     progress.end()
+    hosts.meet()
     pixels = _drawn(gen)
     return {
         "digests": {"pixels": store.digest_arrays({"pixels": pixels})},

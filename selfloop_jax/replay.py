@@ -1,14 +1,16 @@
 """Recomputes one generation from the config and its stored parents, and compares digests."""
 
+import contextlib
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from selfloop_jax import log, loop, phases, store
+from selfloop_jax import hosts, log, loop, phases, store
 from selfloop_jax.errors import UsageError
 
 
@@ -26,12 +28,12 @@ def replay(config: Any, workdir: Path, number: int, stop: Callable[[], bool]) ->
     if len(store.records(workdir, number)) < number:
         raise UsageError(f"--replay={number}: a generation before it is missing in {workdir}")
     loop.check(config)
-    study = phases.Study(config, loop.load(config), stop)
+    study = phases.Study(config, hosts.first_alone(lambda: loop.load(config)), hosts.consent(stop))
     store.check_inputs(workdir, study.inputs)
     stored = store.read_json(workdir / "manifest.json")[-1]
     changed = store.manifest_difference(stored, loop.manifest(study.data))
-    with tempfile.TemporaryDirectory(prefix="selfloop_replay_") as scratch:
-        gen = phases.Generation(study, number, Path(scratch), workdir)
+    with _scratch(workdir) as scratch:
+        gen = phases.Generation(study, number, scratch, workdir)
         again = loop.generation(gen, exact=not changed)
         difference = first_difference(record, again)
         if difference is None:
@@ -43,6 +45,23 @@ def replay(config: Any, workdir: Path, number: int, stop: Callable[[], bool]) ->
         else:
             log.say(f"generation {number}: differs: {path}: {difference}")
     return difference is None
+
+
+@contextlib.contextmanager
+def _scratch(workdir: Path) -> Iterator[Path]:
+    """A folder for what is recomputed, gone afterwards; of several processes one that all of them see."""
+    if jax.process_count() == 1:
+        with tempfile.TemporaryDirectory(prefix="selfloop_replay_") as folder:
+            yield Path(folder)
+        return
+    folder = workdir / ".replay"
+    if store.leading:
+        shutil.rmtree(folder, ignore_errors=True)
+    hosts.meet()
+    yield folder
+    hosts.meet()
+    if store.leading:
+        shutil.rmtree(folder)
 
 
 def first_difference(record: store.Json, again: store.Json) -> str | None:

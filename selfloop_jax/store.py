@@ -24,6 +24,7 @@ EXACT = (
     *("python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("platform", "device_kind", "device_count", "process_count", "nproc", "xla_flags"),
 )
+leading = True  # whether this process writes: of several that make one run the first alone
 # What of a record is about the making, not the made.
 NOT_DIGESTED = ("seconds", "images_per_second", "compilations", "finished", "exact", "git")
 
@@ -35,6 +36,8 @@ def generation_dir(workdir: Path, generation: int) -> Path:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+    if not leading:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -137,6 +140,9 @@ def records(workdir: Path, generations: int) -> list[Json]:
 def lock(workdir: Path) -> Iterator[None]:
     """One run per workdir; UsageError where another process holds it."""
     workdir.mkdir(parents=True, exist_ok=True)
+    if not leading:
+        yield
+        return
     with open(workdir / ".lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

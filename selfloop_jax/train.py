@@ -137,7 +137,9 @@ def make_trainer(
         init=jax.jit(new, out_shardings=place),
         restart=jax.jit(restart, out_shardings=place),
         program=parallel.train_program(make_step(loss, tx, section.ema_decay, trainable)),
-        abstract=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes),
+        abstract=jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.everywhere()), shapes
+        ),
         batch=section.batch,
         steps_per_dispatch=steps_per_dispatch,
     )
@@ -250,11 +252,11 @@ class Checkpoints:
             with ocp.training.Checkpointer(
                 self.directory, preservation_policy=policy, cleanup_tmp_directories=True
             ) as checkpointer:
-                checkpointer.save(step, state, force=True)
+                checkpointer.save(step, parallel.to_everywhere(state), force=True)
         except Exception as error:  # What the file system refuses reaches us as tensorstore's ValueError.
             raise RunError(f"{path}: not saved: {_first_line(error)}") from error
         for path in self.directory.glob("*.json"):
-            if path.stem.isdigit() and int(path.stem) not in self.steps():
+            if store.leading and path.stem.isdigit() and int(path.stem) not in self.steps():
                 path.unlink()
 
     def steps(self) -> list[int]:
@@ -271,7 +273,7 @@ class Checkpoints:
         """One state, its digest compared with the saved one and `expected`; RunError names the damaged."""
         path = self.directory / str(step)
         try:
-            state = ocp.load(path, abstract)
+            state = parallel.from_everywhere(ocp.load(path, abstract))
         except Exception as error:  # Orbax and tensorstore raise many kinds on damaged files.
             raise RunError(f"{path}: damaged checkpoint: {_first_line(error)}") from error
         found = state_digest(state)

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# N processes on this machine make one run together, for trying out what several hosts do:
+#   bash launch/local_multiprocess.sh 2 --config=configs/quickstart.py --config.parallel.cpu_devices=1
+# PORT names the port on which they meet (default: a free one).
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+if ! [[ "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
+    echo "error: N = ${1:-}: allowed are numbers from 1: bash launch/local_multiprocess.sh N --config=..." >&2
+    exit 2
+fi
+processes="$1"
+shift
+ensure_venv requirements.txt
+free_port='import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])'
+export JAX_COORDINATOR_ADDRESS="localhost:${PORT:-$("$VENV/bin/python" -c "$free_port")}"
+export JAX_NUM_PROCESSES="$processes"
+started=()
+for ((i = 0; i < processes; i++)); do
+    JAX_PROCESS_ID="$i" "$VENV/bin/python" -m selfloop_jax.main "$@" "--config.parallel.processes=$processes" &
+    started+=($!)
+done
+trap 'kill -TERM "${started[@]}" 2> /dev/null || true' TERM INT
+code=0
+for process in "${started[@]}"; do
+    while kill -0 "$process" 2> /dev/null; do wait "$process" || status=$?; done  # a signal of our own ends a wait
+    wait "$process" 2> /dev/null && status=0 || status=$?
+    [ "$code" -ne 0 ] || code="$status"
+done
+exit "$code"
