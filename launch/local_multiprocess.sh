@@ -21,8 +21,13 @@ done
 trap 'kill -TERM "${started[@]}" 2> /dev/null || true' TERM INT
 code=0
 for process in "${started[@]}"; do
-    while kill -0 "$process" 2> /dev/null; do wait "$process" || status=$?; done  # a signal of our own ends a wait
-    wait "$process" 2> /dev/null && status=0 || status=$?
+    status=0
+    wait "$process" || status=$?
+    while [ "$status" -gt 128 ] && kill -0 "$process" 2> /dev/null; do  # a signal to this script ended the wait
+        status=0
+        wait "$process" || status=$?
+    done
     [ "$code" -ne 0 ] || code="$status"
 done
+[ "$code" -eq 0 ] || echo "a process ended with code $code; the same command goes on from there" >&2
 exit "$code"

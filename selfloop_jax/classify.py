@@ -29,11 +29,11 @@ VGGS = {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3)}
 MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 
 
-def build(section: Any, num_classes: int) -> nn.Module:
-    """The network that a classifier's section asks for."""
+def build(section: Any, num_classes: int, dtype: str | None = None) -> nn.Module:
+    """The network that a classifier's section asks for; `dtype` of activations, None: the input's."""
     if section.network == "lenet":
-        return LeNet(num_classes=num_classes)
-    shared = {"width": section.width, "layout": section.layout, "axis_name": parallel.AXIS}
+        return LeNet(num_classes=num_classes, dtype=dtype)
+    shared = {"width": section.width, "layout": section.layout, "axis_name": parallel.AXIS, "dtype": dtype}
     if section.network in VGGS:
         return VGG(num_classes, VGGS[section.network], **shared)
     stages, block = RESNETS.get(section.network, (tuple(section.stages), BasicBlock))

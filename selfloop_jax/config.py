@@ -84,6 +84,7 @@ def default() -> ConfigDict:
                     "heads": 1,
                     "dropout": 0.0,
                     "stem": 1,  # stem x stem pixels are folded into channels before the first layer
+                    "remat": False,  # compute activations again in the backward pass: less memory, more time
                     "scale_shift": True,  # how the embedding enters a block; False: added (Ho et al. 2020)
                 },
                 **_training(batch=128, steps=2000, learning_rate=1e-3, ema_decay=0.999),
@@ -129,6 +130,8 @@ def default() -> ConfigDict:
                 "nproc": 2,  # threads of the CPU backend
                 "steps_per_dispatch": 1,
                 "deterministic": True,
+                # float32 | bfloat16: of activations; weights, statistics, losses and sums stay float32
+                "precision": "float32",
             },
             "log": {"every_steps": 50, "every_seconds": 10.0},
             "report": {"enabled": True},
@@ -226,6 +229,7 @@ CHOICES = {
         }.items()
     },
     "measure.split": ("test", "validation"),
+    "parallel.precision": ("float32", "bfloat16"),
     "verdict.control": ("fresh_real", "no_synthetic", "oracle_resample"),
     "measure.generated_only": ("never", "first", "every"),
 }

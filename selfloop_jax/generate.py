@@ -15,13 +15,17 @@ from selfloop_jax.data.images import UNKNOWN, Images
 from selfloop_jax.models.unet import UNet
 
 
-def build(section: Any, num_classes: int, num_groups: int) -> tuple[UNet, diffusion.Process]:
-    """Network and process that section `diffusion` asks for."""
+def build(
+    section: Any, num_classes: int, num_groups: int, dtype: str | None = None
+) -> tuple[UNet, diffusion.Process]:
+    """Network and process that section `diffusion` asks for; `dtype` of activations, None: the input's."""
     groups = num_groups if section.condition_on == "label_group" else 0
     net = {**section.unet, "multipliers": tuple(section.unet.multipliers)}
     net["attention"] = tuple(section.unet.attention)
     kind = diffusion.Ddpm if section.process == "ddpm" else diffusion.Edm
-    return UNet(num_classes=num_classes, num_groups=groups, **net), kind(**section[section.process])
+    return UNet(num_classes=num_classes, num_groups=groups, dtype=dtype, **net), kind(
+        **section[section.process]
+    )
 
 
 def loss(params, batch_stats, batch, key, *, model: UNet, process: diffusion.Process, section: Any):

@@ -29,10 +29,11 @@ class Networks:
 
     def __init__(self, config: Any, classes: int, groups: int):
         side, k = config.data.image_size, config.parallel.steps_per_dispatch
-        unet, process = generate.build(config.diffusion, classes, groups)
-        nets = {"classifier": classify.build(config.classifier, classes)}
+        dtype = None if config.parallel.precision == "float32" else config.parallel.precision
+        unet, process = generate.build(config.diffusion, classes, groups, dtype)
+        nets = {"classifier": classify.build(config.classifier, classes, dtype)}
         if "annotator" in configs.classifiers(config) and groups > 1:
-            nets["annotator"] = classify.build(config.annotator, groups)
+            nets["annotator"] = classify.build(config.annotator, groups, dtype)
         self.trainers = {"diffusion": generate.make_trainer(unet, process, config.diffusion, side, k)}
         self.predict = {}
         for name, net in nets.items():

@@ -182,3 +182,36 @@ def test_as_many_processes_as_configured_have_to_be_started(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == "error: parallel.processes = 1: allowed is 2, as many as were started\n"
+
+
+def launch(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", f"launch/{script}", *arguments],
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_launch_scripts_refuse_what_they_cannot_start():
+    done = launch("local_multiprocess.sh", "two")
+    assert (done.returncode, done.stderr.split(":")[:2]) == (2, ["error", " N = two"])
+    environment = {name: value for name, value in os.environ.items() if name != "SLURM_NTASKS"}
+    done = subprocess.run(
+        ["bash", "launch/slurm.sh"], cwd=runs.ROOT, capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: SLURM_NTASKS is not set: start this script with sbatch\n",
+    )
+
+
+def test_slurm_starts_as_many_processes_as_tasks_and_says_how_to_go_on(tmp_path):
+    (tmp_path / "srun").write_text('#!/usr/bin/env bash\necho "$@"\nexit 143\n')
+    (tmp_path / "srun").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = launch("slurm.sh", "--config=x", PATH=path, SLURM_NTASKS="8", SLURM_SUBMIT_DIR=str(runs.ROOT))
+    assert done.returncode == 143
+    assert done.stdout.endswith("-m selfloop_jax.main --config=x --config.parallel.processes=8\n")
+    assert "the same command goes on from there" in done.stderr

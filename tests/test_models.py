@@ -42,7 +42,73 @@ def relative(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
+def leaves(tree):
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+BFLOAT16 = {
+    "unet": lambda dtype: (u_net(attention=(4,), dtype=dtype), inputs(4, 8)),
+    **{
+        name: lambda dtype, name=name, more=more: (
+            classify.build(section(network=name, width=8, **more), 3, dtype),
+            (inputs(4, 8)[0],),
+        )
+        for name, more in {
+            "lenet": {},
+            "resnet": {"stages": (1, 1)},
+            "resnet50": {"layout": "imagenet"},
+            "vgg11": {"layout": "imagenet"},
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", BFLOAT16)
+def test_bfloat16_is_for_activations_alone(name):
+    """Weights and what comes out stay float32; the output is near, and not equal."""
+    (exact, arguments), (rounded, _) = (BFLOAT16[name](dtype) for dtype in (None, "bfloat16"))
+    variables = exact.init(jax.random.key(0), *arguments)
+    again = rounded.init(jax.random.key(0), *arguments)
+    for path, leaf in leaves(again).items():
+        assert leaf.dtype == jnp.float32, path
+        np.testing.assert_array_equal(leaf, leaves(variables)[path])
+    variables = {**variables, "params": random_params(exact, *arguments)}
+    a, b = (jax.jit(model.apply)(variables, *arguments) for model in (exact, rounded))
+    assert b.dtype == jnp.float32
+    assert 1e-5 < relative(b, a) < 0.1
+    within = jax.make_jaxpr(rounded.apply)(variables, *arguments)
+    kernels = [e for e in within.jaxpr.eqns if e.primitive.name == "conv_general_dilated"]
+    assert kernels
+    assert all(e.outvars[0].aval.dtype == jnp.bfloat16 for e in kernels)
+
+
+def test_sums_of_a_normalisation_stay_float32():
+    """A mean of many bfloat16 values that all round to one number is still right."""
+    x = (100 + jnp.linspace(-1, 1, 4096)).astype(jnp.bfloat16).reshape(1, 32, 32, 4)
+    norm = unet.nn.GroupNorm(num_groups=1, dtype=x.dtype)
+    out = norm.apply(norm.init(jax.random.key(0), x), x)
+    wide = np.asarray(x, np.float64)
+    expected = (wide - wide.mean()) / np.sqrt(wide.var() + 1e-6)
+    assert relative(out, expected) < 0.01
+
+
 # --- U-Net ---
+
+
+def test_activations_computed_again_change_no_weight_and_no_gradient():
+    arguments = inputs(4, 8)
+    plain, again = u_net(dropout=0.1), u_net(dropout=0.1, remat=True)
+    params = random_params(plain, *arguments)
+    keys = jax.random.split(jax.random.key(1), 4)
+    assert leaves(params).keys() == leaves(again.init(jax.random.key(0), *arguments)["params"]).keys()
+
+    def slope(model):
+        return jax.jit(jax.grad(lambda p: jnp.sum(model.apply({"params": p}, *arguments, keys) ** 2)))
+
+    for a, b in zip(*(jax.tree.leaves(slope(model)(params)) for model in (plain, again)), strict=True):
+        assert relative(b, a) < 1e-5
+    text = str(jax.make_jaxpr(slope(again))(params))
+    assert "remat" in text or "checkpoint" in text
 
 
 @pytest.mark.parametrize(

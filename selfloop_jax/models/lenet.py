@@ -3,11 +3,14 @@
 import jax
 from flax import linen as nn
 
+from selfloop_jax.models.resnet import at_least_float32
+
 
 class LeNet(nn.Module):
     """Two 5x5 convolutions with pooling, then 120 and 84 units; any side of at least 8."""
 
     num_classes: int
+    dtype: str | None = None  # of activations; None: that of the input
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, features: bool = False) -> jax.Array:
@@ -17,9 +20,10 @@ class LeNet(nn.Module):
         """
         del train
         for channels in (6, 16):
-            x = nn.relu(nn.Conv(channels, (5, 5), padding="SAME")(x))
+            x = nn.relu(nn.Conv(channels, (5, 5), padding="SAME", dtype=self.dtype)(x))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(len(x), -1)
         for units in (120, 84):
-            x = nn.relu(nn.Dense(units)(x))
+            x = nn.relu(nn.Dense(units, dtype=self.dtype)(x))
+        x = x.astype(at_least_float32(x))
         return x if features else nn.Dense(self.num_classes)(x)

@@ -8,15 +8,21 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 
-def batch_norm(train: bool, axis_name: str | None) -> Callable[..., nn.Module]:
-    """BatchNorm's constructor: statistics of all devices in training, the running ones otherwise."""
+def batch_norm(train: bool, axis_name: str | None, dtype: str | None) -> Callable[..., nn.Module]:
+    """BatchNorm's constructor: statistics of all devices in training, the running ones otherwise; float32."""
     return partial(
         nn.BatchNorm,
         use_running_average=not train,
         momentum=0.9,
         axis_name=axis_name if train else None,
         use_fast_variance=False,
+        dtype=dtype,
     )
+
+
+def at_least_float32(x: jax.Array) -> jnp.dtype:
+    """What means and last layers are computed in."""
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 class BasicBlock(nn.Module):
@@ -29,7 +35,7 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N,H,W,C] -> [N,H/stride,W/stride,channels]."""
-        conv = partial(nn.Conv, self.channels, use_bias=False, padding=1)
+        conv = partial(nn.Conv, self.channels, use_bias=False, padding=1, dtype=x.dtype)
         h = nn.relu(self.norm()(conv((3, 3), strides=self.stride)(x)))
         h = self.norm(scale_init=nn.initializers.zeros_init())(conv((3, 3))(h))
         return nn.relu(_shortcut(x, h, self.stride, self.norm) + h)
@@ -45,7 +51,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N,H,W,C] -> [N,H/stride,W/stride,4*channels]."""
-        conv = partial(nn.Conv, use_bias=False)
+        conv = partial(nn.Conv, use_bias=False, dtype=x.dtype)
         h = nn.relu(self.norm()(conv(self.channels, (1, 1))(x)))
         h = nn.relu(self.norm()(conv(self.channels, (3, 3), strides=self.stride, padding=1)(h)))
         h = self.norm(scale_init=nn.initializers.zeros_init())(conv(4 * self.channels, (1, 1))(h))
@@ -56,7 +62,8 @@ def _shortcut(x: jax.Array, h: jax.Array, stride: int, norm: Callable[..., nn.Mo
     """`x`, through a 1x1 convolution where its shape is not that of `h`."""
     if stride == 1 and x.shape[-1] == h.shape[-1]:
         return x
-    return norm()(nn.Conv(h.shape[-1], (1, 1), strides=stride, use_bias=False, padding=0)(x))
+    conv = nn.Conv(h.shape[-1], (1, 1), strides=stride, use_bias=False, padding=0, dtype=x.dtype)
+    return norm()(conv(x))
 
 
 class ResNet(nn.Module):
@@ -72,6 +79,7 @@ class ResNet(nn.Module):
     axis_name: str | None = None
     block: type[nn.Module] = BasicBlock
     layout: str = "small"
+    dtype: str | None = None  # of activations; None: that of the input
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, features: bool = False) -> jax.Array:
@@ -79,15 +87,16 @@ class ResNet(nn.Module):
 
         `train`: statistics are those of all devices.
         """
-        norm = batch_norm(train, self.axis_name)
+        norm = batch_norm(train, self.axis_name, self.dtype)
+        conv = partial(nn.Conv, self.width, use_bias=False, dtype=self.dtype)
         if self.layout == "small":
-            h = nn.relu(norm()(nn.Conv(self.width, (3, 3), use_bias=False, padding=1)(x)))
+            h = nn.relu(norm()(conv((3, 3), padding=1)(x)))
         else:
-            h = nn.relu(norm()(nn.Conv(self.width, (7, 7), strides=2, use_bias=False, padding=3)(x)))
+            h = nn.relu(norm()(conv((7, 7), strides=2, padding=3)(x)))
             h = nn.max_pool(h, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
                 h = self.block(self.width * 2**stage, stride, norm)(h)
-        h = jnp.mean(h, axis=(1, 2))
+        h = jnp.mean(h, axis=(1, 2), dtype=at_least_float32(h))
         return h if features else nn.Dense(self.num_classes)(h)

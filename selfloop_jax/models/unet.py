@@ -19,9 +19,9 @@ def sinusoid(noise_level: jax.Array, width: int) -> jax.Array:
 
 
 def group_norm(x: jax.Array, affine: bool = True) -> jax.Array:
-    """GroupNorm over at most 32 groups of at least 4 channels."""
+    """GroupNorm over at most 32 groups of at least 4 channels; statistics in float32, dtype as x."""
     groups = next(g for g in range(min(32, max(1, x.shape[-1] // 4)), 0, -1) if x.shape[-1] % g == 0)
-    return nn.GroupNorm(num_groups=groups, use_bias=affine, use_scale=affine)(x)
+    return nn.GroupNorm(num_groups=groups, use_bias=affine, use_scale=affine, dtype=x.dtype)(x)
 
 
 def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
@@ -59,15 +59,16 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, keys: jax.Array | None) -> jax.Array:
         """x [N,H,W,C], embedding [N,E], keys [N] or None -> [N,H,W,channels]."""
-        h = conv3x3(self.channels, use_bias=False)(nn.silu(group_norm(x)))
-        told = nn.Dense((1 + self.scale_shift) * self.channels)(nn.silu(embedding))[:, None, None]
+        conv, dense = partial(conv3x3, self.channels, dtype=x.dtype), partial(nn.Dense, dtype=x.dtype)
+        h = conv(use_bias=False)(nn.silu(group_norm(x)))
+        told = dense((1 + self.scale_shift) * self.channels)(nn.silu(embedding))[:, None, None]
         if self.scale_shift:
             scale, shift = jnp.split(told, 2, axis=-1)
             h = group_norm(h, affine=False) * (1 + scale) + shift
         else:
             h = group_norm(h + told)
-        h = conv3x3(self.channels, kernel_init=zeros)(dropout(nn.silu(h), self.dropout, keys))
-        return h + (x if x.shape[-1] == self.channels else nn.Dense(self.channels, name="skip")(x))
+        h = conv(kernel_init=zeros)(dropout(nn.silu(h), self.dropout, keys))
+        return h + (x if x.shape[-1] == self.channels else dense(self.channels, name="skip")(x))
 
 
 class Attention(nn.Module):
@@ -79,9 +80,10 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N,H,W,C] -> [N,H,W,C]."""
         n, h, w, c = x.shape
-        qkv = nn.Dense(3 * c)(group_norm(x)).reshape(n, h * w, 3, self.heads, c // self.heads)
+        dense = partial(nn.Dense, dtype=x.dtype)
+        qkv = dense(3 * c)(group_norm(x)).reshape(n, h * w, 3, self.heads, c // self.heads)
         mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        return x + nn.Dense(c, kernel_init=zeros)(mixed.reshape(n, h, w, c))
+        return x + dense(c, kernel_init=zeros)(mixed.reshape(n, h, w, c))
 
 
 class UNet(nn.Module):
@@ -90,6 +92,8 @@ class UNet(nn.Module):
     `label == num_classes` (and then `group == num_groups`) is the null condition of classifier-free
     guidance. `num_groups == 0` leaves the group out. `attention` names feature-map sides in pixels.
     `stem` folds stem x stem pixels into channels before the first layer. `scale_shift`: see ResidualBlock.
+    `remat`: activations of residual blocks are computed again for the gradient. `dtype`: of activations,
+    None: that of the input.
     """
 
     num_classes: int
@@ -102,6 +106,8 @@ class UNet(nn.Module):
     dropout: float
     stem: int
     scale_shift: bool = True
+    remat: bool = False
+    dtype: str | None = None
 
     @nn.compact
     def __call__(
@@ -116,8 +122,9 @@ class UNet(nn.Module):
 
         `keys`, one per example, switch dropout on.
         """
+        conv = partial(conv3x3, dtype=self.dtype)
         embedding = self.embed(noise_level, label, group)
-        h = conv3x3(self.channels, name="stem_conv")(space_to_depth(x, self.stem))
+        h = conv(self.channels, name="stem_conv")(space_to_depth(x, self.stem))
         skips = [h]
         layer = 0
 
@@ -125,14 +132,14 @@ class UNet(nn.Module):
             nonlocal layer
             layer += 1
             layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
-            return self.block(h, embedding, multiplier, layer_keys)
+            return self.block(layer - 1, h, embedding, multiplier, layer_keys)
 
         for level, multiplier in enumerate(self.multipliers):
             for _ in range(self.blocks):
                 h = block(h, multiplier)
                 skips.append(h)
             if level + 1 < len(self.multipliers):
-                h = conv3x3(h.shape[-1], strides=2)(h)
+                h = conv(h.shape[-1], strides=2)(h)
                 skips.append(h)
         h = block(h, self.multipliers[-1])
         h = Attention(self.heads)(h) if self.attention else h
@@ -141,20 +148,26 @@ class UNet(nn.Module):
             for _ in range(self.blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), multiplier)
             if level:
-                h = conv3x3(h.shape[-1])(h.repeat(2, axis=1).repeat(2, axis=2))
-        out = conv3x3(self.stem**2 * x.shape[-1], kernel_init=zeros, name="out")(nn.silu(group_norm(h)))
-        return depth_to_space(out, self.stem)
+                h = conv(h.shape[-1])(h.repeat(2, axis=1).repeat(2, axis=2))
+        out = conv(self.stem**2 * x.shape[-1], kernel_init=zeros, name="out")(nn.silu(group_norm(h)))
+        return depth_to_space(out, self.stem).astype(x.dtype)
 
     def embed(self, noise_level: jax.Array, label: jax.Array, group: jax.Array) -> jax.Array:
         """Embedding of noise level and condition, float[N, 4 * channels]."""
         width = 4 * self.channels
-        h = nn.Dense(width)(nn.silu(nn.Dense(width)(sinusoid(noise_level, 2 * (self.channels // 2)))))
-        h += nn.Embed(self.num_classes + 1, width, name="label")(label)
+        dense = partial(nn.Dense, width, dtype=self.dtype)
+        embed = partial(nn.Embed, features=width, dtype=self.dtype)
+        h = dense()(nn.silu(dense()(sinusoid(noise_level, 2 * (self.channels // 2)))))
+        h += embed(self.num_classes + 1, name="label")(label)
         if self.num_groups:
-            h += nn.Embed(self.num_groups + 1, width, name="group")(group)
+            h += embed(self.num_groups + 1, name="group")(group)
         return h
 
-    def block(self, h: jax.Array, embedding: jax.Array, multiplier: int, keys: jax.Array | None) -> jax.Array:
-        """One residual block, with attention where the map's side is named in `attention`."""
-        h = ResidualBlock(multiplier * self.channels, self.dropout, self.scale_shift)(h, embedding, keys)
+    def block(
+        self, number: int, h: jax.Array, embedding: jax.Array, multiplier: int, keys: jax.Array | None
+    ) -> jax.Array:
+        """Residual block `number`, with attention where the map's side is named in `attention`."""
+        kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        build = partial(kind, multiplier * self.channels, self.dropout, self.scale_shift)
+        h = build(name=f"ResidualBlock_{number}")(h, embedding, keys)  # the same names with remat or without
         return Attention(self.heads)(h) if h.shape[1] in self.attention else h

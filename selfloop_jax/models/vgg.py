@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from selfloop_jax.models.resnet import batch_norm
+from selfloop_jax.models.resnet import at_least_float32, batch_norm
 from selfloop_jax.models.unet import dropout
 
 
@@ -38,6 +38,7 @@ class VGG(nn.Module):
     width: int
     axis_name: str | None = None
     layout: str = "small"
+    dtype: str | None = None  # of activations; None: that of the input
 
     @nn.compact
     def __call__(
@@ -47,18 +48,20 @@ class VGG(nn.Module):
 
         `keys`, one per example, switch dropout on.
         """
-        norm = batch_norm(train, self.axis_name)
+        norm = batch_norm(train, self.axis_name, self.dtype)
         for stage, convolutions in enumerate(self.stages):
             for _ in range(convolutions):
-                conv = nn.Conv(self.width * min(2**stage, 8), (3, 3), use_bias=False, padding=1)
+                channels = self.width * min(2**stage, 8)
+                conv = nn.Conv(channels, (3, 3), use_bias=False, padding=1, dtype=self.dtype)
                 x = nn.relu(norm()(conv(x)))
             if x.shape[1] > 1:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
         if self.layout == "small":
-            x = jnp.mean(x, axis=(1, 2))
+            x = jnp.mean(x, axis=(1, 2), dtype=at_least_float32(x))
             return x if features else nn.Dense(self.num_classes)(x)
-        x = adaptive_average_pool(x, 7).reshape(len(x), -1)
+        x = adaptive_average_pool(x.astype(at_least_float32(x)), 7).reshape(len(x), -1)
         for layer in range(2):
             layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
-            x = dropout(nn.relu(nn.Dense(64 * self.width)(x)), 0.5, layer_keys)
+            x = dropout(nn.relu(nn.Dense(64 * self.width, dtype=self.dtype)(x)), 0.5, layer_keys)
+        x = x.astype(at_least_float32(x))
         return x if features else nn.Dense(self.num_classes)(x)

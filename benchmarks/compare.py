@@ -1,0 +1,137 @@
+"""Our speed beside a peer's: both programs resident, called in turn, medians and their ratio.
+
+    python -m benchmarks.compare --peer=peers/bin/python [--presets=quick,small] [--precision=bfloat16]
+
+--peer is a Python that has benchmarks/peers/requirements.txt. Prints a JSON line per case and mode of the
+peer; the fastest mode counts. Both sides get the same allocator settings, threads and precision. On CPU ours
+run on one device and on two; the better counts, as a user can choose it (`parallel.cpu_devices`).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks import presets
+
+CASES = ("diffusion_train", "sample", "classifier_train", "classifier_inference")
+CALL_SECONDS = 0.7  # a call of training makes as many steps as about this takes
+# The same for both: glibc's allocator gives large blocks back at every free unless told not to.
+ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+}
+
+
+class Program:
+    """One resident program."""
+
+    def __init__(self, command: list[str], threads: int, first: str = ""):
+        environment = {**os.environ, **ALLOCATOR, "NPROC": str(threads)}
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        if first:
+            self._write(first)
+        self.facts = self._read()
+
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def call(self) -> float:
+        """Images per second of one call."""
+        self._write("")
+        return self.facts["images"] / self._read()["seconds"]
+
+    def _write(self, line: str) -> None:
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def _read(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"error: {' '.join(self.process.args)}: ended with {self.process.wait()}")
+        return json.loads(line)
+
+
+def ours(args: argparse.Namespace, preset: str, case: str, devices: int, steps: int) -> Program:
+    """Our program of a case."""
+    flags = (f"--preset={preset}", f"--case={case}", f"--precision={args.precision}")
+    command = [sys.executable, "-m", "benchmarks.ours", *flags, f"--devices={devices}", f"--steps={steps}"]
+    return Program(command, args.threads)
+
+
+def peer(args: argparse.Namespace, preset: str, case: str, devices: int, mode: str, steps: int) -> Program:
+    """The peer's program of a case, on as many images."""
+    told = json.dumps(presets.for_peers(presets.preset(preset, args.precision, devices)))
+    command = [args.peer, "-m", "benchmarks.peers.cases", f"--case={case}", f"--mode={mode}"]
+    return Program([*command, f"--steps={steps}"], args.threads, told)
+
+
+def compare(args: argparse.Namespace, preset: str, case: str, devices: int, mode: str) -> dict[str, Any]:
+    """Medians over rounds of one call each, in turn."""
+    steps = 1
+    if case.endswith("train"):
+        with ours(args, preset, case, devices, 1) as trial:
+            rate = max(trial.call() for _ in range(3))
+            steps = max(1, round(CALL_SECONDS * rate / trial.facts["images"]))
+    with ours(args, preset, case, devices, steps) as a, peer(args, preset, case, devices, mode, steps) as b:
+        size = b.facts["parameters"] / a.facts["parameters"]
+        if abs(size - 1) > 0.01:
+            raise SystemExit(f"error: {preset}, {case}: the peer has {size:.3f} times our parameters")
+        for program in (a, b):
+            program.call()
+        pairs = [(a.call(), b.call()) for _ in range(args.rounds)]
+    ratios = sorted(x / y for x, y in pairs)
+    return {
+        "preset": preset,
+        "case": case,
+        "precision": args.precision,
+        "devices": devices,
+        "mode": mode,
+        "ours": round(statistics.median(x for x, _ in pairs), 1),
+        "peer": round(statistics.median(y for _, y in pairs), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_low": round(ratios[len(ratios) // 4], 3),
+        "ratio_high": round(ratios[-1 - len(ratios) // 4], 3),
+        "parameters": a.facts["parameters"],
+        "parameters_of_peer": b.facts["parameters"],
+        "first_call_seconds": [round(p.facts["first_call_seconds"], 1) for p in (a, b)],
+        "rounds": args.rounds,
+    }
+
+
+def main() -> None:
+    """Prints the lines."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", required=True, help="a Python with benchmarks/peers/requirements.txt")
+    parser.add_argument("--presets", default="quick,small")
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--modes", default="eager,compiled")
+    parser.add_argument("--devices", default="1,2", help="CPU devices of ours; a GPU counts as one")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    for preset in args.presets.split(","):
+        for case in args.cases.split(","):
+            for devices in map(int, args.devices.split(",")):
+                for mode in args.modes.split(","):
+                    print(json.dumps(compare(args, preset, case, devices, mode)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

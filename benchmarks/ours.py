@@ -1,0 +1,103 @@
+"""The program's own cases: what a run does in its phases, on random images.
+
+    python -m benchmarks.ours --preset=small --case=diffusion_train [--precision=bfloat16] [--devices=2]
+
+Serves `benchmarks.compare`. Steps are those of `train.fit`: batch indices made on the host, a dispatch each.
+"""
+
+import argparse
+import functools
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import presets
+from benchmarks.serve import Case, serve
+from selfloop_jax import classify, generate, parallel, rng, train
+from selfloop_jax.data import images
+
+CASES = ("diffusion_train", "sample", "classifier_train", "classifier_inference")
+
+
+def pool(side: int) -> images.Images:
+    """Random pixels."""
+    count = presets.IMAGES
+    label = (np.arange(count) % presets.CLASSES).astype(np.int32)
+    words = rng.uniforms((0, "benchmark"), np.arange(count * side * side * 3))
+    pixels = (256 * words).astype(np.uint8).reshape(count, side, side, 3)
+    return images.Images(
+        pixels, label, label, np.full(count, -1, np.int32), np.arange(count, dtype=np.uint32)
+    )
+
+
+def build(config: Any, case: str, steps: int = 1) -> Case:
+    """One case of a config; a call of a training case makes `steps` steps."""
+    dtype = None if config.parallel.precision == "float32" else config.parallel.precision
+    if case in ("diffusion_train", "sample"):
+        net, process = generate.build(config.diffusion, presets.CLASSES, 0, dtype)
+        trainer = generate.make_trainer(net, process, config.diffusion, config.data.image_size, 1)
+        if case == "sample":
+            draw = generate.make_draw(net, process, config.sample, config.data.image_size)
+            return _sampling(config, trainer, draw)
+        return _training(config, trainer, steps)
+    net = classify.build(config.classifier, presets.CLASSES, dtype)
+    trainer = classify.make_trainer(net, config.classifier, config.data.image_size, 1)
+    if case == "classifier_train":
+        return _training(config, trainer, steps)
+    predict = classify.make_predict(net, config.classifier, config.measure.batch)
+    state, pixels = trainer.init(jax.random.key(0)), pool(config.data.image_size).pixels
+    shown = np.concatenate([pixels] * (-(-config.measure.batch // len(pixels))))[: config.measure.batch]
+    return Case(functools.partial(_run, predict, state, shown), len(shown), trainer.parameters)
+
+
+def _run(function: Callable, *arguments: Any) -> None:
+    function(*arguments)
+
+
+def _training(config: Any, trainer: train.Trainer, steps: int) -> Case:
+    shown = pool(config.data.image_size)
+    arrays = train.place_pool(shown, len(shown), "device")
+    key = parallel.replicate(rng.key((0, "noise")))
+    state = trainer.restart(trainer.init(jax.random.key(0)), 1e-4, 1e6)
+    held = {"state": state, "step": 0}
+
+    def call() -> None:
+        under_way: deque[Any] = deque()
+        for _ in range(steps):
+            index = images.batch_at((0, "order"), len(shown), trainer.batch, held["step"])[None]
+            rows = parallel.split_steps({"index": index})
+            held["state"], metrics = trainer.program(held["state"], arrays, rows, key)
+            parallel.throttle(under_way, metrics)
+            held["step"] += 1
+        jax.block_until_ready(held["state"])
+
+    return Case(call, trainer.batch * steps, trainer.parameters)
+
+
+def _sampling(config: Any, trainer: train.Trainer, draw: Callable) -> Case:
+    count = config.sample.batch_per_device * parallel.device_count()
+    params = trainer.init(jax.random.key(0)).ema_params
+    key, ids = parallel.replicate(rng.key((0, "sample"))), np.arange(count, dtype=np.uint32)
+    label = (ids % presets.CLASSES).astype(np.int32)
+    return Case(functools.partial(_run, draw, params, key, ids, label, label), count, trainer.parameters)
+
+
+def main() -> None:
+    """Serves one case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=presets.NAMES, default="small")
+    parser.add_argument("--case", choices=CASES, required=True)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--devices", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1)
+    args = parser.parse_args()
+    config = presets.preset(args.preset, args.precision, args.devices)
+    parallel.configure(config.parallel)
+    serve(lambda: build(config, args.case, args.steps))
+
+
+if __name__ == "__main__":
+    main()
