@@ -49,7 +49,7 @@ class Program:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
     def call(self) -> float:
         """Images per second of one call."""
@@ -63,7 +63,8 @@ class Program:
     def _read(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"error: {' '.join(self.process.args)}: ended with {self.process.wait()}")
+            self.process.communicate()
+            raise SystemExit(f"error: {' '.join(self.process.args)}: ended with {self.process.returncode}")
         return json.loads(line)
 
 

@@ -6,6 +6,7 @@ cifar: the 35.7M U-Net of Ho et al. 2020 and ResNet-18 (11.2M) at 32 pixels.
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from selfloop_jax import config as configs
@@ -44,12 +45,16 @@ def for_peers(config: Any) -> dict[str, Any]:
     }
 
 
-def _quickstart() -> Any:
-    path = Path(__file__).parent.parent / "configs" / "quickstart.py"
-    spec = importlib.util.spec_from_file_location("quickstart", path)
+def load(path: Path) -> ModuleType:
+    """A file of configs/."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
+    return module
+
+
+def _quickstart() -> Any:
+    config = load(Path(__file__).parent.parent / "configs" / "quickstart.py").get_config()
     config.measure.batch = 512
     config.sample.batch_per_device = 128
     return config

@@ -24,7 +24,7 @@ RULES = ("accumulate", "replace", "real_plus_latest")
 BIASES = ("biased", "unbiased")
 SEEDS = range(6)
 LEVELS = (0.15, 0.3, 0.5, 0.7)  # initial shares of a digit's own colour in the side study
-SIDE_SEEDS = (100, 101)
+SIDE_SEEDS = (100, 101, 102, 103)
 
 
 def get_config(arg="accumulate,biased"):

@@ -5,6 +5,7 @@ say of it. It reads its inputs from disk whether or not the phase before ran in 
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -314,17 +315,24 @@ def sample_phase(gen: Generation) -> Entry:
     progress = gen.progress("sample")
     there = hosts.led(np.array([path.exists() for path in paths]))
     progress.begin(int(there.sum()), len(paths), chunk)
-    for done, (first, path) in enumerate(zip(firsts, paths, strict=True), start=1):
-        if there[done - 1]:
-            continue
-        ids = np.arange(first, first + chunk, dtype=np.uint32)
-        kept = min(chunk, section.count - first)
-        rows = np.minimum(ids, section.count - 1)
-        pixels = gen.study.networks.draw(params, key, ids, label[rows], group[rows])
-        store.write_npz(path, {"id": ids[:kept], "pixels": pixels[:kept]})
-        progress.advance(done)
-        if gen.study.stop():
-            raise train.Stopped(f"{progress.where}, image {first + kept}")
+    with ThreadPoolExecutor(1) as disk:  # a chunk is written while the next one is drawn
+        writing: Future | None = None
+        for done, (first, path) in enumerate(zip(firsts, paths, strict=True), start=1):
+            if there[done - 1]:
+                continue
+            ids = np.arange(first, first + chunk, dtype=np.uint32)
+            kept = min(chunk, section.count - first)
+            rows = np.minimum(ids, section.count - 1)
+            pixels = gen.study.networks.draw(params, key, ids, label[rows], group[rows])
+            if writing:
+                writing.result()
+            writing = disk.submit(store.write_npz, path, {"id": ids[:kept], "pixels": pixels[:kept]})
+            progress.advance(done)
+            if gen.study.stop():
+                writing.result()
+                raise train.Stopped(f"{progress.where}, image {first + kept}")
+        if writing:
+            writing.result()
     progress.end()
     hosts.meet()
     pixels = _drawn(gen)

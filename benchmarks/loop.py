@@ -1,0 +1,100 @@
+"""How much of a run's time passes outside its compiled programs, generation by generation and phase by phase.
+
+    python -m benchmarks.loop [--config=configs/quickstart.py] [--generations=3]
+
+Every program is waited for as soon as it is called, so that its seconds are its own. A run does not wait and
+hides host work behind them: the shares outside are upper bounds. A JSON line per generation.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks import presets
+from selfloop_jax import loop, parallel, phases, store
+
+
+class Clock:
+    """Seconds that calls of wrapped functions took."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def wrap(self, function: Callable) -> Callable:
+        """`function`, waited for and timed."""
+
+        def timed(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            result = jax.block_until_ready(function(*arguments))
+            self.seconds += time.perf_counter() - started
+            return result
+
+        return timed
+
+
+def timed_study(config: Any, clock: Clock) -> phases.Study:
+    """A study whose programs run by the clock."""
+    study = phases.Study(config, loop.load(config), lambda: False)
+    networks = study.networks
+    for name, trainer in networks.trainers.items():
+        networks.trainers[name] = dataclasses.replace(trainer, program=clock.wrap(trainer.program))
+    networks.predict = {name: clock.wrap(predict) for name, predict in networks.predict.items()}
+    networks.features, networks.draw = clock.wrap(networks.features), clock.wrap(networks.draw)
+    return study
+
+
+def by_phase(clock: Clock) -> tuple[dict[str, Callable], dict[str, float]]:
+    """The loop's phases, and the seconds outside programs that each took when last run."""
+    outside: dict[str, float] = {}
+
+    def watched(name: str, phase: Callable) -> Callable:
+        def run(gen: phases.Generation) -> phases.Entry:
+            started, before = time.perf_counter(), clock.seconds
+            entry = phase(gen)
+            outside[name] = time.perf_counter() - started - (clock.seconds - before)
+            return entry
+
+        return run
+
+    return {name: watched(name, phase) for name, phase in loop.PHASES.items()}, outside
+
+
+def main() -> None:
+    """Prints the lines."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.py"))
+    parser.add_argument("--generations", type=int, default=3)
+    args = parser.parse_args()
+    config = presets.load(args.config).get_config()
+    config.loop.generations = args.generations
+    parallel.configure(config.parallel)
+    clock = Clock()
+    study = timed_study(config, clock)
+    loop.PHASES, outside = by_phase(clock)
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder)
+        store.write_json(workdir / "config.json", config.to_dict())
+        for number in range(args.generations):
+            started, before = time.perf_counter(), clock.seconds
+            record = loop.generation(phases.Generation(study, number, workdir, workdir), True)
+            seconds, inside = time.perf_counter() - started, clock.seconds - before
+            line = {
+                "config": args.config.stem,
+                "generation": number,
+                "seconds": round(seconds, 2),
+                "outside": round(1 - inside / seconds, 4),
+                "outside_seconds": {name: round(value, 2) for name, value in outside.items()},
+                "compilations": record["compilations"],
+            }
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

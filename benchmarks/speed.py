@@ -1,0 +1,150 @@
+"""Our cases alone: compile time, steady state, memory, and how far from what the device can multiply.
+
+    python -m benchmarks.speed [--presets=quick,small] [--precision=float32] [--devices=2]
+
+A JSON line per case, each measured in a process of its own, so that its peak of memory is its own. FLOPs
+are the compiler's count of one network pass (forward, or forward and backward); the peak is that of a large
+matrix product at the same precision on the same devices.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import ours, presets
+from selfloop_jax import classify, diffusion, generate, parallel
+
+MIB = 2**20
+
+
+def forward_flops(config: Any, case: str) -> float:
+    """Per image drawn or predicted: the compiler's count of the network, times its evaluations."""
+    n = 16
+    if case == "sample":
+        net, _ = generate.build(config.diffusion, presets.CLASSES, 0)
+        x, one = jnp.zeros((n, config.data.image_size, config.data.image_size, 3)), jnp.zeros(n, jnp.int32)
+        arguments, passes = (
+            (x, jnp.zeros(n), one, one),
+            2 * diffusion.evaluations("ddim", config.sample.steps),
+        )
+    else:
+        net = classify.build(config.classifier, presets.CLASSES)
+        arguments, passes = (jnp.zeros((n, config.data.image_size, config.data.image_size, 3)),), 1
+    variables = jax.eval_shape(net.init, jax.random.key(0), *arguments)
+    return _flops(jax.jit(net.apply).lower(variables, *arguments)) / n * passes
+
+
+def training_flops(config: Any, case: str) -> float:
+    """Per image trained on: the compiler's count of loss and gradient on one device."""
+    n, side = 16, config.data.image_size
+    if case == "diffusion_train":
+        net, process = generate.build(config.diffusion, presets.CLASSES, 0)
+        trainer = generate.make_trainer(net, process, config.diffusion, side, 1)
+        loss = partial(generate.loss, model=net, process=process, section=config.diffusion)
+    else:
+        net = classify.build(config.classifier, presets.CLASSES).clone(axis_name=None)
+        trainer = classify.make_trainer(net, config.classifier, side, 1)
+        loss = partial(classify.loss, model=net, section=config.classifier)
+    shapes = {"pixels": (n, side, side, 3), "label": (n,), "group": (n,), "position": (n,)}
+    batch = {name: jnp.zeros(shape, jnp.int32) for name, shape in shapes.items()}
+    params, stats = (
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+        for tree in (trainer.abstract.params, trainer.abstract.batch_stats)
+    )
+    whole = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return _flops(whole.lower(params, stats, batch, jax.random.key(0))) / n
+
+
+def _flops(lowered: Any) -> float:
+    return float(lowered.compile().cost_analysis()["flops"])
+
+
+def matmul_peak(precision: str) -> float:
+    """FLOP/s of a large matrix product on all devices at once."""
+    n, products = (8192, 32) if jax.default_backend() != "cpu" else (2048, 4)
+
+    def product(_, row):
+        x = jax.random.normal(jax.random.fold_in(jax.random.key(0), row[0]), (n, n), precision) / n**0.5
+
+        def once(_, x):
+            return jnp.dot(x, x, preferred_element_type=jnp.float32).astype(x.dtype)
+
+        return jax.lax.fori_loop(0, products, once, x)[:1, :1].astype(jnp.float32)
+
+    program, rows = parallel.spread(product), np.arange(jax.device_count())
+    program(jnp.zeros(()), rows)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        program(jnp.zeros(()), rows)
+        seconds.append(time.perf_counter() - started)
+    return products * 2 * n**3 * jax.device_count() / min(seconds)
+
+
+def measure(preset: str, case: str, precision: str, devices: int, rounds: int) -> None:
+    """Prints the line of one case."""
+    config = presets.preset(preset, precision, devices)
+    parallel.configure(config.parallel)
+    started = time.perf_counter()
+    built = ours.build(config, case, steps=8 if case.endswith("train") else 1)
+    built.call()
+    first = time.perf_counter() - started
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        built.call()
+        seconds.append(time.perf_counter() - started)
+    rate = built.images / statistics.median(seconds)
+    memory = jax.devices()[0].memory_stats() or {}
+    peak_bytes = memory.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    flops = (training_flops if case.endswith("train") else forward_flops)(config, case)
+    peak = matmul_peak(precision)
+    line = {
+        "preset": preset,
+        "case": case,
+        "precision": precision,
+        "devices": parallel.device_count(),
+        "device": parallel.describe()["device_kind"],
+        "parameters": built.parameters,
+        "images_per_second": round(rate, 1),
+        "first_call_seconds": round(first, 2),
+        "peak_mib": round(peak_bytes / MIB),
+        "mflop_per_image": round(flops / 1e6, 2),
+        "gflops": round(flops * rate / 1e9, 1),
+        "matmul_gflops": round(peak / 1e9, 1),
+        "utilisation": round(flops * rate / peak, 3),
+    }
+    print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    """Prints the lines."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--presets", default="quick,small")
+    parser.add_argument("--cases", default=",".join(ours.CASES))
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--devices", type=int, default=2, help="CPU devices")
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    for preset in args.presets.split(","):
+        for case in args.cases.split(","):
+            arguments = (preset, case, args.precision, args.devices, args.rounds)
+            process = context.Process(target=measure, args=arguments)
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise SystemExit(f"error: {preset}, {case}: ended with {process.exitcode}")
+
+
+if __name__ == "__main__":
+    main()
