@@ -1,0 +1,116 @@
+"""Training on 1, 2 and 4 devices: how far weights drift apart, and whether images drawn are the same bits.
+
+    python -m benchmarks.devices [--steps=50]
+
+The quickstart's networks, on CPU devices, the same global batch and keys. `relative_l2` is the largest over
+the leaves of the weights, against one device; in float64 it shows that only the order of sums differs. Images
+are drawn from the weights of one device. A JSON line per case.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import ours, presets
+from selfloop_jax import classify, generate, parallel, rng, store, train
+
+DEVICES = (1, 2, 4)
+IMAGES = 16
+
+
+def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> None:
+    """Trains and writes the weights; draws with those of one device and writes the digest."""
+    jax.config.update("jax_enable_x64", x64)
+    config = presets.preset("quick", devices=devices)
+    parallel.configure(config.parallel)
+    side = config.data.image_size
+    if kind == "diffusion":
+        net, process = generate.build(config.diffusion, presets.CLASSES, 0)
+        trainer = generate.make_trainer(net, process, config.diffusion, side, 1)
+    else:
+        trainer = classify.make_trainer(
+            classify.build(config.classifier, presets.CLASSES), config.classifier, side, 1
+        )
+    state = _fit(trainer, _start(trainer, x64), ours.pool(side), steps)
+    name = f"{kind}-{x64}-{devices}"
+    leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state.params))}
+    store.write_npz(folder / f"{name}.npz", leaves)
+    if kind == "diffusion" and not x64:
+        structure = jax.tree.structure(state.params)
+        stored = store.read_npz(folder / f"{kind}-{x64}-1.npz")
+        params = parallel.replicate(
+            jax.tree.unflatten(structure, [stored[str(i)] for i in range(len(stored))])
+        )
+        config.sample.batch_per_device = IMAGES // 4
+        draw = generate.make_draw(net, process, config.sample, side)
+        key, pixels = parallel.replicate(rng.key((0, "sample"))), []
+        for first in range(0, IMAGES, devices * IMAGES // 4):
+            ids = np.arange(first, first + devices * IMAGES // 4, dtype=np.uint32)
+            label = (ids % presets.CLASSES).astype(np.int32)
+            pixels.append(draw(params, key, ids, label, label))
+        digest = store.digest_arrays({"pixels": np.concatenate(pixels)})
+        store.write_json(folder / f"{name}.json", digest)
+
+
+def _start(trainer: train.Trainer, x64: bool) -> train.TrainState:
+    """The same float32 initial weights, as float64 where asked for."""
+    state = trainer.restart(trainer.init(jax.random.key(0)), 1e-3, 1e6)
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else x, state)
+    return parallel.replicate(wide) if x64 else state
+
+
+def _fit(trainer: train.Trainer, state: train.TrainState, shown: Any, steps: int) -> train.TrainState:
+    pool, key = train.place_pool(shown, len(shown), "device"), parallel.replicate(rng.key((0, "noise")))
+    for step in range(steps):
+        index = ours.images.batch_at((0, "order"), len(shown), trainer.batch, step)[None]
+        state, metrics = trainer.program(state, pool, parallel.split_steps({"index": index}), key)
+        jax.block_until_ready(metrics)
+    return state
+
+
+def _distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    norm = np.linalg.norm
+    pairs = ((a[name].astype(np.float64), b[name].astype(np.float64)) for name in a)
+    return max(float(norm(x - y) / max(norm(x), 1e-12)) for x, y in pairs)
+
+
+def main() -> None:
+    """Prints the lines."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=50)
+    steps = parser.parse_args().steps
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind in ("diffusion", "classifier"):
+            for x64 in (False, True):
+                for devices in DEVICES:
+                    process = context.Process(target=trained, args=(kind, devices, x64, steps, folder))
+                    process.start()
+                    process.join()
+                    if process.exitcode:
+                        raise SystemExit(f"error: {kind} on {devices} devices: ended with {process.exitcode}")
+                one = store.read_npz(folder / f"{kind}-{x64}-1.npz")
+                for devices in DEVICES[1:]:
+                    other = store.read_npz(folder / f"{kind}-{x64}-{devices}.npz")
+                    line = {
+                        "network": kind,
+                        "precision": "float64" if x64 else "float32",
+                        "devices": devices,
+                        "steps": steps,
+                        "relative_l2": float(f"{_distance(one, other):.3g}"),
+                    }
+                    print(json.dumps(line), flush=True)
+        digests = [store.read_json(folder / f"diffusion-False-{n}.json") for n in DEVICES]
+        line = {"images_drawn": IMAGES, "devices": DEVICES, "one_digest": len(set(digests)) == 1}
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
