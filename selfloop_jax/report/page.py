@@ -82,6 +82,7 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
     html = _render(
         title=words.title(runs),
         sentences=words.summary(runs, every, found),
+        several_findings=len(found) > 1,
         differences=tables.config_differences(runs, compare.labels(runs)) if len(runs) > 1 else None,
         many=len(runs) > 1,
         parts=parts,
