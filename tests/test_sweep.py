@@ -87,7 +87,7 @@ def test_a_mistake_ends_in_one_line(tmp_path, capsys):
 
 def test_the_study_lists_every_arm_after_what_it_needs():
     config = ROOT / "configs" / "digits_study.py"
-    for name, count in (("sweep", 132), ("response", 24)):
+    for name, count in (("sweep", 132), ("response", 48)):
         stages, known = list(sweep.stages(config, name, Path("out"))), set()
         for stage in stages:
             for _, _, overrides in stage:
