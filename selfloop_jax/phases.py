@@ -23,6 +23,7 @@ from selfloop_jax.errors import RunError, UsageError
 
 Entry = dict[str, Any]
 NOTHING: Entry = {"digests": {}}  # of a phase that this generation does without
+CLASSIFIERS_KEPT = 3  # in memory: generation 0's, this generation's, and the one of generated images alone
 
 
 class Networks:
@@ -53,6 +54,7 @@ class Study:
         self.config = config
         self.data = data
         self.stop = stop
+        self.classifiers: dict[str, train.TrainState] = {}  # by digest, those used last
         self.networks = Networks(config, len(data.classes), len(data.groups))
         self.inputs = {  # what a run must go on with
             "data": data.describe(config.data.source),
@@ -63,6 +65,13 @@ class Study:
             config.sample.count,
             *(self.pool_size(g) for g in range(config.loop.generations)),
         )
+
+    def remember(self, digest: str, state: train.TrainState) -> None:
+        """Keeps a classifier that is whole on disk, with the last few before it, for the phases to come."""
+        self.classifiers.pop(digest, None)
+        self.classifiers[digest] = state
+        for old in list(self.classifiers)[:-CLASSIFIERS_KEPT]:
+            del self.classifiers[old]
 
     def pool_size(self, generation: int) -> int:
         """Images in the pool of a generation."""
@@ -142,8 +151,13 @@ class Generation:
         kind = "classifier" if name == "generated_classifier" else name
         steps = _schedule(self.study.config[kind], generation).steps
         digest = self.digest(generation, name)
-        abstract = self.study.networks.trainers[kind].abstract
-        return self.checkpoints(generation, name).load(steps, abstract, digest)
+        state = self.study.classifiers.get(digest)
+        if state is None:
+            abstract = self.study.networks.trainers[kind].abstract
+            state = self.checkpoints(generation, name).load(steps, abstract, digest)
+        if kind == "classifier":
+            self.study.remember(digest, state)
+        return state
 
     def progress(self, phase: str) -> log.Progress:
         """The progress of one of this generation's phases."""
@@ -259,7 +273,7 @@ def _training(gen: Generation, name: str, kind: str, images: Images, start: trai
         weights = start or trainer.init(rng.key((*address, "init")))
         return trainer.restart(weights, float(schedule.learning_rate), float(schedule.steps))
 
-    digest = train.fit(
+    digest, state = train.fit(
         trainer,
         begin,
         images,
@@ -271,6 +285,8 @@ def _training(gen: Generation, name: str, kind: str, images: Images, start: trai
         progress,
         study.stop,
     )
+    if kind == "classifier":
+        study.remember(digest, state)
     return {"digests": {name: digest}, "images_per_second": progress.rate}
 
 

@@ -181,8 +181,8 @@ def fit(
     checkpoints: "Checkpoints",
     progress: log.Progress,
     stop: Callable[[], bool],
-) -> str:
-    """Trains to `steps` from the newest checkpoint, else from `start()`; the final checkpoint's digest.
+) -> tuple[str, TrainState]:
+    """Trains to `steps` from the newest checkpoint, else from `start()`; the final digest and state.
 
     Saves every `checkpoints.interval` steps and at the end; on `stop()` saves and raises Stopped. The data
     order and every key follow from `address` and the step alone. Raises RunError on a loss that is not finite
@@ -221,7 +221,7 @@ def fit(
         if stopping and done < steps:
             raise Stopped(where)
     progress.end()
-    return checkpoints.digest(steps)
+    return checkpoints.digest(steps), state
 
 
 def check_finite(state: TrainState, where: str) -> None:

@@ -185,7 +185,11 @@ def fit(
     folder.mkdir(exist_ok=True)
     progress = log.Progress(log.Metrics(folder / "metrics.jsonl"), 3, "toy", every, 1e9)
     checkpoints = train.Checkpoints(folder / "toy", interval, keep)
-    return train.fit(trainer, start, pool, 16, "device", (0, "toy"), steps, checkpoints, progress, stop)
+    digest, state = train.fit(
+        trainer, start, pool, 16, "device", (0, "toy"), steps, checkpoints, progress, stop
+    )
+    assert digest == train.state_digest(state)
+    return digest
 
 
 def lines(folder):
