@@ -165,7 +165,10 @@ def fit(trainer, folder, placement):
     progress = log.Progress(log.Metrics(folder / "metrics.jsonl"), 0, "test", 1, 1e9)
     checkpoints = train.Checkpoints(folder / "checkpoints", STEPS, 1)
     begin = partial(start, trainer)
-    return train.fit(trainer, begin, POOL, 24, placement, (0,), STEPS, checkpoints, progress, lambda: False)
+    digest, _ = train.fit(
+        trainer, begin, POOL, 24, placement, (0,), STEPS, checkpoints, progress, lambda: False
+    )
+    return digest
 
 
 @pytest.mark.parametrize("kind", KINDS)
