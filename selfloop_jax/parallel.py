@@ -60,26 +60,24 @@ def everywhere() -> NamedSharding:
 
 def to_everywhere(tree: Tree) -> Tree:
     """Replicated leaves as arrays of all processes; nothing is copied."""
+    return _regarded(tree, everywhere())
+
+
+def from_everywhere(tree: Tree) -> Tree:
+    """The inverse of `to_everywhere`."""
+    return _regarded(tree, replicated())
+
+
+def _regarded(tree: Tree, placement: NamedSharding) -> Tree:
+    """The same parts on the same devices under another placement."""
     if jax.process_count() == 1:
         return tree
 
     def join(leaf: jax.Array) -> jax.Array:
         parts = [shard.data for shard in leaf.addressable_shards]
-        return jax.make_array_from_single_device_arrays(leaf.shape, everywhere(), parts)
+        return jax.make_array_from_single_device_arrays(leaf.shape, placement, parts)
 
     return jax.tree.map(join, tree)
-
-
-def from_everywhere(tree: Tree) -> Tree:
-    """The inverse of `to_everywhere`."""
-    if jax.process_count() == 1:
-        return tree
-
-    def own(leaf: jax.Array) -> jax.Array:
-        parts = [shard.data for shard in leaf.addressable_shards]
-        return jax.make_array_from_single_device_arrays(leaf.shape, replicated(), parts)
-
-    return jax.tree.map(own, tree)
 
 
 def split(tree: Tree) -> Tree:
