@@ -47,10 +47,8 @@ def connect(section: Any) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
-        told = str(error).splitlines()[0]
-        raise UsageError(
-            f"parallel.processes = {section.processes}: no word of the others: {told}"
-        ) from error
+        why = str(error).splitlines()[0]
+        raise UsageError(f"parallel.processes = {section.processes}: no word of the others: {why}") from error
     finally:
         patience.cancel()
     if jax.process_count() != section.processes:

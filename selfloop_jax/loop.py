@@ -172,6 +172,8 @@ def _roomy(phase: Callable[[phases.Generation], phases.Entry], gen: phases.Gener
         return phase(gen)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
+            if jax.process_count() == 1:
+                raise  # no other process that could have failed: a fault of ours, told whole
             raise RunError(f"generation {gen.number}, {name}: {str(error).splitlines()[0]}") from error
         raise RunError(
             f"generation {gen.number}, {name}: out of memory: {MEMORY.get(name, 'lower measure.batch')}; "

@@ -1,7 +1,8 @@
 """What a generation does: one function per phase, each from verified inputs on disk to artifacts on disk.
 
 `loop.py` states their order. A phase returns an entry: the digests of what it made and what the record is to
-say of it. It reads its inputs from disk whether or not the phase before ran in this process.
+say of it. It reads its inputs from disk whether or not the phase before ran in this process, but for the last
+few classifiers, which stay in memory under the digest that they have on disk.
 """
 
 from collections.abc import Callable

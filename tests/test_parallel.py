@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import struct
 
-from selfloop_jax import classify, diffusion, generate, log, parallel, train
+from selfloop_jax import classify, diffusion, generate, log, loop, parallel, phases, train
 from selfloop_jax.data.images import Images, batch_at
 from selfloop_jax.errors import RunError
 from selfloop_jax.models.resnet import ResNet
@@ -169,6 +169,19 @@ def fit(trainer, folder, placement):
         trainer, begin, POOL, 24, placement, (0,), STEPS, checkpoints, progress, lambda: False
     )
     return digest
+
+
+@pytest.mark.parametrize(
+    ("phase", "lower"), [("diffusion", "diffusion.batch"), ("sample", "sample.batch_per_device")]
+)
+def test_what_to_lower_is_named_where_memory_does_not_suffice(phase, lower, monkeypatch, tmp_path):
+    def full(_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
+
+    monkeypatch.setattr(loop, "PHASES", {phase: full})
+    gen = phases.Generation(None, 3, tmp_path, tmp_path)
+    with pytest.raises(RunError, match=rf"^generation 3, {phase}: out of memory: lower {lower}"):
+        loop.generation(gen, exact=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
