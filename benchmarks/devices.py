@@ -60,7 +60,7 @@ def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> Non
 
 def _start(trainer: train.Trainer, x64: bool) -> train.TrainState:
     """The same float32 initial weights, as float64 where asked for."""
-    state = trainer.restart(trainer.init(jax.random.key(0)), 1e-3, 1e6)
+    state = trainer.start(trainer.init(jax.random.key(0)), 1e-3, 1e6)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else x, state)
     return parallel.replicate(wide) if x64 else state
 

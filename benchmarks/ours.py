@@ -48,9 +48,9 @@ def build(config: Any, case: str, steps: int = 1) -> Case:
     if case == "classifier_train":
         return _training(config, trainer, steps)
     predict = classify.make_predict(net, config.classifier, config.measure.batch)
-    state, pixels = trainer.init(jax.random.key(0)), pool(config.data.image_size).pixels
+    weights, pixels = trainer.init(jax.random.key(0)), pool(config.data.image_size).pixels
     shown = np.concatenate([pixels] * (-(-config.measure.batch // len(pixels))))[: config.measure.batch]
-    return Case(functools.partial(_run, predict, state, shown), len(shown), trainer.parameters)
+    return Case(functools.partial(_run, predict, weights, shown), len(shown), trainer.parameters)
 
 
 def _run(function: Callable, *arguments: Any) -> None:
@@ -61,7 +61,7 @@ def _training(config: Any, trainer: train.Trainer, steps: int) -> Case:
     shown = pool(config.data.image_size)
     arrays = train.place_pool(shown, len(shown), "device")
     key = parallel.replicate(rng.key((0, "noise")))
-    state = trainer.restart(trainer.init(jax.random.key(0)), 1e-4, 1e6)
+    state = trainer.start(trainer.init(jax.random.key(0)), 1e-4, 1e6)
     held = {"state": state, "step": 0}
 
     def call() -> None:
@@ -79,7 +79,7 @@ def _training(config: Any, trainer: train.Trainer, steps: int) -> Case:
 
 def _sampling(config: Any, trainer: train.Trainer, draw: Callable) -> Case:
     count = config.sample.batch_per_device * parallel.device_count()
-    params = trainer.init(jax.random.key(0)).ema_params
+    params = trainer.init(jax.random.key(0))["params"]
     key, ids = parallel.replicate(rng.key((0, "sample"))), np.arange(count, dtype=np.uint32)
     label = (ids % presets.CLASSES).astype(np.int32)
     return Case(functools.partial(_run, draw, params, key, ids, label, label), count, trainer.parameters)

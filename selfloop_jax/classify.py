@@ -114,20 +114,13 @@ def head_alone(params: Any) -> Any:
 def _pretrained(trainer: train.Trainer, model: nn.Module, file: str, name: str) -> train.Trainer:
     """The trainer with an `init` that puts a file's weights over the random ones."""
     weights = torch_file.read(file, f"{name}.init_from")
-    variables = {"params": trainer.abstract.params, "batch_stats": trainer.abstract.batch_stats}
-    loaded, report = torch_weights.load(variables, weights, model, name, file)
+    loaded, report = torch_weights.load(train.averaged(trainer.abstract), weights, model, name, file)
     _tell(report, name, file)
 
-    def init(key: jax.Array, loaded: Any) -> train.TrainState:
-        state = trainer.init(key)
-        loaded = jax.tree.map(jnp.copy, loaded)  # buffers of JAX's own: training donates them
-        params = _overlay(state.params, loaded["params"])
-        ema = jax.tree.map(jnp.copy, params)
-        stats = _overlay(state.batch_stats, loaded["batch_stats"])
-        return state.replace(params=params, ema_params=ema, batch_stats=stats)
+    def init(key: jax.Array) -> train.Variables:
+        return _overlay(trainer.init(key), parallel.replicate(loaded))
 
-    program = jax.jit(init, out_shardings=parallel.replicated())
-    return replace(trainer, init=lambda key: program(key, loaded))
+    return replace(trainer, init=init)
 
 
 def _overlay(tree: Any, over: Any) -> Any:
@@ -156,8 +149,8 @@ def weights_digest(section: Any, name: str = "classifier") -> str | None:
 
 def make_predict(
     model: nn.Module, section: Any, batch: int, features: bool = False
-) -> Callable[[train.TrainState, np.ndarray], np.ndarray]:
-    """`predict(state, pixels uint8[N,H,W,3]) -> logits float32[N,C]`, in padded batches of `batch`.
+) -> Callable[[train.Variables, np.ndarray], np.ndarray]:
+    """`predict(weights, pixels uint8[N,H,W,3]) -> logits float32[N,C]`, in padded batches of `batch`.
 
     With `features` it gives what the last layer reads, float32[N,D], in place of the logits.
     """
@@ -167,8 +160,7 @@ def make_predict(
 
     program = parallel.spread(one_device)
 
-    def predict(state: train.TrainState, pixels: np.ndarray) -> np.ndarray:
-        weights = {"params": state.ema_params, "batch_stats": state.batch_stats}
+    def predict(weights: train.Variables, pixels: np.ndarray) -> np.ndarray:
         batches = max(1, -(-len(pixels) // batch))  # of no image one too: its shape is the answer's
         padding = np.zeros((batches * batch - len(pixels), *pixels.shape[1:]), np.uint8)
         padded = np.concatenate([pixels, padding])

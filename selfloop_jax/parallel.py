@@ -53,33 +53,6 @@ def replicate(tree: Tree) -> Tree:
     return jax.device_put(tree, replicated())
 
 
-def everywhere() -> NamedSharding:
-    """The placement of a state in a checkpoint, which all processes write and read together."""
-    return NamedSharding(Mesh(np.array(_devices()), (AXIS,)), PartitionSpec())
-
-
-def to_everywhere(tree: Tree) -> Tree:
-    """Replicated leaves as arrays of all processes; nothing is copied."""
-    return _regarded(tree, everywhere())
-
-
-def from_everywhere(tree: Tree) -> Tree:
-    """The inverse of `to_everywhere`."""
-    return _regarded(tree, replicated())
-
-
-def _regarded(tree: Tree, placement: NamedSharding) -> Tree:
-    """The same parts on the same devices under another placement."""
-    if jax.process_count() == 1:
-        return tree
-
-    def join(leaf: jax.Array) -> jax.Array:
-        parts = [shard.data for shard in leaf.addressable_shards]
-        return jax.make_array_from_single_device_arrays(leaf.shape, placement, parts)
-
-    return jax.tree.map(join, tree)
-
-
 def split(tree: Tree) -> Tree:
     """Host arrays [N,...] to [devices, N / devices, ...], one part on each device of this process."""
     count = jax.device_count()

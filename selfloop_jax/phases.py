@@ -1,8 +1,8 @@
 """What a generation does: one function per phase, each from verified inputs on disk to artifacts on disk.
 
 `loop.py` states their order. A phase returns an entry: the digests of what it made and what the record is to
-say of it. It reads its inputs from disk whether or not the phase before ran in this process, but for the last
-few classifiers, which stay in memory under the digest that they have on disk.
+say of it. It reads its inputs from disk whether or not the phase before ran in this process, but for the
+weights trained last, which stay on the devices under the digest that they have on disk.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,8 @@ from selfloop_jax.errors import RunError, UsageError
 
 Entry = dict[str, Any]
 NOTHING: Entry = {"digests": {}}  # of a phase that this generation does without
-CLASSIFIERS_KEPT = 3  # in memory: generation 0's, this generation's, and the one of generated images alone
+# Networks that stay on the devices: generation 0's classifier, this generation's, and that of generated images.
+KEPT = {"classifier": 3, "diffusion": 1}
 
 
 class Networks:
@@ -55,7 +56,7 @@ class Study:
         self.config = config
         self.data = data
         self.stop = stop
-        self.classifiers: dict[str, train.TrainState] = {}  # by digest, those used last
+        self.weights: dict[str, dict[str, train.Variables]] = {kind: {} for kind in KEPT}  # by digest
         self.networks = Networks(config, len(data.classes), len(data.groups))
         self.inputs = {  # what a run must go on with
             "data": data.describe(config.data.source),
@@ -67,12 +68,14 @@ class Study:
             *(self.pool_size(g) for g in range(config.loop.generations)),
         )
 
-    def remember(self, digest: str, state: train.TrainState) -> None:
-        """Keeps a classifier that is whole on disk, with the last few before it, for the phases to come."""
-        self.classifiers.pop(digest, None)
-        self.classifiers[digest] = state
-        for old in list(self.classifiers)[:-CLASSIFIERS_KEPT]:
-            del self.classifiers[old]
+    def remember(self, kind: str, digest: str, weights: train.Variables) -> None:
+        """Keeps a network that is whole on disk, with the last few before it, for the phases to come."""
+        if kind in KEPT:
+            kept = self.weights[kind]
+            kept.pop(digest, None)
+            kept[digest] = weights
+            for old in list(kept)[: -KEPT[kind]]:
+                del kept[old]
 
     def pool_size(self, generation: int) -> int:
         """Images in the pool of a generation."""
@@ -147,18 +150,18 @@ class Generation:
         folder = store.generation_dir(base, generation) / name
         return train.Checkpoints(folder, section.interval_steps, section.keep)
 
-    def trained(self, generation: int, name: str) -> train.TrainState:
-        """The final state of a training phase, verified."""
+    def trained(self, generation: int, name: str) -> train.Variables:
+        """The network that a training phase ended with, verified, on the devices."""
         kind = "classifier" if name == "generated_classifier" else name
         steps = _schedule(self.study.config[kind], generation).steps
         digest = self.digest(generation, name)
-        state = self.study.classifiers.get(digest)
-        if state is None:
+        weights = self.study.weights.get(kind, {}).get(digest)
+        if weights is None:
             abstract = self.study.networks.trainers[kind].abstract
             state = self.checkpoints(generation, name).load(steps, abstract, digest)
-        if kind == "classifier":
-            self.study.remember(digest, state)
-        return state
+            weights = parallel.replicate(train.averaged(state))
+        self.study.remember(kind, digest, weights)
+        return weights
 
     def progress(self, phase: str) -> log.Progress:
         """The progress of one of this generation's phases."""
@@ -263,7 +266,7 @@ def pool_phase(gen: Generation) -> Entry:
     }
 
 
-def _training(gen: Generation, name: str, kind: str, images: Images, start: train.TrainState | None) -> Entry:
+def _training(gen: Generation, name: str, kind: str, images: Images, start: train.Variables | None) -> Entry:
     """Trains one network of `kind` on `images`, from `start` or from scratch."""
     study = gen.study
     trainer, schedule = study.networks.trainers[kind], _schedule(study.config[kind], gen.number)
@@ -272,7 +275,7 @@ def _training(gen: Generation, name: str, kind: str, images: Images, start: trai
 
     def begin() -> train.TrainState:
         weights = start or trainer.init(rng.key((*address, "init")))
-        return trainer.restart(weights, float(schedule.learning_rate), float(schedule.steps))
+        return trainer.start(weights, float(schedule.learning_rate), float(schedule.steps))
 
     digest, state = train.fit(
         trainer,
@@ -286,12 +289,11 @@ def _training(gen: Generation, name: str, kind: str, images: Images, start: trai
         progress,
         study.stop,
     )
-    if kind == "classifier":
-        study.remember(digest, state)
+    study.remember(kind, digest, train.averaged(state))
     return {"digests": {name: digest}, "images_per_second": progress.rate}
 
 
-def _previous(gen: Generation, kind: str) -> train.TrainState | None:
+def _previous(gen: Generation, kind: str) -> train.Variables | None:
     """What training starts from: the network of the generation before, where the config says so."""
     section = gen.study.config[kind]
     if not gen.number or section.later.start == "scratch":
@@ -325,7 +327,7 @@ def sample_phase(gen: Generation) -> Entry:
     section = gen.study.config.sample
     chunk = section.batch_per_device * parallel.device_count()
     label, group = _conditions(gen)
-    params = parallel.replicate(gen.trained(gen.number, "diffusion").ema_params)
+    params = gen.trained(gen.number, "diffusion")["params"]
     key = parallel.replicate(rng.key((*gen.address, "sample", "noise")))
     firsts = range(0, section.count, chunk)
     paths = [gen.folder / "samples.part" / f"{first:08d}.npz" for first in firsts]

@@ -84,8 +84,9 @@ def distances(gen: phases.Generation, workdir: Path, record: store.Json, again: 
         checkpoints = stored.checkpoints(gen.number, name)
         if checkpoints.steps():
             old = checkpoints.newest(gen.study.networks.trainers[name].abstract)
+            new = gen.trained(gen.number, name)
             lines.append(
-                f"{name}: weights differ by {_relative(old, gen.trained(gen.number, name)):.2e} (L2)"
+                f"{name}: weights differ by {_relative(old.ema_params, new['params']):.2e} (L2)"
             )
     for name, was in record["metrics"].items():
         now = again["metrics"][name]
@@ -96,7 +97,7 @@ def distances(gen: phases.Generation, workdir: Path, record: store.Json, again: 
 
 def _relative(old: Any, new: Any) -> float:
     """The largest relative L2 distance over the leaves of the weights."""
-    pairs = zip(jax.tree.leaves(old.ema_params), jax.tree.leaves(new.ema_params), strict=True)
+    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
     norm = np.linalg.norm
     return max(
         float(norm(a - b) / max(norm(a), 1e-12))

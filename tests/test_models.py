@@ -1,6 +1,5 @@
 """Networks: shapes, conditioning, dropout by example, what has parameters, and BatchNorm over devices."""
 
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -433,12 +432,12 @@ def test_batch_norm_without_an_axis_depends_on_the_number_of_devices():
     assert relative(four_stats, one_stats) > 0.01
 
 
-def test_prediction_reads_the_averaged_weights_and_ignores_the_padding():
+def test_prediction_ignores_the_padding():
     model = LeNet(num_classes=3)
     x = np.random.default_rng(0).integers(0, 256, (13, 8, 8, 3), np.uint8)
     params = random_params(model, classify.to_input(x))
-    state = SimpleNamespace(params=None, ema_params=params, batch_stats={})
-    logits = classify.make_predict(model, section(), 8)(state, x)
+    weights = {"params": params, "batch_stats": {}}
+    logits = classify.make_predict(model, section(), 8)(weights, x)
     np.testing.assert_allclose(logits, run(model, params, x / np.float32(127.5) - 1), rtol=1e-4, atol=1e-5)
 
 
@@ -451,12 +450,11 @@ def test_features_are_what_the_last_layer_reads(name, options, dimension):
     model = classify.build(asked, 5)
     x = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     variables = model.init(jax.random.key(0), classify.to_input(x))
-    params, stats = variables["params"], variables.get("batch_stats", {})
-    state = SimpleNamespace(ema_params=params, batch_stats=stats)
+    params, weights = variables["params"], {"batch_stats": {}, **variables}
     read = classify.make_predict(model, asked, 4, features=True)
-    features, logits = read(state, x), classify.make_predict(model, asked, 4)(state, x)
+    features, logits = read(weights, x), classify.make_predict(model, asked, 4)(weights, x)
     assert features.shape == (3, dimension)
     head = params[max((layer for layer in params if layer.startswith("Dense")), key=lambda n: int(n[6:]))]
     kernel, bias = (np.asarray(head[part]) for part in ("kernel", "bias"))
     np.testing.assert_allclose(features @ kernel + bias, logits, rtol=1e-3, atol=1e-5)
-    assert read(state, x[:0]).shape == (0, dimension)
+    assert read(weights, x[:0]).shape == (0, dimension)

@@ -71,7 +71,7 @@ def start(trainer):
         lambda x: random.normal(0, 0.2, x.shape).astype(np.float32), trainer.abstract.params
     )
     stats = jax.tree.map(lambda x: np.ones(x.shape, np.float32), trainer.abstract.batch_stats)
-    return trainer.restart(train.TrainState(None, None, params, stats, None), LEARNING_RATE, TOTAL)
+    return trainer.start({"params": params, "batch_stats": stats}, LEARNING_RATE, TOTAL)
 
 
 def indices(steps=STEPS):
@@ -141,10 +141,10 @@ def test_four_steps_a_dispatch_are_close_to_four_dispatches(trainers, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_restart_keeps_the_averaged_weights_and_starts_the_rest_over(trainers, kind):
+def test_a_new_training_keeps_the_averaged_weights_and_starts_the_rest_over(trainers, kind):
     trainer = trainers[kind, 1]
     trained, _ = run(trainer, start(trainer), jax.random.key(5))
-    state = jax.device_get(trainer.restart(trained, 0.5, 7.0))
+    state = jax.device_get(trainer.start(train.averaged(trained), 0.5, 7.0))
     assert state.step == 0
     for new in (state.params, state.ema_params):
         jax.tree.map(np.testing.assert_array_equal, new, trained.ema_params)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -51,8 +52,8 @@ def test_logits_are_those_of_torchvision(network, width, tmp_path, capsys):
     asked = section(network=network, width=width, layout="imagenet", normalize="imagenet", init_from=file)
     model, expected = classify.build(asked, 10), np.array(case["logits"])
     trainer = classify.make_trainer(model, asked, case["side"], 1)
-    state = trainer.init(rng.key((0, "init")))
-    logits = classify.make_predict(model, asked, 4)(state, formula.images(case["count"], case["side"]))
+    found = trainer.init(rng.key((0, "init")))
+    logits = classify.make_predict(model, asked, 4)(found, formula.images(case["count"], case["side"]))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     said = capsys.readouterr().err
     assert "tensors loaded" in said
@@ -183,7 +184,7 @@ def pretrained(tmp_path, tensors, classes=10, **changes):
 def test_init_puts_the_files_weights_in_and_keeps_a_head_of_another_size(narrow, tmp_path, capsys):
     counter = {"bn1.num_batches_tracked": np.array(3), "extra.weight": np.zeros(3, np.float32)}
     trainer = pretrained(tmp_path, narrow | counter, classes=7)
-    state = trainer.init(rng.key((0, "init")))
+    found = trainer.init(rng.key((0, "init")))
     report = capsys.readouterr().err.splitlines()
     assert report == [
         f"classifier: 30 tensors loaded from {tmp_path / 'w.safetensors'}; the head starts anew",
@@ -191,18 +192,15 @@ def test_init_puts_the_files_weights_in_and_keeps_a_head_of_another_size(narrow,
     ]
     asked = section(**NARROW)
     own = classify.make_trainer(classify.build(asked, 7), asked, SIDE, 1).init(rng.key((0, "init")))
-    for params in (state.params, state.ema_params):
-        stem = narrow["conv1.weight"].transpose(2, 3, 1, 0)
-        np.testing.assert_array_equal(params["Conv_0"]["kernel"], stem)
-        np.testing.assert_array_equal(
-            params["BasicBlock_1"]["BatchNorm_2"]["scale"], narrow["layer2.0.downsample.1.weight"]
-        )
-        np.testing.assert_array_equal(params["Dense_0"]["kernel"], own.params["Dense_0"]["kernel"])
-    np.testing.assert_array_equal(state.batch_stats["BatchNorm_0"]["var"], narrow["bn1.running_var"])
-    assert all(x.sharding == parallel.replicated() for x in jax.tree.leaves(state))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-    assert shapes == trainer.abstract
-    assert train.state_digest(trainer.init(rng.key((0, "init")))) == train.state_digest(state)
+    params, equal = found["params"], np.testing.assert_array_equal
+    equal(params["Conv_0"]["kernel"], narrow["conv1.weight"].transpose(2, 3, 1, 0))
+    equal(params["BasicBlock_1"]["BatchNorm_2"]["scale"], narrow["layer2.0.downsample.1.weight"])
+    equal(params["Dense_0"]["kernel"], own["params"]["Dense_0"]["kernel"])
+    equal(found["batch_stats"]["BatchNorm_0"]["var"], narrow["bn1.running_var"])
+    assert all(x.sharding == parallel.replicated() for x in jax.tree.leaves(found))
+    shape = partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+    assert shape(found) == shape(train.averaged(trainer.abstract))
+    assert train.state_digest(trainer.init(rng.key((0, "init")))) == train.state_digest(found)
 
 
 def misfit(tmp_path, tensors, **changes):
@@ -257,7 +255,7 @@ def test_check_refuses_what_a_network_cannot_have():
 # --- freezing ---
 
 
-def run(trainer, state, steps=3, total=10.0):
+def run(trainer, weights, steps=3, total=10.0):
     """The state after some steps on random images, on the host."""
     random = np.random.default_rng(0)
     pool = Images(
@@ -268,7 +266,7 @@ def run(trainer, state, steps=3, total=10.0):
         id=np.arange(16, dtype=np.uint32),
     )
     arrays, key = train.place_pool(pool, 16, "device"), parallel.replicate(jax.random.key(1))
-    state = trainer.restart(state, 0.1, total)
+    state = trainer.start(weights, 0.1, total)
     for step in range(steps):
         index = np.arange(8)[None] + 8 * (step % 2)
         state, _ = trainer.program(state, arrays, parallel.split_steps({"index": index}), key)
@@ -281,8 +279,8 @@ def test_of_a_frozen_network_only_the_head_changes_a_bit(narrow, tmp_path):
     }  # adding zero would turn the first into the second
     hard = {"freeze": True, "weight_decay": 0.5, "ema_decay": 0.9, "clip_norm": 1e-3}
     trainer = pretrained(tmp_path, narrow, **hard)
-    state = trainer.init(rng.key((0, "init")))
-    start, end = jax.device_get(state), run(trainer, state)
+    weights = trainer.init(rng.key((0, "init")))
+    start, end = jax.device_get(trainer.start(weights, 0.1, 10.0)), run(trainer, weights)
     moved = {
         jax.tree_util.keystr(path)
         for (path, a), b in zip(
