@@ -19,9 +19,9 @@ from benchmarks import presets
 
 CASES = ("diffusion_train", "sample", "classifier_train", "classifier_inference")
 CALL_SECONDS = 0.7  # a call of training makes as many steps as about this takes
-# The same for both: glibc's allocator gives large blocks back at every free unless told not to.
+# What our program tells glibc's allocator by itself, told to the peer: to keep large blocks that were freed.
 ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
 }
@@ -30,8 +30,8 @@ ALLOCATOR = {
 class Program:
     """One resident program."""
 
-    def __init__(self, command: list[str], threads: int, first: str = ""):
-        environment = {**os.environ, **ALLOCATOR, "NPROC": str(threads)}
+    def __init__(self, command: list[str], folder: str, threads: int, **more: str):
+        environment = {**os.environ, "NPROC": str(threads), **more}
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -39,9 +39,8 @@ class Program:
             stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
+            cwd=folder,
         )
-        if first:
-            self._write(first)
         self.facts = self._read()
 
     def __enter__(self) -> "Program":
@@ -68,50 +67,64 @@ class Program:
         return json.loads(line)
 
 
-def ours(args: argparse.Namespace, preset: str, case: str, devices: int, steps: int) -> Program:
-    """Our program of a case."""
+def ours(
+    args: argparse.Namespace, preset: str, case: str, devices: int, steps: int, folder: str = "."
+) -> Program:
+    """Our program of a case, of the checkout in `folder`."""
     flags = (f"--preset={preset}", f"--case={case}", f"--precision={args.precision}")
     command = [sys.executable, "-m", "benchmarks.ours", *flags, f"--devices={devices}", f"--steps={steps}"]
-    return Program(command, args.threads)
+    return Program(command, folder, args.threads)
 
 
 def peer(args: argparse.Namespace, preset: str, case: str, devices: int, mode: str, steps: int) -> Program:
     """The peer's program of a case, on as many images."""
     told = json.dumps(presets.for_peers(presets.preset(preset, args.precision, devices)))
     command = [args.peer, "-m", "benchmarks.peers.cases", f"--case={case}", f"--mode={mode}"]
-    return Program([*command, f"--steps={steps}"], args.threads, told)
+    return Program([*command, f"--steps={steps}", f"--config={told}"], ".", args.threads, **ALLOCATOR)
+
+
+def steps_of_a_call(args: argparse.Namespace, preset: str, case: str, devices: int) -> int:
+    """How many steps of training take about CALL_SECONDS; 1 of what is not training."""
+    if not case.endswith("train"):
+        return 1
+    with ours(args, preset, case, devices, 1) as trial:
+        rate = max(trial.call() for _ in range(3))
+        return max(1, round(CALL_SECONDS * rate / trial.facts["images"]))
+
+
+def in_turn(a: Program, b: Program, rounds: int) -> dict[str, Any]:
+    """Images per second of both, medians of calls in turn, and the ratio of the first to the second."""
+    for program in (a, b):
+        program.call()
+    pairs = [(a.call(), b.call()) for _ in range(rounds)]
+    ratios = sorted(x / y for x, y in pairs)
+    return {
+        "rates": [round(statistics.median(rate), 1) for rate in zip(*pairs, strict=True)],
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_low": round(ratios[len(ratios) // 4], 3),
+        "ratio_high": round(ratios[-1 - len(ratios) // 4], 3),
+        "rounds": rounds,
+    }
 
 
 def compare(args: argparse.Namespace, preset: str, case: str, devices: int, mode: str) -> dict[str, Any]:
-    """Medians over rounds of one call each, in turn."""
-    steps = 1
-    if case.endswith("train"):
-        with ours(args, preset, case, devices, 1) as trial:
-            rate = max(trial.call() for _ in range(3))
-            steps = max(1, round(CALL_SECONDS * rate / trial.facts["images"]))
+    """The line of a case and a mode of the peer."""
+    steps = steps_of_a_call(args, preset, case, devices)
     with ours(args, preset, case, devices, steps) as a, peer(args, preset, case, devices, mode, steps) as b:
         size = b.facts["parameters"] / a.facts["parameters"]
         if abs(size - 1) > 0.01:
             raise SystemExit(f"error: {preset}, {case}: the peer has {size:.3f} times our parameters")
-        for program in (a, b):
-            program.call()
-        pairs = [(a.call(), b.call()) for _ in range(args.rounds)]
-    ratios = sorted(x / y for x, y in pairs)
+        found = in_turn(a, b, args.rounds)
     return {
         "preset": preset,
         "case": case,
         "precision": args.precision,
         "devices": devices,
         "mode": mode,
-        "ours": round(statistics.median(x for x, _ in pairs), 1),
-        "peer": round(statistics.median(y for _, y in pairs), 1),
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_low": round(ratios[len(ratios) // 4], 3),
-        "ratio_high": round(ratios[-1 - len(ratios) // 4], 3),
+        **found,
         "parameters": a.facts["parameters"],
         "parameters_of_peer": b.facts["parameters"],
         "first_call_seconds": [round(p.facts["first_call_seconds"], 1) for p in (a, b)],
-        "rounds": args.rounds,
     }
 
 

@@ -4,7 +4,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON="${PYTHON:-python3}"
 VENV="${VENV:-.venv}"
-export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-2}"  # a quarter less memory, the same bits
 
 ensure_venv() {  # ensure_venv REQUIREMENTS_FILE...
     local version lock stamp wanted

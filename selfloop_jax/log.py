@@ -72,7 +72,7 @@ class Progress:
 
     def end(self) -> None:
         """Closes the status line."""
-        self.rate = self._rate(self.done)
+        self.rate = self._rate()
         if sys.stderr.isatty() and store.leading:
             sys.stderr.write("\r\x1b[K")
         if self.done > self.first:
@@ -90,22 +90,22 @@ class Progress:
                 raise RunError(f"{self.where}, step {step}: loss is {value['loss'][bad[0]]}")
         done = items[-1][0]
         means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
-        rate = self._rate(done)
         line = {"generation": self.generation, "phase": self.phase, "step": done, **means}
-        self.metrics.write(**line, images_per_second=round(rate, 1))
+        self.metrics.write(**line, images_per_second=round(self._rate(), 1))
         self._show(done, f"loss {means['loss']:.4f}  ")
 
-    def _rate(self, done: int) -> float:
+    def _rate(self) -> float:
+        """Of what was dispatched: metrics are read an interval later."""
         elapsed = time.perf_counter() - self.started
-        return (done - self.first) * self.images / max(elapsed, 1e-9)
+        return (self.done - self.first) * self.images / max(elapsed, 1e-9)
 
     def _show(self, done: int, text: str) -> None:
-        now, rate = time.perf_counter(), self._rate(done)
+        now, rate = time.perf_counter(), self._rate()
         terminal = sys.stderr.isatty()
         if now - self.shown < (0.2 if terminal else self.every_seconds):
             return
         self.shown = now
-        left = (self.total - done) * self.images / max(rate, 1e-9)
+        left = (self.total - self.done) * self.images / max(rate, 1e-9)
         line = f"{self.where}: step {done}/{self.total}  {text}{rate:.0f} images/s  {left:.0f} s left"
         if terminal and store.leading:
             sys.stderr.write(f"\r\x1b[K{line}")

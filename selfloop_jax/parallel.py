@@ -4,6 +4,7 @@ State, keys and the pool are replicated, batches are split along their first axi
 every array lies on the process's own devices, and the programs alone reach over all.
 """
 
+import ctypes
 import os
 import platform
 from collections import deque
@@ -20,6 +21,7 @@ from selfloop_jax import hosts, store
 from selfloop_jax.errors import RunError
 
 AXIS = "devices"
+M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # of malloc.h
 Tree = Any
 # Dispatches under way at most. XLA's CPU client lets 32 through per device and then blocks one of the threads
 # that the other devices need to arrive at a collective: with as few threads as devices, a deadlock.
@@ -140,8 +142,9 @@ def check_replicas(tree: Tree, where: str) -> None:
 def configure(section: Any) -> None:
     """Fixes what decides bits before the first use of a backend: threads, CPU devices, compiler flags.
 
-    Section `parallel`. Also switches on the persistent compilation cache.
+    Section `parallel`. Also switches on the persistent compilation cache, and has freed memory kept.
     """
+    _keep_freed_memory()
     os.environ["NPROC"] = str(section.nproc)
     flags = os.environ.get("XLA_FLAGS", "")
     if section.deterministic and "xla_gpu_deterministic_ops" not in flags:
@@ -150,6 +153,18 @@ def configure(section: Any) -> None:
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/selfloop_jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc, where that is the C library, keep large blocks instead of giving each back to the system.
+
+    A program on the CPU takes and frees its buffers at every call, and pages that are mapped anew cost up to
+    a fifth of a training step. Blocks that large stay only in the first arena.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**30)):
+            libc.mallopt(option, value)
 
 
 def count_compilations() -> Callable[[], int]:

@@ -24,7 +24,7 @@ from selfloop_jax.errors import RunError, UsageError
 
 Entry = dict[str, Any]
 NOTHING: Entry = {"digests": {}}  # of a phase that this generation does without
-# Networks that stay on the devices: generation 0's classifier, this generation's, and that of generated images.
+# Networks that stay on the devices; of classifiers generation 0's, this one's, and that of generated images.
 KEPT = {"classifier": 3, "diffusion": 1}
 
 

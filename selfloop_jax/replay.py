@@ -85,9 +85,7 @@ def distances(gen: phases.Generation, workdir: Path, record: store.Json, again: 
         if checkpoints.steps():
             old = checkpoints.newest(gen.study.networks.trainers[name].abstract)
             new = gen.trained(gen.number, name)
-            lines.append(
-                f"{name}: weights differ by {_relative(old.ema_params, new['params']):.2e} (L2)"
-            )
+            lines.append(f"{name}: weights differ by {_relative(old.ema_params, new['params']):.2e} (L2)")
     for name, was in record["metrics"].items():
         now = again["metrics"][name]
         if was is not None and now is not None and was != now:

@@ -56,7 +56,7 @@ serve(lambda: Case(lambda: time.sleep({seconds}), 10, 7))
 def test_two_resident_programs_answer_in_turn(monkeypatch):
     monkeypatch.chdir(runs.ROOT)
     commands = [[sys.executable, "-c", PROGRAM.format(seconds=s)] for s in (0.02, 0.04)]
-    with compare.Program(commands[0], 1) as a, compare.Program(commands[1], 1) as b:
+    with compare.Program(commands[0], ".", 1) as a, compare.Program(commands[1], ".", 1) as b:
         assert a.facts["parameters"] == b.facts["parameters"] == 7
         rates = [(a.call(), b.call()) for _ in range(3)]
     for fast, slow in rates:
@@ -68,4 +68,4 @@ def test_two_resident_programs_answer_in_turn(monkeypatch):
 def test_a_program_that_dies_is_named(monkeypatch):
     monkeypatch.chdir(runs.ROOT)
     with pytest.raises(SystemExit, match="ended with 3"):
-        compare.Program([sys.executable, "-c", "raise SystemExit(3)"], 1)
+        compare.Program([sys.executable, "-c", "raise SystemExit(3)"], ".", 1)

@@ -1,14 +1,15 @@
 """Networks: shapes, conditioning, dropout by example, what has parameters, and BatchNorm over devices."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from selfloop_jax import classify, config, parallel
 from selfloop_jax.models import unet, vgg
+from selfloop_jax.models.conv import Conv
 from selfloop_jax.models.lenet import LeNet
 from selfloop_jax.models.resnet import Bottleneck, ResNet
 
@@ -84,11 +85,54 @@ def test_bfloat16_is_for_activations_alone(name):
 def test_sums_of_a_normalisation_stay_float32():
     """A mean of many bfloat16 values that all round to one number is still right."""
     x = (100 + jnp.linspace(-1, 1, 4096)).astype(jnp.bfloat16).reshape(1, 32, 32, 4)
-    norm = unet.nn.GroupNorm(num_groups=1, dtype=x.dtype)
+    norm = unet.GroupNorm()
     out = norm.apply(norm.init(jax.random.key(0), x), x)
     wide = np.asarray(x, np.float64)
     expected = (wide - wide.mean()) / np.sqrt(wide.var() + 1e-6)
     assert relative(out, expected) < 0.01
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(4, 1), (20, 5), (42, 7), (256, 32)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("affine", [False, True])
+def test_group_norm_and_its_gradients_are_those_of_flax(channels, groups, dtype, affine):
+    x = (3 + jax.random.normal(jax.random.key(0), (2, 5, 3, channels))).astype(dtype)
+    weight = jax.random.normal(jax.random.key(1), x.shape)
+    theirs = nn.GroupNorm(num_groups=groups, use_scale=affine, use_bias=affine, dtype=dtype)
+    params = random_params(unet.GroupNorm(affine), x) if affine else {}
+
+    def both(norm):
+        def scalar(params, x):
+            return jnp.sum(weight * norm.apply({"params": params}, x))
+
+        out = norm.apply({"params": params}, x)
+        assert out.dtype == dtype
+        return out, *jax.tree.leaves(jax.grad(scalar, argnums=(0, 1))(params, x))
+
+    for ours, expected in zip(both(unet.GroupNorm(affine)), both(theirs), strict=True):
+        assert relative(ours, expected) < (1e-5 if dtype == jnp.float32 else 0.02)
+
+
+# --- convolutions ---
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (4, 4)])
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, "SAME"), (3, 1, 1), (3, 2, 1), (1, 1, 0)])
+def test_convolutions_and_their_gradients_are_those_of_flax(shape, size, stride, padding):
+    options = {"features": 5, "kernel_size": (size, size), "strides": stride, "padding": padding}
+    ours, theirs = Conv(**options), nn.Conv(**options)
+    x = jax.random.normal(jax.random.key(0), (3, *shape, 4))
+    params = random_params(ours, x)
+    weight = jax.random.normal(jax.random.key(1), theirs.apply({"params": params}, x).shape)
+
+    def scalar(params, x, conv):
+        return jnp.sum(weight * conv.apply({"params": params}, x))
+
+    found, expected = (jax.grad(scalar, argnums=(0, 1))(params, x, conv) for conv in (ours, theirs))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert relative(a, b) < 1e-5
+    small = max(shape) <= 2 and size == 3 and stride == 1
+    assert ("conv_general_dilated" in str(jax.make_jaxpr(scalar, static_argnums=2)(params, x, ours))) != small
 
 
 # --- U-Net ---

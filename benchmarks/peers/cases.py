@@ -1,16 +1,15 @@
 """What a user would otherwise run: diffusers' UNet2DModel and a ResNet in PyTorch, doing what our cases do.
 
-    python -m benchmarks.peers.cases --case=diffusion_train --mode=compiled < preset.json
+    python -m benchmarks.peers.cases --case=diffusion_train --mode=compiled --config={...}
 
-Serves `benchmarks.compare`, in a virtual environment of its own (benchmarks/peers/requirements.txt); the
-first line of standard input is the preset. Both modes run channels_last. Data lie on the device, and a step
-does what ours does: gather, normalise, noise, network, clipping, AdamW, average of weights.
+Serves `benchmarks.compare`, in a virtual environment of its own (benchmarks/peers/requirements.txt). Both
+modes run channels_last. Data lie on the device, and a step does what ours does: gather, normalise, noise,
+network, clipping, AdamW, average of weights.
 """
 
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -212,17 +211,17 @@ def _classifier_inference(preset: dict[str, Any], net: nn.Module, ready: nn.Modu
 
 
 def main() -> None:
-    """Serves one case of the preset on standard input."""
+    """Serves one case of a preset."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", required=True)
     parser.add_argument("--mode", choices=("eager", "compiled"), required=True)
     parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--config", type=json.loads, required=True, help="presets.for_peers, as JSON")
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("NPROC", os.cpu_count())))
-    preset = json.loads(sys.stdin.readline())
 
     def repeated() -> Case:
-        case = build(preset, args.case, args.mode)
+        case = build(args.config, args.case, args.mode)
 
         def call() -> None:
             for _ in range(args.steps):

@@ -44,6 +44,16 @@ def summary(
     """
     label, pred, group = _checked(label, pred, group, num_classes, num_groups)
     counts = _counts(label, pred, group, num_classes, num_groups)
+    return {"accuracy": _accuracy(label, pred), **_of_counts(counts, nested)}
+
+
+def _accuracy(label: np.ndarray, pred: np.ndarray) -> float:
+    """Share of right predictions."""
+    return _over(np.mean, (label == pred).astype(np.float64))
+
+
+def _of_counts(counts: np.ndarray, nested: bool) -> dict[str, float]:
+    """All numbers of `summary` but the accuracy, from int[C, G, C]."""
     tpr, n = _recalls(counts)
     fpr, positive, group_accuracy = _group_rates(counts)
     if nested:
@@ -52,7 +62,6 @@ def summary(
     opportunity, impact = _difference(tpr), _ratio(positive)
     odds = np.maximum(opportunity, _difference(fpr))  # keeps NaN: without one of them there is no larger one
     return {
-        "accuracy": _over(np.mean, (label == pred).astype(np.float64)),
         "worst_group_accuracy": _over(np.min, group_accuracy),
         "worst_subgroup_accuracy": _over(np.min, tpr),
         "equal_opportunity_difference_mean": _over(np.mean, opportunity),
@@ -92,12 +101,15 @@ def aligned_contrast(
     TPR of the other groups with images; NaN where no class has both. Other arguments: `fairness.summary`.
     """
     tpr, _ = recalls(label, pred, group, num_classes, num_groups)
-    contrasts = []
-    for recall, aligned in zip(tpr, np.asarray(aligned_group), strict=True):
-        others = recall[(np.arange(num_groups) != aligned) & ~np.isnan(recall)]
-        if aligned >= 0 and others.size:
-            contrasts.append(recall[aligned] - others.mean())
-    return _over(np.mean, np.array(contrasts))
+    return _contrast(tpr, np.asarray(aligned_group))
+
+
+def _contrast(tpr: np.ndarray, aligned_group: np.ndarray) -> float:
+    """`aligned_contrast` from the recalls float64[C, G]."""
+    classes, groups = np.arange(tpr.shape[0]), np.arange(tpr.shape[1])
+    others = (groups != aligned_group[:, None]) & ~np.isnan(tpr)
+    mean = _divide(np.sum(tpr, axis=1, where=others), others.sum(axis=1))
+    return _over(np.mean, np.where(aligned_group >= 0, tpr[classes, aligned_group] - mean, np.nan))
 
 
 def _checked(label, pred, group, num_classes: int, num_groups: int) -> list[np.ndarray]:
@@ -132,10 +144,9 @@ def _check_nested(n: np.ndarray) -> None:
 
 def _counts(label, pred, group, num_classes: int, num_groups: int) -> np.ndarray:
     """Images by class, group and prediction, int64[C, G, C], without those of unknown group."""
-    counts = np.zeros((num_classes, num_groups, num_classes), np.int64)
-    known = group >= 0
-    np.add.at(counts, (label[known], group[known], pred[known]), 1)
-    return counts
+    known, shape = group >= 0, (num_classes, num_groups, num_classes)
+    cell = np.ravel_multi_index((label[known], group[known], pred[known]), shape)
+    return np.bincount(cell, minlength=math.prod(shape)).reshape(shape)
 
 
 def _recalls(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -54,7 +54,8 @@ def summary(
     """
     columns = fairness._checked(label, pred, group, num_classes, num_groups)
     sizes = (num_classes, num_groups, aligned_group, nested)
-    observed = _metrics(*columns, *sizes)
+    counts = fairness._counts(*columns, num_classes, num_groups)
+    observed = {"accuracy": fairness._accuracy(*columns[:2]), **_metrics(counts, aligned_group, nested)}
     permuted = null(*columns, source_id, *sizes, address, replicates)
     bounds, (low, high) = intervals(*columns, source_id, *sizes, address, replicates, level)
     return {
@@ -100,16 +101,16 @@ def null(
     for replicate in range(replicates):
         drawn = words((*address, "null", replicate), len(group))
         shuffled = group[_permutation(stratum, drawn)]
-        rows.append(_metrics(label, pred, shuffled, num_classes, num_groups, aligned_group, nested))
-    return {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "accuracy"}
+        counts = fairness._counts(label, pred, shuffled, num_classes, num_groups)
+        rows.append(_metrics(counts, aligned_group, nested))
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def _metrics(label, pred, group, num_classes, num_groups, aligned_group, nested) -> dict[str, float]:
-    """The numbers that get a band."""
-    metrics = fairness.summary(label, pred, group, num_classes, num_groups, nested)
+def _metrics(counts, aligned_group, nested) -> dict[str, float]:
+    """The numbers that get a band, but the accuracy, in which groups play no part."""
+    metrics = fairness._of_counts(counts, nested)
     del metrics["undefined_cells"]  # a count of what is there, not an estimate
-    contrast = fairness.aligned_contrast(label, pred, group, aligned_group, num_classes, num_groups)
-    return metrics | {"aligned_contrast": contrast}
+    return metrics | {"aligned_contrast": fairness._contrast(fairness._recalls(counts)[0], aligned_group)}
 
 
 def _strata(label: np.ndarray, cluster: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from selfloop_jax.models.conv import Conv
+
 
 def batch_norm(train: bool, axis_name: str | None, dtype: str | None) -> Callable[..., nn.Module]:
     """BatchNorm's constructor: statistics of all devices in training, the running ones otherwise; float32."""
@@ -35,7 +37,7 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N,H,W,C] -> [N,H/stride,W/stride,channels]."""
-        conv = partial(nn.Conv, self.channels, use_bias=False, padding=1, dtype=x.dtype)
+        conv = partial(Conv, self.channels, use_bias=False, padding=1, dtype=x.dtype)
         h = nn.relu(self.norm()(conv((3, 3), strides=self.stride)(x)))
         h = self.norm(scale_init=nn.initializers.zeros_init())(conv((3, 3))(h))
         return nn.relu(_shortcut(x, h, self.stride, self.norm) + h)
@@ -51,7 +53,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N,H,W,C] -> [N,H/stride,W/stride,4*channels]."""
-        conv = partial(nn.Conv, use_bias=False, dtype=x.dtype)
+        conv = partial(Conv, use_bias=False, dtype=x.dtype)
         h = nn.relu(self.norm()(conv(self.channels, (1, 1))(x)))
         h = nn.relu(self.norm()(conv(self.channels, (3, 3), strides=self.stride, padding=1)(h)))
         h = self.norm(scale_init=nn.initializers.zeros_init())(conv(4 * self.channels, (1, 1))(h))
@@ -62,7 +64,7 @@ def _shortcut(x: jax.Array, h: jax.Array, stride: int, norm: Callable[..., nn.Mo
     """`x`, through a 1x1 convolution where its shape is not that of `h`."""
     if stride == 1 and x.shape[-1] == h.shape[-1]:
         return x
-    conv = nn.Conv(h.shape[-1], (1, 1), strides=stride, use_bias=False, padding=0, dtype=x.dtype)
+    conv = Conv(h.shape[-1], (1, 1), strides=stride, use_bias=False, padding=0, dtype=x.dtype)
     return norm()(conv(x))
 
 
@@ -88,7 +90,7 @@ class ResNet(nn.Module):
         `train`: statistics are those of all devices.
         """
         norm = batch_norm(train, self.axis_name, self.dtype)
-        conv = partial(nn.Conv, self.width, use_bias=False, dtype=self.dtype)
+        conv = partial(Conv, self.width, use_bias=False, dtype=self.dtype)
         if self.layout == "small":
             h = nn.relu(norm()(conv((3, 3), padding=1)(x)))
         else:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from selfloop_jax.models.conv import Conv
 from selfloop_jax.models.resnet import at_least_float32, batch_norm
 from selfloop_jax.models.unet import dropout
 
@@ -52,7 +53,7 @@ class VGG(nn.Module):
         for stage, convolutions in enumerate(self.stages):
             for _ in range(convolutions):
                 channels = self.width * min(2**stage, 8)
-                conv = nn.Conv(channels, (3, 3), use_bias=False, padding=1, dtype=self.dtype)
+                conv = Conv(channels, (3, 3), use_bias=False, padding=1, dtype=self.dtype)
                 x = nn.relu(norm()(conv(x)))
             if x.shape[1] > 1:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
