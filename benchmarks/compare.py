@@ -119,6 +119,7 @@ def compare(args: argparse.Namespace, preset: str, case: str, devices: int, mode
         "preset": preset,
         "case": case,
         "precision": args.precision,
+        "device": a.facts["device"],
         "devices": devices,
         "mode": mode,
         **found,

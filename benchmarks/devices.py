@@ -39,6 +39,7 @@ def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> Non
         )
     state = _fit(trainer, _start(trainer, x64), ours.pool(side), steps)
     name = f"{kind}-{x64}-{devices}"
+    store.write_json(folder / "device.json", parallel.describe()["device_kind"])
     leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state.params))}
     store.write_npz(folder / f"{name}.npz", leaves)
     if kind == "diffusion" and not x64:
@@ -101,6 +102,7 @@ def main() -> None:
                     other = store.read_npz(folder / f"{kind}-{x64}-{devices}.npz")
                     line = {
                         "network": kind,
+                        "device": store.read_json(folder / "device.json"),
                         "precision": "float64" if x64 else "float32",
                         "devices": devices,
                         "steps": steps,
@@ -108,7 +110,9 @@ def main() -> None:
                     }
                     print(json.dumps(line), flush=True)
         digests = [store.read_json(folder / f"diffusion-False-{n}.json") for n in DEVICES]
-        line = {"images_drawn": IMAGES, "devices": DEVICES, "one_digest": len(set(digests)) == 1}
+        device = store.read_json(folder / "device.json")
+        line = {"images_drawn": IMAGES, "device": device, "devices": DEVICES}
+        line["one_digest"] = len(set(digests)) == 1
         print(json.dumps(line), flush=True)
 
 

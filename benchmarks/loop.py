@@ -21,6 +21,7 @@ import jax
 
 from benchmarks import presets
 from selfloop_jax import loop, parallel, phases, store
+from selfloop_jax.measure import fidelity
 
 
 class Clock:
@@ -64,6 +65,8 @@ def timed_study(config: Any, clock: Clock) -> phases.Study:
         )
     networks.predict = {name: clock.wrap(predict) for name, predict in networks.predict.items()}
     networks.features, networks.draw = clock.wrap(networks.features), clock.wrap(networks.draw)
+    visit = fidelity._visit
+    fidelity._visit = lambda tile, *blocks: visit(clock.wrap(tile), *blocks)
     return study
 
 
@@ -104,6 +107,7 @@ def main() -> None:
             seconds, inside = time.perf_counter() - started, clock.seconds - before
             line = {
                 "config": args.config.stem,
+                "device": parallel.describe()["device_kind"],
                 "generation": number,
                 "seconds": round(seconds, 2),
                 "outside": round(1 - inside / seconds, 4),

@@ -6,6 +6,7 @@ Serves `benchmarks.compare`. Steps are those of `train.fit`: batch indices made 
 """
 
 import argparse
+import dataclasses
 import functools
 from collections import deque
 from collections.abc import Callable
@@ -96,7 +97,8 @@ def main() -> None:
     args = parser.parse_args()
     config = presets.preset(args.preset, args.precision, args.devices)
     parallel.configure(config.parallel)
-    serve(lambda: build(config, args.case, args.steps))
+    device = parallel.describe()["device_kind"]
+    serve(lambda: dataclasses.replace(build(config, args.case, args.steps), device=device))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Prints a JSON line per case; rates are those of this revision and of the other o
 import argparse
 import json
 import os
+import subprocess
 
 from benchmarks import compare
 
@@ -24,6 +25,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
+    command = ["git", "-C", args.before, "rev-parse", "--short", "HEAD"]
+    revision = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     for preset in args.presets.split(","):
         for case in args.cases.split(","):
             steps = compare.steps_of_a_call(args, preset, case, args.devices)
@@ -32,7 +35,8 @@ def main() -> None:
             )
             with now, before:
                 found = compare.in_turn(now, before, args.rounds)
-            line = {"preset": preset, "case": case, "precision": args.precision, "devices": args.devices}
+            line = {"before": revision, "preset": preset, "case": case, "precision": args.precision}
+            line |= {"device": now.facts["device"], "devices": args.devices}
             print(json.dumps(line | found), flush=True)
 
 

@@ -18,6 +18,7 @@ class Case:
     call: Callable[[], None]
     images: int
     parameters: int
+    device: str = ""
 
 
 def serve(build: Callable[[], Case]) -> None:
@@ -25,7 +26,7 @@ def serve(build: Callable[[], Case]) -> None:
     started = time.perf_counter()
     case = build()
     case.call()
-    ready = {"images": case.images, "parameters": case.parameters}
+    ready = {"images": case.images, "parameters": case.parameters, "device": case.device}
     print(json.dumps(ready | {"first_call_seconds": time.perf_counter() - started}), flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()

@@ -128,7 +128,7 @@ def default() -> ConfigDict:
                 "connect_seconds": 120.0,  # that they wait for each other at the start
                 "cpu_devices": 2,  # of one process
                 "nproc": 2,  # threads of the CPU backend
-                "steps_per_dispatch": 1,
+                "steps_per_dispatch": 0,  # 0: one on a CPU, up to ten on an accelerator
                 "deterministic": True,
                 # float32 | bfloat16: of activations; weights, statistics, losses and sums stay float32
                 "precision": "float32",
@@ -247,7 +247,7 @@ POSITIVE = (
     *("sample.batch_per_device", "measure.batch", "checkpoint.interval_steps"),
     *("measure.replicates", "measure.neighbours"),
     *("classifier.width", "annotator.width", "data.ratio", "data.image_size", "data.holdout"),
-    *("checkpoint.keep", "parallel.cpu_devices", "parallel.nproc", "parallel.steps_per_dispatch"),
+    *("checkpoint.keep", "parallel.cpu_devices", "parallel.nproc"),
     *("parallel.processes", "parallel.connect_seconds"),
     *("diffusion.unet.channels", "diffusion.unet.blocks", "diffusion.unet.heads", "diffusion.unet.stem"),
     *("diffusion.edm.sigma_data", "diffusion.edm.p_std", "diffusion.edm.sigma_min", "diffusion.edm.rho"),
@@ -380,15 +380,34 @@ def _check_generator(config: ConfigDict) -> None:
         _refuse("loop.group_source", "condition", "oracle | annotator where diffusion.condition_on = label")
 
 
-def _check_steps(config: ConfigDict) -> None:
-    k = config.parallel.steps_per_dispatch
+def steps_per_dispatch(config: ConfigDict, platform: str) -> int:
+    """Training steps in one program: as configured or, of 0, what suits a platform (`cpu`, `gpu`, `tpu`).
+
+    A step of a small network is over before the host has sent the next one. On a CPU a loop in a program
+    costs more than that.
+    """
+    asked = config.parallel.steps_per_dispatch
+    if asked or platform == "cpu":
+        return asked or 1
+    return max(k for k in range(1, 11) if all(steps % k == 0 for steps in _step_counts(config).values()))
+
+
+def _step_counts(config: ConfigDict) -> dict[str, int]:
+    """By field, the numbers of steps that must be whole numbers of dispatches."""
     counts = {"checkpoint.interval_steps": config.checkpoint.interval_steps}
     if "annotator" in classifiers(config):
         counts["annotator.steps"] = config.annotator.steps
     for name in ("diffusion", "classifier"):
         counts |= {f"{name}.steps": config[name].steps, f"{name}.later.steps": config[name].later.steps}
-    for field, steps in counts.items():
-        if steps % k:
+    return counts
+
+
+def _check_steps(config: ConfigDict) -> None:
+    k = config.parallel.steps_per_dispatch
+    if k < 0:
+        _refuse("parallel.steps_per_dispatch", k, "0 (by platform) and more")
+    for field, steps in _step_counts(config).items():
+        if k and steps % k:
             _refuse(field, steps, f"multiples of parallel.steps_per_dispatch = {k}")
 
 

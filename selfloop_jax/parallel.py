@@ -133,6 +133,8 @@ def check_replicas(tree: Tree, where: str) -> None:
     if jax.process_count() > 1:
         leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
         hosts.check_equal(store.digest_arrays(leaves), where)
+    if jax.local_device_count() == 1:
+        return
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         first, *others = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         if any(first.tobytes() != other.tobytes() for other in others):

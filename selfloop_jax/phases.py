@@ -32,7 +32,7 @@ class Networks:
     """Every compiled program of a run, each built once."""
 
     def __init__(self, config: Any, classes: int, groups: int):
-        side, k = config.data.image_size, config.parallel.steps_per_dispatch
+        side, k = config.data.image_size, configs.steps_per_dispatch(config, parallel.describe()["platform"])
         dtype = None if config.parallel.precision == "float32" else config.parallel.precision
         unet, process = generate.build(config.diffusion, classes, groups, dtype)
         nets = {"classifier": classify.build(config.classifier, classes, dtype)}

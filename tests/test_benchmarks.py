@@ -3,10 +3,11 @@
 import json
 import sys
 
+import jax
 import pytest
 import runs
 
-from benchmarks import compare, ours, presets, speed
+from benchmarks import compare, ours, presets, profile, speed, tables
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,37 @@ def test_a_program_that_dies_is_named(monkeypatch):
     monkeypatch.chdir(runs.ROOT)
     with pytest.raises(SystemExit, match="ended with 3"):
         compare.Program([sys.executable, "-c", "raise SystemExit(3)"], ".", 1)
+
+
+def test_kinds_of_work_add_up_to_the_devices_time():
+    found = [
+        ("ynn_fusion.3", 2.0),
+        ("all-reduce", 1.0),
+        ("transpose_copy_fusion", 0.5),
+        ("convert_fusion", 0.5),
+    ]
+    assert profile.shares(iter(found), 8.0) == {
+        "idle": 0.5,
+        "convolutions and matrix products": 0.25,
+        "exchange between devices, waiting included": 0.125,
+        "transposes and copies": 0.062,
+        "elementwise and sums": 0.062,
+    }
+
+
+def test_operations_of_a_trace_are_those_that_ran(tmp_path):
+    program = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y @ x, x))
+    x = jax.numpy.ones((64, 64))
+    program(x).block_until_ready()
+    with jax.profiler.trace(str(tmp_path)):
+        program(x).block_until_ready()
+    names = [name for name, seconds in profile.operations(tmp_path) if seconds >= 0]
+    assert sum("ynn" in name or "dot" in name for name in names) == 3
+    assert not any(name.startswith("while") for name in names)
+
+
+def test_documented_tables_are_those_of_the_lines(tmp_path):
+    lines = runs.ROOT / "docs" / "performance.jsonl"
+    text = tables.markdown([json.loads(line) for line in lines.read_text().splitlines()])
+    assert text in (runs.ROOT / "docs" / "performance.md").read_text()
+    assert all(name in text for name in ("benchmarks.compare", "benchmarks.revisions", "benchmarks.profile"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from runs import ROOT, main
 
+from selfloop_jax import config as configs
 from selfloop_jax.config import choose
 from selfloop_jax.errors import UsageError
 
@@ -85,3 +86,17 @@ def test_the_two_arms_of_a_study_differ_in_nothing_but_the_bias():
 def test_the_readme_names_every_config():
     readme = (Path(ROOT) / "README.md").read_text()
     assert [name for name in CONFIGS if f"configs/{name}" not in readme] == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "interval", "platform", "expected"),
+    [(1000, 500, "cpu", 1), (1000, 500, "gpu", 10), (300, 24, "tpu", 6), (7, 500, "gpu", 1)],
+)
+def test_a_dispatch_has_one_step_on_a_cpu_and_up_to_ten_elsewhere(steps, interval, platform, expected):
+    config = configs.default()
+    for section in (config.diffusion, config.classifier):
+        section.steps = section.later.steps = steps
+    config.checkpoint.interval_steps = interval
+    assert configs.steps_per_dispatch(config, platform) == expected
+    config.parallel.steps_per_dispatch = 5
+    assert configs.steps_per_dispatch(config, platform) == 5

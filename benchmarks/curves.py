@@ -1,0 +1,84 @@
+"""Losses of this revision beside those of another one, on the same keys: what a change did to training.
+
+    git worktree add ../before <commit>
+    python -m benchmarks.curves --before=../before [--presets=quick,small] [--steps=500]
+
+A JSON line per preset and network. Differences are relative to the loss; where sums are made in another order
+they begin at rounding and grow with the steps, as training does with any two neighbouring weights.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+
+PROGRAM = """
+import json, sys
+import jax, numpy as np
+from benchmarks import ours, presets
+from selfloop_jax import parallel, rng, train
+from selfloop_jax.data import images
+
+preset, case, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
+config = presets.preset(preset, devices=2)
+parallel.configure(config.parallel)
+side, dtype = config.data.image_size, None
+if case == "diffusion_train":
+    net, process = ours.generate.build(config.diffusion, presets.CLASSES, 0, dtype)
+    trainer = ours.generate.make_trainer(net, process, config.diffusion, side, 1)
+else:
+    trainer = ours.classify.make_trainer(
+        ours.classify.build(config.classifier, presets.CLASSES, dtype), config.classifier, side, 1
+    )
+start = trainer.start if hasattr(trainer, "start") else trainer.restart
+shown = ours.pool(side)
+arrays, key = train.place_pool(shown, len(shown), "device"), parallel.replicate(rng.key((0, "noise")))
+state, losses = start(trainer.init(jax.random.key(0)), 1e-3, float(steps)), []
+for step in range(steps):
+    index = images.batch_at((0, "order"), len(shown), trainer.batch, step)[None]
+    state, metrics = trainer.program(state, arrays, parallel.split_steps({"index": index}), key)
+    losses.append(float(metrics["loss"][0]))
+print(json.dumps({"losses": losses, "device": parallel.describe()["device_kind"]}))
+"""
+
+
+def losses(folder: str, preset: str, case: str, steps: int) -> dict[str, Any]:
+    """Those of the checkout in `folder`, and the device."""
+    command = [sys.executable, "-c", PROGRAM, preset, case, str(steps)]
+    return json.loads(subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    """Prints the lines."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--before", required=True, help="a checkout of the other revision")
+    parser.add_argument("--presets", default="quick,small")
+    parser.add_argument("--cases", default="diffusion_train,classifier_train")
+    parser.add_argument("--steps", type=int, default=500)
+    args = parser.parse_args()
+    command = ["git", "-C", args.before, "rev-parse", "--short", "HEAD"]
+    revision = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    for preset in args.presets.split(","):
+        for case in args.cases.split(","):
+            now, then = (losses(folder, preset, case, args.steps) for folder in (".", args.before))
+            a, b = np.array(now["losses"]), np.array(then["losses"])
+            difference = np.abs(a - b) / np.abs(b)
+            line = {
+                "against": revision,
+                "preset": preset,
+                "case": case,
+                "device": now["device"],
+                "steps": args.steps,
+                "first_relative_difference": float(f"{difference[0]:.2g}"),
+                "largest_relative_difference": float(f"{difference.max():.2g}"),
+                "mean_last_fifty": [round(float(x[-50:].mean()), 5) for x in (a, b)],
+                "last_loss": [round(float(x[-1]), 5) for x in (a, b)],
+            }
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
