@@ -3,7 +3,7 @@
     python -m benchmarks.profile [--config=configs/quickstart.py] [--shorter=2]
 
 Steps and drawn images are divided by --shorter; what takes as long however short the run is weighs as much
-more. A JSON line: seconds, and by kind of work the share of the devices' time; `idle` is what no program
+more. A JSON line: seconds, and by kind of work the share of the devices' time; `idle` is what no operation
 filled.
 """
 

@@ -94,9 +94,11 @@ def kinds_of_work(lines: list[Line]) -> str:
 
 def over_devices(lines: list[Line]) -> str:
     """The lines of `benchmarks.devices`."""
-    head = ["network", "precision", "devices", "steps", "largest relative L2 distance to one device"]
-    names = ("network", "precision", "devices", "steps")
-    body = [[*(str(x[name]) for name in names), f"{x['relative_l2']:.1e}"] for x in lines]
+    head = ["network", "precision", "devices", "steps", "seeds"]
+    body = [
+        [*(str(x[name]) for name in head), f"{x['relative_l2']:.1e}", f"{x['largest']:.1e}"] for x in lines
+    ]
+    head += ["relative L2 distance to one device, median", "largest"]
     return table("The same training on more devices: `benchmarks.devices`", head, body)
 
 
