@@ -52,7 +52,11 @@ def beside_before(lines: list[Line]) -> str:
 
 
 def _pair(rates: list[float]) -> str:
-    return " and ".join(f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" for rate in rates)
+    return " and ".join(map(_rate, rates))
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def beside_limit(lines: list[Line]) -> str:
@@ -62,7 +66,7 @@ def beside_limit(lines: list[Line]) -> str:
     body = [
         [
             *_setting(x),
-            f"{x['images_per_second']:,.0f}",
+            _rate(x["images_per_second"]),
             f"{x['gflops']:,.0f}",
             f"{x['utilisation']:.0%}",
             f"{x['peak_mib'] / 1024:.1f} GiB",
