@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The lines behind the tables of docs/performance.md, appended to a file as they come:
 #   bash benchmarks/all.sh docs/performance.jsonl peers/bin/python
-# On a GPU: PRESETS=cifar PRECISION=bfloat16 DEVICES=1 CONFIG=configs/cifar20.py bash benchmarks/all.sh ...
+# On a GPU (not tried yet): PRESETS=cifar PRECISION=bfloat16 DEVICES=1 bash benchmarks/all.sh ...
 # The peer's Python has benchmarks/peers/requirements.txt; PYTHON is ours (default .venv/bin/python).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

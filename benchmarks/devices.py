@@ -29,6 +29,7 @@ SEEDS = 5
 
 def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> None:
     """Trains and writes the weights; draws with those of one device and writes the digest."""
+    jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", x64)
     config = presets.preset("quick", devices=devices)
     parallel.configure(config.parallel)
