@@ -5,8 +5,8 @@
 The quickstart's networks, on CPU devices, the same global batch and keys, from SEEDS initial weights.
 `relative_l2` is the largest over the leaves of the weights, against one device: its median over seeds, and
 its largest value. In float64 it shows that only the order of sums differs. In float32 a ReLU whose input lies
-within rounding of 0 may open on one side alone, which training amplifies: it happens to some seeds, and to
-none with SiLU in its place. Images are drawn from the weights of one device. A JSON line per case.
+within rounding of 0 may open on one side alone, which training amplifies: it happens to some seeds.
+Images are drawn from the weights of one device. A JSON line per case.
 """
 
 import argparse

@@ -4,7 +4,8 @@
 
 A thread waits for what the programs give, in the order of their calls: one computes from its call, or from
 the end of the one before it, until its result is there. The loop itself runs as always, host work behind
-programs included. A JSON line per generation.
+programs included. The compilations of generation 0 count as computing, and so does what prediction and
+drawing do around their programs. A JSON line per generation.
 """
 
 import argparse

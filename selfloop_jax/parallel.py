@@ -107,10 +107,10 @@ def train_program(step: Callable) -> Callable:
     )
 
 
-def throttle(results: deque[Tree], newest: Tree) -> None:
-    """Notes a dispatch's result and waits until at most IN_FLIGHT dispatches are under way."""
+def throttle(results: deque[Tree], newest: Tree, steps: int = 1) -> None:
+    """Notes the result of a dispatch of so many steps and waits until about IN_FLIGHT steps are under way."""
     results.append(newest)
-    if len(results) > IN_FLIGHT:
+    if len(results) > max(2, IN_FLIGHT // steps):
         jax.block_until_ready(results.popleft())
 
 
@@ -164,9 +164,10 @@ def _keep_freed_memory() -> None:
     a fifth of a training step. Blocks that large stay only in the first arena.
     """
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for option, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**30)):
-            libc.mallopt(option, value)
+    # Some versions refuse so large a threshold, and the others without it would make it worse.
+    if hasattr(libc, "mallopt") and libc.mallopt(M_MMAP_THRESHOLD, 2**30):
+        libc.mallopt(M_TRIM_THRESHOLD, 2**30)
+        libc.mallopt(M_ARENA_MAX, 1)
 
 
 def count_compilations() -> Callable[[], int]:

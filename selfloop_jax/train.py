@@ -192,8 +192,7 @@ def fit(
     order and every key follow from `address` and the step alone. Raises RunError on a loss that is not finite
     and on devices that disagree (compared bit for bit after the first step and at every checkpoint).
     """
-    saved = checkpoints.newest(trainer.abstract)
-    state = parallel.replicate(saved) if saved else start()
+    state = _resumed(trainer, checkpoints) or start()
     first = int(state.step)
     arrays = place_pool(pool, capacity, placement)
     key = parallel.replicate(rng.key((*address, "noise")))
@@ -211,7 +210,7 @@ def fit(
         else:
             rows, on_device = {name: array[index] for name, array in arrays.items()}, {}
         state, metrics = trainer.program(state, on_device, parallel.split_steps(rows), key)
-        parallel.throttle(under_way, metrics)
+        parallel.throttle(under_way, metrics, trainer.steps_per_dispatch)
         done = step + trainer.steps_per_dispatch
         progress.record(done, metrics)
         stopping = stop()
@@ -221,13 +220,31 @@ def fit(
         if stopping or done % checkpoints.interval == 0 or done >= steps:
             progress.flush()
             parallel.check_replicas(state, where)
-            on_host = jax.device_get(state)
-            check_finite(on_host, where)
-            checkpoints.save(done, on_host)
+            _save(checkpoints, done, state, where)
         if stopping and done < steps:
             raise Stopped(where)
     progress.end()
     return checkpoints.digest(steps), state
+
+
+def _resumed(trainer: Trainer, checkpoints: "Checkpoints") -> TrainState | None:
+    """The newest state on the devices; RunError where it lies between two dispatches of this platform."""
+    saved = checkpoints.newest(trainer.abstract)
+    if saved is None:
+        return None
+    if saved.step % trainer.steps_per_dispatch:
+        raise RunError(
+            f"{checkpoints.directory}: it stopped at step {saved.step}, and this platform makes "
+            f"{trainer.steps_per_dispatch} steps at a time: remove the folder to begin the phase again"
+        )
+    return parallel.replicate(saved)
+
+
+def _save(checkpoints: "Checkpoints", step: int, state: TrainState, where: str) -> None:
+    """Saves a copy on the host, gone on return: on a CPU it would keep the state from being donated."""
+    on_host = jax.device_get(state)
+    check_finite(on_host, where)
+    checkpoints.save(step, on_host)
 
 
 def check_finite(state: TrainState, where: str) -> None:

@@ -135,6 +135,17 @@ def test_convolutions_and_their_gradients_are_those_of_flax(shape, size, stride,
     assert ("conv_general_dilated" in str(jax.make_jaxpr(scalar, static_argnums=2)(params, x, ours))) != small
 
 
+@pytest.mark.parametrize(
+    "option", [{"kernel_dilation": 2}, {"input_dilation": 2}, {"feature_group_count": 2}]
+)
+def test_unusual_convolutions_of_small_maps_are_those_of_flax(option):
+    options = {"features": 6, "kernel_size": (3, 3), "padding": 1, **option}
+    x = jax.random.normal(jax.random.key(0), (3, 2, 2, 4))
+    params = random_params(Conv(**options), x)
+    ours, theirs = (conv(**options).apply({"params": params}, x) for conv in (Conv, nn.Conv))
+    np.testing.assert_array_equal(ours, theirs)
+
+
 # --- U-Net ---
 
 

@@ -334,6 +334,17 @@ def test_only_the_newest_checkpoints_and_their_digests_are_kept(trainers, tmp_pa
     assert train.state_digest(checkpoints.newest(trainers[1].abstract)) == checkpoints.digest(10)
 
 
+def test_a_phase_that_stopped_between_two_dispatches_is_told_to_begin_again(trainers, tmp_path):
+    with pytest.raises(train.Stopped):
+        fit(trainers[1], tmp_path, stop=stop_at_call(1))
+    assert saved(tmp_path) == [1]
+    with pytest.raises(
+        RunError, match="toy: it stopped at step 1, and this platform makes 2 steps at a time"
+    ):
+        fit(trainers[2], tmp_path)
+    assert saved(tmp_path) == [1]
+
+
 def test_a_saved_step_is_not_written_again(trainers, tmp_path):
     checkpoints = train.Checkpoints(tmp_path, 1, 1)
     checkpoints.save(4, state_of(trainers[1], 0))

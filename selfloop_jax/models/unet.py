@@ -24,7 +24,7 @@ def sinusoid(noise_level: jax.Array, width: int) -> jax.Array:
 class GroupNorm(nn.Module):
     """GroupNorm (Wu and He 2018) over at most 32 groups of at least 4 channels.
 
-    Statistics in float32 or wider, result in the dtype of x. The numbers are those of flax.linen.GroupNorm.
+    Statistics in float32 or wider, result in the dtype of x. To rounding it is flax.linen.GroupNorm.
     On a CPU this takes half the time: sums run over whole rows of channels before groups are formed, and what
     is left is one multiply-add per value.
     """
