@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import revisions
+
 PROGRAM = """
 import json, sys
 import jax, numpy as np
@@ -59,15 +61,13 @@ def main() -> None:
     parser.add_argument("--cases", default="diffusion_train,classifier_train")
     parser.add_argument("--steps", type=int, default=500)
     args = parser.parse_args()
-    command = ["git", "-C", args.before, "rev-parse", "--short", "HEAD"]
-    revision = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     for preset in args.presets.split(","):
         for case in args.cases.split(","):
             now, then = (losses(folder, preset, case, args.steps) for folder in (".", args.before))
             a, b = np.array(now["losses"]), np.array(then["losses"])
             difference = np.abs(a - b) / np.abs(b)
             line = {
-                "against": revision,
+                "against": revisions.commit(args.before),
                 "preset": preset,
                 "case": case,
                 "device": now["device"],

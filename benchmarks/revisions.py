@@ -14,6 +14,12 @@ import subprocess
 from benchmarks import compare
 
 
+def commit(folder: str) -> str:
+    """Of a checkout, short."""
+    command = ["git", "-C", folder, "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def main() -> None:
     """Prints the lines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -25,8 +31,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    command = ["git", "-C", args.before, "rev-parse", "--short", "HEAD"]
-    revision = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     for preset in args.presets.split(","):
         for case in args.cases.split(","):
             steps = compare.steps_of_a_call(args, preset, case, args.devices)
@@ -35,7 +39,12 @@ def main() -> None:
             )
             with now, before:
                 found = compare.in_turn(now, before, args.rounds)
-            line = {"before": revision, "preset": preset, "case": case, "precision": args.precision}
+            line = {
+                "before": commit(args.before),
+                "preset": preset,
+                "case": case,
+                "precision": args.precision,
+            }
             line |= {"device": now.facts["device"], "devices": args.devices}
             print(json.dumps(line | found), flush=True)
 
