@@ -2,9 +2,10 @@
 
     python -m benchmarks.compare --peer=peers/bin/python [--presets=quick,small] [--precision=bfloat16]
 
---peer is a Python that has benchmarks/peers/requirements.txt. Prints a JSON line per case and mode of the
-peer; the fastest mode counts. Both sides get the same allocator settings, threads and precision. On CPU ours
-run on one device and on two; the better counts, as a user can choose it (`parallel.cpu_devices`).
+--peer is a Python that has benchmarks/peers/requirements.txt. Prints a JSON line per case and mode
+of the peer; the fastest mode counts. Both sides get the same allocator settings, threads and
+precision. On CPU ours run on one device and on two; the better counts, as a user can choose it
+(`parallel.cpu_devices`).
 """
 
 import argparse
@@ -13,13 +14,19 @@ import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from benchmarks import presets
 
 CASES = ("diffusion_train", "sample", "classifier_train", "classifier_inference")
+
+
 CALL_SECONDS = 0.7  # a call of training makes as many steps as about this takes
-# What our program tells glibc's allocator by itself, told to the peer: to keep large blocks that were freed.
+
+
+# What our program tells glibc's allocator by itself, told to the peer: to keep large blocks that
+# were freed.
 ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
@@ -63,7 +70,9 @@ class Program:
         line = self.process.stdout.readline()
         if not line:
             self.process.communicate()
-            raise SystemExit(f"error: {' '.join(self.process.args)}: ended with {self.process.returncode}")
+            raise SystemExit(
+                f"error: {' '.join(self.process.args)}: ended with {self.process.returncode}"
+            )
         return json.loads(line)
 
 
@@ -72,15 +81,22 @@ def ours(
 ) -> Program:
     """Our program of a case, of the checkout in `folder`."""
     flags = (f"--preset={preset}", f"--case={case}", f"--precision={args.precision}")
-    command = [sys.executable, "-m", "benchmarks.ours", *flags, f"--devices={devices}", f"--steps={steps}"]
+    # Revisions before 0.2 called the module `ours`.
+    module = "cases" if (Path(folder) / "benchmarks" / "cases.py").exists() else "ours"
+    command = [sys.executable, "-m", f"benchmarks.{module}", *flags]
+    command += [f"--devices={devices}", f"--steps={steps}"]
     return Program(command, folder, args.threads)
 
 
-def peer(args: argparse.Namespace, preset: str, case: str, devices: int, mode: str, steps: int) -> Program:
+def peer(
+    args: argparse.Namespace, preset: str, case: str, devices: int, mode: str, steps: int
+) -> Program:
     """The peer's program of a case, on as many images."""
     told = json.dumps(presets.for_peers(presets.preset(preset, args.precision, devices)))
     command = [args.peer, "-m", "benchmarks.peers.cases", f"--case={case}", f"--mode={mode}"]
-    return Program([*command, f"--steps={steps}", f"--config={told}"], ".", args.threads, **ALLOCATOR)
+    return Program(
+        [*command, f"--steps={steps}", f"--config={told}"], ".", args.threads, **ALLOCATOR
+    )
 
 
 def steps_of_a_call(args: argparse.Namespace, preset: str, case: str, devices: int) -> int:
@@ -107,13 +123,20 @@ def in_turn(a: Program, b: Program, rounds: int) -> dict[str, Any]:
     }
 
 
-def compare(args: argparse.Namespace, preset: str, case: str, devices: int, mode: str) -> dict[str, Any]:
+def compare(
+    args: argparse.Namespace, preset: str, case: str, devices: int, mode: str
+) -> dict[str, Any]:
     """The line of a case and a mode of the peer."""
     steps = steps_of_a_call(args, preset, case, devices)
-    with ours(args, preset, case, devices, steps) as a, peer(args, preset, case, devices, mode, steps) as b:
+    with (
+        ours(args, preset, case, devices, steps) as a,
+        peer(args, preset, case, devices, mode, steps) as b,
+    ):
         size = b.facts["parameters"] / a.facts["parameters"]
         if abs(size - 1) > 0.01:
-            raise SystemExit(f"error: {preset}, {case}: the peer has {size:.3f} times our parameters")
+            raise SystemExit(
+                f"error: {preset}, {case}: the peer has {size:.3f} times our parameters"
+            )
         found = in_turn(a, b, args.rounds)
     return {
         "preset": preset,
@@ -132,7 +155,9 @@ def compare(args: argparse.Namespace, preset: str, case: str, devices: int, mode
 def main() -> None:
     """Prints the lines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", required=True, help="a Python with benchmarks/peers/requirements.txt")
+    parser.add_argument(
+        "--peer", required=True, help="a Python with benchmarks/peers/requirements.txt"
+    )
     parser.add_argument("--presets", default="quick,small")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--modes", default="eager,compiled")

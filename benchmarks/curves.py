@@ -3,8 +3,9 @@
     git worktree add ../before <commit>
     python -m benchmarks.curves --before=../before [--presets=quick,small] [--steps=500]
 
-A JSON line per preset and network. Differences are relative to the loss; where sums are made in another order
-they begin at rounding and grow with the steps, as training does with any two neighbouring weights.
+A JSON line per preset and network. Differences are relative to the loss; where sums are made in
+another order they begin at rounding and grow with the steps, as training does with any two
+neighbouring weights.
 """
 
 import argparse
@@ -50,7 +51,9 @@ print(json.dumps({"losses": losses, "device": parallel.describe()["device_kind"]
 def losses(folder: str, preset: str, case: str, steps: int) -> dict[str, Any]:
     """Those of the checkout in `folder`, and the device."""
     command = [sys.executable, "-c", PROGRAM, preset, case, str(steps)]
-    return json.loads(subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout)
+    return json.loads(
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    )
 
 
 def main() -> None:

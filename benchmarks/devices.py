@@ -2,11 +2,12 @@
 
     python -m benchmarks.devices [--steps=50]
 
-The quickstart's networks, on CPU devices, the same global batch and keys, from SEEDS initial weights.
-`relative_l2` is the largest over the leaves of the weights, against one device: its median over seeds, and
-its largest value. In float64 it shows that only the order of sums differs. In float32 a ReLU whose input lies
-within rounding of 0 may open on one side alone, which training amplifies: it happens to some seeds.
-Images are drawn from the weights of one device. A JSON line per case.
+The quickstart's networks, on CPU devices, the same global batch and keys, from SEEDS initial
+weights. `relative_l2` is the largest over the leaves of the weights, against one device: its median
+over seeds, and its largest value. In float64 it shows that only the order of sums differs. In
+float32 a ReLU whose input lies within rounding of 0 may open on one side alone, which training
+amplifies: it happens to some seeds. Images are drawn from the weights of one device. A JSON line
+per case.
 """
 
 import argparse
@@ -19,11 +20,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import ours, presets
-from selfloop_jax import classify, generate, parallel, rng, store, train
+from benchmarks import cases, presets
+from selfloop_jax.runtime import environment, keys, parallel, store
+from selfloop_jax.sampling import sampler
+from selfloop_jax.training import classifier, fit, generator
+from selfloop_jax.training.step import Trainer, TrainState
 
 DEVICES = (1, 2, 4)
+
+
 IMAGES = 16
+
+
 SEEDS = 5
 
 
@@ -32,19 +40,19 @@ def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> Non
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", x64)
     config = presets.preset("quick", devices=devices)
-    parallel.configure(config.parallel)
+    environment.configure(config.parallel)
     side = config.data.image_size
     if kind == "diffusion":
-        net, process = generate.build(config.diffusion, presets.CLASSES, 0)
-        trainer = generate.make_trainer(net, process, config.diffusion, side, 1)
+        net, process = generator.build(config.diffusion, presets.CLASSES, 0)
+        trainer = generator.make_trainer(net, process, config.diffusion, side, 1)
     else:
-        trainer = classify.make_trainer(
-            classify.build(config.classifier, presets.CLASSES), config.classifier, side, 1
+        trainer = classifier.make_trainer(
+            classifier.build(config.classifier, presets.CLASSES), config.classifier, side, 1
         )
     name = f"{kind}-{x64}-{devices}"
-    store.write_json(folder / "device.json", parallel.describe()["device_kind"])
+    store.write_json(folder / "device.json", environment.device_info()["device_kind"])
     for seed in range(SEEDS):
-        state = _fit(trainer, _start(trainer, x64, seed), ours.pool(side), steps)
+        state = _fit(trainer, _start(trainer, x64, seed), cases.pool(side), steps)
         leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state.params))}
         store.write_npz(folder / f"{name}-{seed}.npz", leaves)
     if kind == "diffusion" and not x64:
@@ -54,8 +62,8 @@ def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> Non
             jax.tree.unflatten(structure, [stored[str(i)] for i in range(len(stored))])
         )
         config.sample.batch_per_device = IMAGES // 4
-        draw = generate.make_draw(net, process, config.sample, side)
-        key, pixels = parallel.replicate(rng.key((0, "sample"))), []
+        draw = sampler.make_sampler(net, process, config.sample, side)
+        key, pixels = parallel.replicate(keys.key((0, "sample"))), []
         for first in range(0, IMAGES, devices * IMAGES // 4):
             ids = np.arange(first, first + devices * IMAGES // 4, dtype=np.uint32)
             label = (ids % presets.CLASSES).astype(np.int32)
@@ -64,18 +72,21 @@ def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> Non
         store.write_json(folder / f"{name}.json", digest)
 
 
-def _start(trainer: train.Trainer, x64: bool, seed: int) -> train.TrainState:
+def _start(trainer: Trainer, x64: bool, seed: int) -> TrainState:
     """The same float32 initial weights, as float64 where asked for."""
     state = trainer.start(trainer.init(jax.random.key(seed)), 1e-3, 1e6)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else x, state)
     return parallel.replicate(wide) if x64 else state
 
 
-def _fit(trainer: train.Trainer, state: train.TrainState, shown: Any, steps: int) -> train.TrainState:
-    pool, key = train.place_pool(shown, len(shown), "device"), parallel.replicate(rng.key((0, "noise")))
+def _fit(trainer: Trainer, state: TrainState, shown: Any, steps: int) -> TrainState:
+    pool, key = (
+        fit.put_on_devices(shown, len(shown), "device"),
+        parallel.replicate(keys.key((0, "noise"))),
+    )
     for step in range(steps):
-        index = ours.images.batch_at((0, "order"), len(shown), trainer.batch, step)[None]
-        state, metrics = trainer.program(state, pool, parallel.split_steps({"index": index}), key)
+        index = cases.images.batch_at((0, "order"), len(shown), trainer.batch, step)[None]
+        state, metrics = trainer.program(state, pool, parallel.shard_steps({"index": index}), key)
         jax.block_until_ready(metrics)
     return state
 
@@ -99,13 +110,19 @@ def main() -> None:
         for kind in ("diffusion", "classifier"):
             for x64 in (False, True):
                 for devices in DEVICES:
-                    process = context.Process(target=trained, args=(kind, devices, x64, steps, folder))
+                    process = context.Process(
+                        target=trained, args=(kind, devices, x64, steps, folder)
+                    )
                     process.start()
                     process.join()
                     if process.exitcode:
-                        raise SystemExit(f"error: {kind} on {devices} devices: ended with {process.exitcode}")
+                        raise SystemExit(
+                            f"error: {kind} on {devices} devices: ended with {process.exitcode}"
+                        )
                 for devices in DEVICES[1:]:
-                    found = [_distance(folder, f"{kind}-{x64}", devices, seed) for seed in range(SEEDS)]
+                    found = [
+                        _distance(folder, f"{kind}-{x64}", devices, seed) for seed in range(SEEDS)
+                    ]
                     line = {
                         "network": kind,
                         "device": store.read_json(folder / "device.json"),

@@ -2,9 +2,10 @@
 
     python -m benchmarks.dynamics
 
-Every case has 1,000 trials (`--trials`) with a known truth. `ok` says whether the number is where theory puts
-it: rates within four binomial standard errors of their bound, means within four standard errors of the law.
-Nothing is trained, half a minute on one core; every random number is keyed by its trial.
+Every case has 1,000 trials (`--trials`) with a known truth. `ok` says whether the number is where
+theory puts it: rates within four binomial standard errors of their bound, means within four
+standard errors of the law. Nothing is trained, half a minute on one core; every random number is
+keyed by its trial.
 """
 
 import argparse
@@ -17,11 +18,14 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.special import ndtri
 
-from selfloop_jax import closed_form, rng
+from benchmarks import closed_form
 from selfloop_jax.data.images import Images
-from selfloop_jax.measure import dynamics, verdict
+from selfloop_jax.measure import dynamics, sign_test
+from selfloop_jax.runtime import rng
 
 ERRORS = 4.0
+
+
 RULES = {
     "replace": {},
     "real_plus_latest": {},
@@ -32,7 +36,7 @@ RULES = {
 }
 
 
-def normals(address: rng.Address, *shape: int) -> np.ndarray:
+def normals(address: rng.KeyPath, *shape: int) -> np.ndarray:
     """float64[shape] standard normals by address."""
     return ndtri(rng.uniforms(address, np.arange(math.prod(shape))) + 2.0**-54).reshape(shape)
 
@@ -46,10 +50,10 @@ def walk(address, seeds, generations=5, step=0.05, noise=0.02, drift=0.0, pull=0
     return b + noise * normals((*address, "noise"), seeds, generations + 1)
 
 
-def contrast(address: rng.Address, seeds: int, **loop: float) -> np.ndarray:
+def contrast(address: rng.KeyPath, seeds: int, **loop: float) -> np.ndarray:
     """Contrasts of a loop against a control that does not drift but is otherwise alike."""
     control = {**loop, "drift": 0.0}
-    return verdict.contrast(
+    return sign_test.contrast(
         walk((*address, "loop"), seeds, **loop), walk((*address, "control"), seeds, **control)
     )
 
@@ -60,7 +64,9 @@ def false_verdicts(trials: int) -> Iterator[dict]:
         false = 0
         for trial in range(trials):
             address = (trial, "false", seeds)
-            rows = verdict.verdicts({str(m): contrast((*address, m), seeds) for m in range(metrics)})
+            rows = sign_test.verdicts(
+                {str(m): contrast((*address, m), seeds) for m in range(metrics)}
+            )
             false += any(row["verdict"] != "not distinguishable" for row in rows.values())
         rate = false / trials
         yield {
@@ -93,7 +99,7 @@ def constructed(trials: int) -> Iterator[dict]:
             }
             for family in [d] if metrics > 1 else [{name: x} for name, x in d.items()]:
                 limits = {name: margin for name, margin in margins.items() if name in family}
-                for name, row in verdict.verdicts(family, limits).items():
+                for name, row in sign_test.verdicts(family, limits).items():
                     got[name][row["verdict"]] += 1
         for name, counts in got.items():
             yield {
@@ -111,12 +117,12 @@ def power(trials: int) -> Iterator[dict]:
     for metrics in (1, 3):
         for seeds in (6, 7, 8, 12):
             unit = np.linspace(-1, 1, seeds)
-            detectable = verdict.smallest_detectable(unit / np.std(unit, ddof=1), metrics, 0.05)
+            detectable = sign_test.smallest_detectable(unit / np.std(unit, ddof=1), metrics, 0.05)
             for effect in (0.5, 1.0, 1.5, 2.0, detectable):
                 if math.isinf(effect):
                     continue
                 d = effect + normals((0, "power", seeds, metrics), trials, seeds)
-                found = np.mean([verdict.sign_flip(row) * metrics <= 0.05 for row in d])
+                found = np.mean([sign_test.sign_flip(row) * metrics <= 0.05 for row in d])
                 yield {
                     "case": "power at Holm's first level",
                     "metrics": metrics,
@@ -136,14 +142,16 @@ def slopes(trials: int) -> Iterator[dict]:
         found = []
         for trial in range(trials):
             b = walk((trial, "slope", seeds), seeds, generations=8, step=0.05, noise=0.1)
-            found.append(verdict.slope(b, np.full(b.shape, 0.1**2)))
+            found.append(sign_test.slope(b, np.full(b.shape, 0.1**2)))
         raw, corrected = np.nanmedian(found, axis=0)
         yield {
             "case": "slope of a random walk, true value 1",
             "seeds": seeds,
             "uncorrected": round(float(raw), 3),
             "corrected": round(float(corrected), 3),
-            "corrected_5_to_95": np.round(np.nanquantile(np.array(found)[:, 1], (0.05, 0.95)), 3).tolist(),
+            "corrected_5_to_95": np.round(
+                np.nanquantile(np.array(found)[:, 1], (0.05, 0.95)), 3
+            ).tolist(),
             "ok": bool(raw < 0.8 and abs(corrected - 1) < 0.1),
         }
 
@@ -189,7 +197,9 @@ def gaussian_laws(trials: int) -> Iterator[dict]:
             case = "trace of the covariance, Gaussian loop, replace"
             yield law(case, trace, expected, scale=scale, unbiased=unbiased)
     mean, _, _ = gaussian(trials, "replace", n, len(t))
-    yield law("squared error of the mean, Gaussian loop, replace", (mean**2).sum(axis=2), 2 / n * (t + 1))
+    yield law(
+        "squared error of the mean, Gaussian loop, replace", (mean**2).sum(axis=2), 2 / n * (t + 1)
+    )
     mean, _, _ = gaussian(trials, "accumulate", n, 20)
     squared = (mean**2).sum(axis=2).mean(axis=0)
     yield {
@@ -214,13 +224,17 @@ def multinomial_laws(trials: int, generations: int = 8) -> Iterator[dict]:
     real, reserve = real_points(200), real_points(1200, 200)
     for rule in RULES:
         found = [
-            closed_form.multinomial_loop(section(rule), (trial, "loop"), real, reserve, generations, 200, 2)
+            closed_form.multinomial_loop(
+                section(rule), (trial, "loop"), real, reserve, generations, 200, 2
+            )
             for trial in range(trials)
         ]
         pools, drawn = (np.stack(column)[..., 0] for column in zip(*found, strict=True))
         if rule == "replace":
             t = np.arange(1, generations + 1)
-            yield law("aligned share, multinomial loop, replace", drawn[..., 0], np.full(generations, 0.7))
+            yield law(
+                "aligned share, multinomial loop, replace", drawn[..., 0], np.full(generations, 0.7)
+            )
             heterozygosity = 0.21 * (1 - 1 / 100) ** t
             both = drawn[..., 0] * (1 - drawn[..., 0])
             yield law("heterozygosity, multinomial loop, replace", both, heterozygosity)
@@ -232,9 +246,13 @@ def coverage(rule: str, pools: np.ndarray, drawn: np.ndarray) -> dict:
     sizes = dynamics.expected_sizes(section(rule), np.array([100, 100]), 200)
     generations = pools.shape[1]
     address = (0, "prediction", rule)
-    of_pools, of_drawn = dynamics.predict(rule, SHARE, sizes, dynamics.IDENTITY, generations, address)
+    of_pools, of_drawn = dynamics.predict(
+        rule, SHARE, sizes, dynamics.IDENTITY, generations, address
+    )
     each = [
-        dynamics.score(drawn[:, g], dynamics.Band(of_drawn.mean[g], of_drawn.low[g], of_drawn.high[g]), SHARE)
+        dynamics.score(
+            drawn[:, g], dynamics.Band(of_drawn.mean[g], of_drawn.low[g], of_drawn.high[g]), SHARE
+        )
         for g in range(generations)
     ]
     rates = np.array([found["coverage"] for found in each])

@@ -2,8 +2,9 @@
 
     python -m benchmarks.fidelity [--n=50000] [--d=64]
 
-Random features. Prints one JSON line per case. Agreement is on 2,000 rows, whatever --n; `prdc` has to be
-installed for it. Each case runs in a process of its own, so that its peak resident memory is its own.
+Random features. Prints one JSON line per case. Agreement is on 2,000 rows, whatever --n; `prdc` has
+to be installed for it. Each case runs in a process of its own, so that its peak resident memory is
+its own.
 """
 
 import argparse
@@ -19,8 +20,8 @@ import numpy as np
 import prdc
 from scipy import linalg
 
-from selfloop_jax import rng
 from selfloop_jax.measure import fidelity
+from selfloop_jax.runtime import rng
 
 LARGE = {
     "manifold": lambda a, b: fidelity.manifold(a, b, 5),
@@ -41,14 +42,19 @@ def features(name: str, n: int, d: int) -> np.ndarray:
 
 def agreement(d: int) -> None:
     """Prints relative differences from prdc, from a general matrix root and from whole kernel matrices."""
-    real, generated = features("real", 2000, d), 0.97 * features("generated", 2000, d) + np.float32(0.05)
+    real, generated = (
+        features("real", 2000, d),
+        0.97 * features("generated", 2000, d) + np.float32(0.05),
+    )
     found = fidelity.summary(generated, real)
     with contextlib.redirect_stdout(io.StringIO()):
         expected = prdc.compute_prdc(real, generated, 5)
     a, b = generated.astype(np.float64), real.astype(np.float64)
     s_a, s_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     shift = a.mean(axis=0) - b.mean(axis=0)
-    expected["frechet"] = shift @ shift + np.trace(s_a + s_b) - 2 * np.trace(linalg.sqrtm(s_a @ s_b)).real
+    expected["frechet"] = (
+        shift @ shift + np.trace(s_a + s_b) - 2 * np.trace(linalg.sqrtm(s_a @ s_b)).real
+    )
     k_aa, k_bb, k_ab = ((x @ y.T / d + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     pairs = 2000 * 1999
     within = (k_aa.sum() - np.trace(k_aa) + k_bb.sum() - np.trace(k_bb)) / pairs
@@ -74,7 +80,10 @@ def _peak() -> int:
 
 def _print(**fields) -> None:
     load = round(os.getloadavg()[0], 1)
-    print(json.dumps({"benchmark": "fidelity", **fields, "cores": os.cpu_count(), "load": load}), flush=True)
+    print(
+        json.dumps({"benchmark": "fidelity", **fields, "cores": os.cpu_count(), "load": load}),
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -83,7 +92,10 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=50_000)
     parser.add_argument("--d", type=int, default=64)
     flags = parser.parse_args()
-    for target, args in [(agreement, (flags.d,)), *((large, (case, flags.n, flags.d)) for case in LARGE)]:
+    for target, args in [
+        (agreement, (flags.d,)),
+        *((large, (case, flags.n, flags.d)) for case in LARGE),
+    ]:
         process = multiprocessing.get_context("spawn").Process(target=target, args=args)
         process.start()
         process.join()

@@ -2,10 +2,10 @@
 
     python -m benchmarks.loop [--config=configs/quickstart.py] [--generations=3]
 
-A thread waits for what the programs give, in the order of their calls: one computes from its call, or from
-the end of the one before it, until its result is there. The loop itself runs as always, host work behind
-programs included. The compilations of generation 0 count as computing, and so does what prediction and
-drawing do around their programs. A JSON line per generation.
+A thread waits for what the programs give, in the order of their calls: one computes from its call,
+or from the end of the one before it, until its result is there. The loop itself runs as always,
+host work behind programs included. The compilations of generation 0 count as computing, and so does
+what prediction and drawing do around their programs. A JSON line per generation.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from typing import Any
 import jax
 
 from benchmarks import presets
-from selfloop_jax import loop, parallel, phases, store
+from selfloop_jax.loop import context, runner
 from selfloop_jax.measure import fidelity
+from selfloop_jax.runtime import environment, store
 
 
 class Clock:
@@ -56,9 +57,9 @@ class Clock:
         self._end = ended
 
 
-def timed_study(config: Any, clock: Clock) -> phases.Study:
+def timed_study(config: Any, clock: Clock) -> context.RunContext:
     """A study whose programs run by the clock."""
-    study = phases.Study(config, loop.load(config), lambda: False)
+    study = context.RunContext(config, runner.load(config), lambda: False)
     networks = study.networks
     for name, trainer in networks.trainers.items():
         networks.trainers[name] = dataclasses.replace(
@@ -76,7 +77,7 @@ def by_phase(clock: Clock) -> tuple[dict[str, Callable], dict[str, float]]:
     outside: dict[str, float] = {}
 
     def watched(name: str, phase: Callable) -> Callable:
-        def run(gen: phases.Generation) -> phases.Entry:
+        def run(gen: context.GenerationRun) -> context.Entry:
             started, before = time.perf_counter(), clock.seconds
             entry = phase(gen)
             outside[name] = time.perf_counter() - started - (clock.seconds - before)
@@ -84,7 +85,7 @@ def by_phase(clock: Clock) -> tuple[dict[str, Callable], dict[str, float]]:
 
         return run
 
-    return {name: watched(name, phase) for name, phase in loop.PHASES.items()}, outside
+    return {name: watched(name, phase) for name, phase in runner.PHASES.items()}, outside
 
 
 def main() -> None:
@@ -95,20 +96,22 @@ def main() -> None:
     args = parser.parse_args()
     config = presets.load(args.config).get_config()
     config.loop.generations = args.generations
-    parallel.configure(config.parallel)
+    environment.configure(config.parallel)
     clock = Clock()
     study = timed_study(config, clock)
-    loop.PHASES, outside = by_phase(clock)
+    runner.PHASES, outside = by_phase(clock)
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder)
         store.write_json(workdir / "config.json", config.to_dict())
         for number in range(args.generations):
             started, before = time.perf_counter(), clock.seconds
-            record = loop.generation(phases.Generation(study, number, workdir, workdir), True)
+            record = runner.run_generation(
+                context.GenerationRun(study, number, workdir, workdir), True
+            )
             seconds, inside = time.perf_counter() - started, clock.seconds - before
             line = {
                 "config": args.config.stem,
-                "device": parallel.describe()["device_kind"],
+                "device": environment.device_info()["device_kind"],
                 "generation": number,
                 "seconds": round(seconds, 2),
                 "outside": round(1 - inside / seconds, 4),

@@ -1,7 +1,7 @@
 """The sizes that speed is measured at, as configs of the program; what a peer needs of them, as plain JSON.
 
-quick: the quickstart's networks on 8x8 images; small: a U-Net of 1.1M parameters at 32 pixels, batch 64;
-cifar: the 35.7M U-Net of Ho et al. 2020 and ResNet-18 (11.2M) at 32 pixels.
+quick: the quickstart's networks on 8x8 images; small: a U-Net of 1.1M parameters at 32 pixels,
+batch 64; cifar: the 35.7M U-Net of Ho et al. 2020 and ResNet-18 (11.2M) at 32 pixels.
 """
 
 import importlib.util
@@ -12,7 +12,11 @@ from typing import Any
 from selfloop_jax import config as configs
 
 NAMES = ("quick", "small", "cifar")
+
+
 CLASSES = 10
+
+
 IMAGES = 2048  # in the pool, of random pixels
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.profile [--config=configs/quickstart.py] [--shorter=2]
 
-Steps and drawn images are divided by --shorter; what takes as long however short the run is weighs as much
-more. A JSON line: seconds, and by kind of work the share of the devices' time; `idle` is what no operation
-filled.
+Steps and drawn images are divided by --shorter; what takes as long however short the run is weighs
+as much more. A JSON line: seconds, and by kind of work the share of the devices' time; `idle` is
+what no operation filled.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from typing import Any
 import jax
 
 from benchmarks import presets
-from selfloop_jax import loop, parallel, phases, store
+from selfloop_jax.loop import context, runner
+from selfloop_jax.runtime import environment, store
 
 # By the names that XLA gives its operations; the first that fits.
 KINDS = {
@@ -29,6 +30,8 @@ KINDS = {
     "transposes and copies": r"transpose|copy|memcpy",
     "elementwise and sums": r"",
 }
+
+
 # Their parts are operations of their own.
 OUTER = re.compile(r"(while|call|conditional)[.\d]*$")
 
@@ -37,7 +40,9 @@ def shortened(config: Any, divisor: int) -> Any:
     """Two generations with so many times fewer steps and drawn images."""
     config.loop.generations = 2
     for section in (config.diffusion, config.classifier):
-        section.steps, section.later.steps = (s // divisor for s in (section.steps, section.later.steps))
+        section.steps, section.later.steps = (
+            s // divisor for s in (section.steps, section.later.steps)
+        )
     config.annotator.steps //= divisor
     config.sample.count //= divisor
     return config
@@ -70,18 +75,22 @@ def main() -> None:
     parser.add_argument("--shorter", type=int, default=2)
     args = parser.parse_args()
     config = shortened(presets.load(args.config).get_config(), args.shorter)
-    parallel.configure(config.parallel)
-    study = phases.Study(config, loop.load(config), lambda: False)
+    environment.configure(config.parallel)
+    study = context.RunContext(config, runner.load(config), lambda: False)
     with tempfile.TemporaryDirectory() as folder:
         workdir, trace = Path(folder) / "run", Path(folder) / "trace"
         store.write_json(workdir / "config.json", config.to_dict())
-        loop.generation(phases.Generation(study, 0, workdir, workdir), True)
+        runner.run_generation(context.GenerationRun(study, 0, workdir, workdir), True)
         with jax.profiler.trace(str(trace)):
             started = time.perf_counter()
-            loop.generation(phases.Generation(study, 1, workdir, workdir), True)
+            runner.run_generation(context.GenerationRun(study, 1, workdir, workdir), True)
             seconds = time.perf_counter() - started
         found = shares(operations(trace), seconds * jax.local_device_count())
-    line = {"config": args.config.stem, "shorter": args.shorter, "device": parallel.describe()["device_kind"]}
+    line = {
+        "config": args.config.stem,
+        "shorter": args.shorter,
+        "device": environment.device_info()["device_kind"],
+    }
     print(json.dumps(line | {"seconds": round(seconds, 2), "shares": found}), flush=True)
 
 

@@ -35,7 +35,8 @@ def main() -> None:
         for case in args.cases.split(","):
             steps = compare.steps_of_a_call(args, preset, case, args.devices)
             now, before = (
-                compare.ours(args, preset, case, args.devices, steps, folder) for folder in (".", args.before)
+                compare.ours(args, preset, case, args.devices, steps, folder)
+                for folder in (".", args.before)
             )
             with now, before:
                 found = compare.in_turn(now, before, args.rounds)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed [--presets=quick,small] [--precision=float32] [--devices=2]
 
-A JSON line per case, each measured in a process of its own, so that its peak of memory is its own. FLOPs
-are the compiler's count of one network pass (forward, or forward and backward); the peak is that of a large
-matrix product at the same precision on the same devices.
+A JSON line per case, each measured in a process of its own, so that its peak of memory is its own.
+FLOPs are the compiler's count of one network pass (forward, or forward and backward); the peak is
+that of a large matrix product at the same precision on the same devices.
 """
 
 import argparse
@@ -20,8 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import ours, presets
-from selfloop_jax import classify, diffusion, generate, parallel
+from benchmarks import cases, presets
+from selfloop_jax.diffusion import solvers
+from selfloop_jax.runtime import environment, parallel
+from selfloop_jax.training import classifier, generator
 
 MIB = 2**20
 
@@ -30,14 +32,17 @@ def forward_flops(config: Any, case: str) -> float:
     """Per image drawn or predicted: the compiler's count of the network, times its evaluations."""
     n = 16
     if case == "sample":
-        net, _ = generate.build(config.diffusion, presets.CLASSES, 0)
-        x, one = jnp.zeros((n, config.data.image_size, config.data.image_size, 3)), jnp.zeros(n, jnp.int32)
+        net, _ = generator.build(config.diffusion, presets.CLASSES, 0)
+        x, one = (
+            jnp.zeros((n, config.data.image_size, config.data.image_size, 3)),
+            jnp.zeros(n, jnp.int32),
+        )
         arguments, passes = (
             (x, jnp.zeros(n), one, one),
-            2 * diffusion.evaluations("ddim", config.sample.steps),
+            2 * solvers.evaluations("ddim", config.sample.steps),
         )
     else:
-        net = classify.build(config.classifier, presets.CLASSES)
+        net = classifier.build(config.classifier, presets.CLASSES)
         arguments, passes = (jnp.zeros((n, config.data.image_size, config.data.image_size, 3)),), 1
     variables = jax.eval_shape(net.init, jax.random.key(0), *arguments)
     return _flops(jax.jit(net.apply).lower(variables, *arguments)) / n * passes
@@ -47,13 +52,13 @@ def training_flops(config: Any, case: str) -> float:
     """Per image trained on: the compiler's count of loss and gradient on one device."""
     n, side = 16, config.data.image_size
     if case == "diffusion_train":
-        net, process = generate.build(config.diffusion, presets.CLASSES, 0)
-        trainer = generate.make_trainer(net, process, config.diffusion, side, 1)
-        loss = partial(generate.loss, model=net, process=process, section=config.diffusion)
+        net, process = generator.build(config.diffusion, presets.CLASSES, 0)
+        trainer = generator.make_trainer(net, process, config.diffusion, side, 1)
+        loss = partial(generator.loss, model=net, process=process, section=config.diffusion)
     else:
-        net = classify.build(config.classifier, presets.CLASSES).clone(axis_name=None)
-        trainer = classify.make_trainer(net, config.classifier, side, 1)
-        loss = partial(classify.loss, model=net, section=config.classifier)
+        net = classifier.build(config.classifier, presets.CLASSES).clone(axis_name=None)
+        trainer = classifier.make_trainer(net, config.classifier, side, 1)
+        loss = partial(classifier.loss, model=net, section=config.classifier)
     shapes = {"pixels": (n, side, side, 3), "label": (n,), "group": (n,), "position": (n,)}
     batch = {name: jnp.zeros(shape, jnp.int32) for name, shape in shapes.items()}
     params, stats = (
@@ -73,14 +78,17 @@ def matmul_peak(precision: str) -> float:
     n, products = (8192, 32) if jax.default_backend() != "cpu" else (2048, 4)
 
     def product(_, row):
-        x = jax.random.normal(jax.random.fold_in(jax.random.key(0), row[0]), (n, n), precision) / n**0.5
+        x = (
+            jax.random.normal(jax.random.fold_in(jax.random.key(0), row[0]), (n, n), precision)
+            / n**0.5
+        )
 
         def once(_, x):
             return jnp.dot(x, x, preferred_element_type=jnp.float32).astype(x.dtype)
 
         return jax.lax.fori_loop(0, products, once, x)[:1, :1].astype(jnp.float32)
 
-    program, rows = parallel.spread(product), np.arange(jax.device_count())
+    program, rows = parallel.map_over_devices(product), np.arange(jax.device_count())
     program(jnp.zeros(()), rows)
     seconds = []
     for _ in range(5):
@@ -93,9 +101,9 @@ def matmul_peak(precision: str) -> float:
 def measure(preset: str, case: str, precision: str, devices: int, rounds: int) -> None:
     """Prints the line of one case."""
     config = presets.preset(preset, precision, devices)
-    parallel.configure(config.parallel)
+    environment.configure(config.parallel)
     started = time.perf_counter()
-    built = ours.build(config, case, steps=8 if case.endswith("train") else 1)
+    built = cases.build(config, case, steps=8 if case.endswith("train") else 1)
     built.call()
     first = time.perf_counter() - started
     seconds = []
@@ -105,7 +113,9 @@ def measure(preset: str, case: str, precision: str, devices: int, rounds: int) -
         seconds.append(time.perf_counter() - started)
     rate = built.images / statistics.median(seconds)
     memory = jax.devices()[0].memory_stats() or {}
-    peak_bytes = memory.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    peak_bytes = memory.get(
+        "peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     flops = (training_flops if case.endswith("train") else forward_flops)(config, case)
     peak = matmul_peak(precision)
     line = {
@@ -113,7 +123,7 @@ def measure(preset: str, case: str, precision: str, devices: int, rounds: int) -
         "case": case,
         "precision": precision,
         "devices": parallel.device_count(),
-        "device": parallel.describe()["device_kind"],
+        "device": environment.device_info()["device_kind"],
         "parameters": built.parameters,
         "images_per_second": round(rate, 1),
         "first_call_seconds": round(first, 2),
@@ -130,7 +140,7 @@ def main() -> None:
     """Prints the lines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--presets", default="quick,small")
-    parser.add_argument("--cases", default=",".join(ours.CASES))
+    parser.add_argument("--cases", default=",".join(cases.CASES))
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--devices", type=int, default=2, help="CPU devices")
     parser.add_argument("--rounds", type=int, default=9)

@@ -2,7 +2,8 @@
 
     python -m benchmarks.tables docs/performance.jsonl [--into=docs/performance.md]
 
-Prints them as Markdown, or puts them between the lines of the file that name the .jsonl (`report.study`).
+Prints them as Markdown, or puts them between the lines of the file that name the .jsonl
+(`report.markdown`).
 """
 
 import argparse
@@ -11,9 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from selfloop_jax.report.study import insert
+from selfloop_jax.report.markdown import insert
 
 Line = dict[str, Any]
+
+
 CASES = {
     "diffusion_train": "diffusion train step",
     "sample": "guided sampling",
@@ -39,7 +42,15 @@ def _setting(line: Line) -> list[str]:
 
 def beside_peers(lines: list[Line]) -> str:
     """The lines of `benchmarks.compare`."""
-    head = ["preset", "case", "precision", "our devices", "PyTorch", "images/s, ours and theirs", "ratio"]
+    head = [
+        "preset",
+        "case",
+        "precision",
+        "our devices",
+        "PyTorch",
+        "images/s, ours and theirs",
+        "ratio",
+    ]
     body = [[*_setting(x), x["mode"], _pair(x["rates"]), _ratio(x)] for x in lines]
     return table("Ours over the peer: `benchmarks.compare`", head, body)
 
@@ -78,29 +89,48 @@ def beside_limit(lines: list[Line]) -> str:
 
 def loop_share(lines: list[Line]) -> str:
     """The lines of `benchmarks.loop`."""
-    head = ["config", "generation", "seconds", "outside programs", "the most of it, seconds", "compilations"]
+    head = [
+        "config",
+        "generation",
+        "seconds",
+        "outside programs",
+        "the most of it, seconds",
+        "compilations",
+    ]
     body = []
     for x in lines:
         most = sorted(x["outside_seconds"].items(), key=lambda item: -item[1])[:4]
         told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in most)
         outside = f"{x['outside']:.1%}"
         body.append(
-            [x["config"], str(x["generation"]), f"{x['seconds']:.1f}", outside, told, str(x["compilations"])]
+            [
+                x["config"],
+                str(x["generation"]),
+                f"{x['seconds']:.1f}",
+                outside,
+                told,
+                str(x["compilations"]),
+            ]
         )
     return table("Time outside compiled programs: `benchmarks.loop`", head, body)
 
 
 def kinds_of_work(lines: list[Line]) -> str:
     """The lines of `benchmarks.profile`."""
-    body = [[x["config"], kind, f"{share:.0%}"] for x in lines for kind, share in x["shares"].items()]
-    return table("A generation by kind of work: `benchmarks.profile`", ["config", "work", "share"], body)
+    body = [
+        [x["config"], kind, f"{share:.0%}"] for x in lines for kind, share in x["shares"].items()
+    ]
+    return table(
+        "A generation by kind of work: `benchmarks.profile`", ["config", "work", "share"], body
+    )
 
 
 def over_devices(lines: list[Line]) -> str:
     """The lines of `benchmarks.devices`."""
     head = ["network", "precision", "devices", "steps", "seeds"]
     body = [
-        [*(str(x[name]) for name in head), f"{x['relative_l2']:.1e}", f"{x['largest']:.1e}"] for x in lines
+        [*(str(x[name]) for name in head), f"{x['relative_l2']:.1e}", f"{x['largest']:.1e}"]
+        for x in lines
     ]
     head += ["relative L2 distance to one device, median", "largest"]
     return table("The same training on more devices: `benchmarks.devices`", head, body)
@@ -117,7 +147,15 @@ def drawn_images(lines: list[Line]) -> str:
 
 def loss_curves(lines: list[Line]) -> str:
     """The lines of `benchmarks.curves`."""
-    head = ["preset", "case", "before", "steps", "loss, now and then", "largest difference", "step 1"]
+    head = [
+        "preset",
+        "case",
+        "before",
+        "steps",
+        "loss, now and then",
+        "largest difference",
+        "step 1",
+    ]
     body = [
         [
             *(x["preset"], CASES[x["case"]], x["against"], str(x["steps"])),

@@ -1,12 +1,13 @@
 """CIFAR-20: the loop on CIFAR-100 with its 20 coarse classes, the five fine labels of each as nested groups.
 
-Claim: none yet; not yet run on the real images (a machine without them cannot).
-Data: CIFAR-100 by TFDS, downloaded once (161 MB) or taken from `data.archive_dir`: 35,000 training, 5,000
-validation, 10,000 reserve and 10,000 test images of 32 pixels. Training images are 11,666 either way:
-`unbiased`, every fine label as often; `biased`, the first fine label of each class makes up .6 of it and the
-others .1 each. The generator knows the coarse class alone, so a drawn image's fine label is told by a
-classifier of fine labels that is trained on the real images of generation 0 and then frozen (`annotator`).
-Networks: the DDPM U-Net of Ho et al. 2020 (128 channels, 1-2-2-2, two blocks, attention at 16), ResNet-18.
+Claim: none yet; not yet run on the real images (a machine without them cannot). Data: CIFAR-100 by
+TFDS, downloaded once (161 MB) or taken from `data.archive_dir`: 35,000 training, 5,000 validation,
+10,000 reserve and 10,000 test images of 32 pixels. Training images are 11,666 either way:
+`unbiased`, every fine label as often; `biased`, the first fine label of each class makes up .6 of
+it and the others .1 each. The generator knows the coarse class alone, so a drawn image's fine label
+is told by a classifier of fine labels that is trained on the real images of generation 0 and then
+frozen (`annotator`). Networks: the DDPM U-Net of Ho et al. 2020 (128 channels, 1-2-2-2, two blocks,
+attention at 16), ResNet-18.
 
 For one GPU of 16 GB and up; time: not yet measured. `--dry_run` prints sizes.
 
@@ -18,7 +19,7 @@ from selfloop_jax import config as configs
 
 
 def get_config(arg="biased"):
-    (bias,) = configs.choose(arg, ("biased", "unbiased"))
+    (bias,) = configs.parse_arg(arg, ("biased", "unbiased"))
     config = configs.default()
     config.data.source = "cifar20"
     config.data.image_size = 32

@@ -1,16 +1,17 @@
 """Colorized MNIST: the loop on coloured digits, ten classes crossed with ten colours.
 
-Claim: at 8 pixels the digits drawn are good enough to train on (`unbiased`, test split, seed 0: a classifier
-of generation 0's drawn digits reaches .911 of the accuracy after real ones), and the bias of the training
-images shows in the gaps (mean equal opportunity difference .728, `unbiased` .084). docs/results.md has both.
-Data: `mnist5k` (the default), 5,000 genuine MNIST digits that a package carries, at 8 pixels; `full`, the
-60,000 of MNIST at 32 pixels by TFDS, downloaded once (12 MB) or taken from `data.archive_dir`. The stroke has
-one of the ten colours of Biased-MNIST (Bahng et al. 2020): `unbiased`, every colour as often in every digit;
-`biased`, each digit's own colour with probability .9. Held-out digits come in every colour.
-Pools accumulate; later generators are fine-tuned.
+Claim: at 8 pixels the digits drawn are good enough to train on (`unbiased`, test split, seed 0: a
+classifier of generation 0's drawn digits reaches .911 of the accuracy after real ones), and the
+bias of the training images shows in the gaps (mean equal opportunity difference .728, `unbiased`
+.084). docs/results.md has both. Data: `mnist5k` (the default), 5,000 genuine MNIST digits that a
+package carries, at 8 pixels; `full`, the 60,000 of MNIST at 32 pixels by TFDS, downloaded once (12
+MB) or taken from `data.archive_dir`. The stroke has one of the ten colours of Biased-MNIST (Bahng
+et al. 2020): `unbiased`, every colour as often in every digit; `biased`, each digit's own colour
+with probability .9. Held-out digits come in every colour. Pools accumulate; later generators are
+fine-tuned.
 
-`mnist5k` took 338 s and 1.3 GiB on two cores of a busy shared AMD EPYC server; `full` is for one GPU, its
-time not yet measured.
+`mnist5k` took 338 s and 1.3 GiB on two cores of a busy shared AMD EPYC server; `full` is for one
+GPU, its time not yet measured.
 
     python -m selfloop_jax.main --config=configs/colormnist.py                   # mnist5k,biased
     python -m selfloop_jax.main --config=configs/colormnist.py:mnist5k,unbiased
@@ -21,7 +22,7 @@ from selfloop_jax import config as configs
 
 
 def get_config(arg="mnist5k,biased"):
-    size, bias = configs.choose(arg, ("mnist5k", "full"), ("biased", "unbiased"))
+    size, bias = configs.parse_arg(arg, ("mnist5k", "full"), ("biased", "unbiased"))
     config = configs.default()
     config.data.colorize = "foreground"
     config.data.bias = {"biased": "rho", "unbiased": "unbiased"}[bias]

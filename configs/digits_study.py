@@ -1,18 +1,18 @@
 """The real study: does a loop change subgroup bias on real digits? Three pool rules, two biases, six seeds.
 
-Claim: docs/results.md, and no more than the verdicts there.
-Data: 1,000 genuine MNIST digits (`mnist5k`) at 8 pixels in ten colours: `biased`, each digit's own colour
-with probability .5; `unbiased`, every colour as often. Tested on 1,000 other digits, each in every colour.
-The generator sees 256,000 training images in generation 0 and is fine-tuned on 38,400 in each of the four
-later ones; it is told the digit and chooses the colour. 400 images are drawn per generation, so that the
+Claim: docs/results.md, and no more than the verdicts there. Data: 1,000 genuine MNIST digits
+(`mnist5k`) at 8 pixels in ten colours: `biased`, each digit's own colour with probability .5;
+`unbiased`, every colour as often. Tested on 1,000 other digits, each in every colour. The generator
+sees 256,000 training images in generation 0 and is fine-tuned on 38,400 in each of the four later
+ones; it is told the digit and chooses the colour. 400 images are drawn per generation, so that the
 held-out digits, 1,000 of the reserve and 1,500 that training leaves out, suffice for every control.
 
-`sweep(out)` lists the runs: for each bias and seed one generation 0 (`zero-*`), which all arms of the seed
-share; the loops; the controls, which train classifiers alone. `response(out)` lists the side study that the
-prediction rests on: other seeds, other initial biases.
+`sweep(out)` lists the runs: for each bias and seed one generation 0 (`zero-*`), which all arms of
+the seed share; the loops; the controls, which train classifiers alone. `response(out)` lists the
+side study that the prediction rests on: other seeds, other initial biases.
 
-A generation 0 took 100 s, a loop's four later ones 220 to 450 s, a control 75 to 100 s, each on one core of a
-shared AMD EPYC server with other programs running: some hours in all, two at a time.
+A generation 0 took 100 s, a loop's four later ones 220 to 450 s, a control 75 to 100 s, each on one
+core of a shared AMD EPYC server with other programs running: some hours in all, two at a time.
 
     python -m selfloop_jax.sweep configs/digits_study.py                                   # all runs
     python -m selfloop_jax.main --config=configs/digits_study.py:replace,biased            # one arm
@@ -21,14 +21,22 @@ shared AMD EPYC server with other programs running: some hours in all, two at a 
 from selfloop_jax import config as configs
 
 RULES = ("accumulate", "replace", "real_plus_latest")
+
+
 BIASES = ("biased", "unbiased")
+
+
 SEEDS = range(6)
+
+
 LEVELS = (0.15, 0.3, 0.5, 0.7)  # initial shares of a digit's own colour in the side study
+
+
 SIDE_SEEDS = (100, 101, 102, 103)
 
 
 def get_config(arg="accumulate,biased"):
-    rule, bias = configs.choose(arg, RULES, BIASES)
+    rule, bias = configs.parse_arg(arg, RULES, BIASES)
     config = configs.default()
     config.data.source = "mnist5k"
     config.data.image_size = 8
@@ -61,7 +69,9 @@ def get_config(arg="accumulate,biased"):
     config.measure.generated_only = "first"
     config.verdict.metrics = ("equal_opportunity_difference_mean",)
     config.verdict.margin = 0.05
-    config.parallel.cpu_devices = 1  # two runs at a time make better use of two cores than one run on both
+    config.parallel.cpu_devices = (
+        1  # two runs at a time make better use of two cores than one run on both
+    )
     config.parallel.nproc = 1
     return config
 
@@ -70,13 +80,21 @@ def sweep(out):
     """Stages of runs; a run is (name, argument, overrides). What a stage needs, the stages before it made."""
     for bias in BIASES:
         seeds = [
-            (seed, {"seed": seed, "loop.generation_zero": f"{out}/zero-{bias}-{seed}"}) for seed in SEEDS
+            (seed, {"seed": seed, "loop.generation_zero": f"{out}/zero-{bias}-{seed}"})
+            for seed in SEEDS
         ]
         arms = [(rule, seed, shared) for seed, shared in seeds for rule in RULES]
-        yield [(f"zero-{bias}-{s}", f"accumulate,{bias}", {"seed": s, "loop.generations": 1}) for s in SEEDS]
+        yield [
+            (f"zero-{bias}-{s}", f"accumulate,{bias}", {"seed": s, "loop.generations": 1})
+            for s in SEEDS
+        ]
         yield [(f"{rule}-{bias}-{s}", f"{rule},{bias}", shared) for rule, s, shared in arms]
         yield [
-            (f"no_synthetic-{bias}-{s}", f"accumulate,{bias}", shared | {"loop.control": "no_synthetic"})
+            (
+                f"no_synthetic-{bias}-{s}",
+                f"accumulate,{bias}",
+                shared | {"loop.control": "no_synthetic"},
+            )
             for s, shared in seeds
         ]
         yield [
@@ -85,7 +103,11 @@ def sweep(out):
                 f"{rule},{bias}",
                 shared
                 | {"loop.control": control}
-                | ({"loop.control_of": f"{out}/{rule}-{bias}-{s}"} if control == "oracle_resample" else {}),
+                | (
+                    {"loop.control_of": f"{out}/{rule}-{bias}-{s}"}
+                    if control == "oracle_resample"
+                    else {}
+                ),
             )
             for rule, s, shared in arms
             for control in ("fresh_real", "oracle_resample")
@@ -96,7 +118,11 @@ def response(out):
     """The side study, in stages like `sweep`: what generators draw, and what classifiers make of it."""
     points = [(level, seed) for seed in SIDE_SEEDS for level in LEVELS]
     yield [
-        (f"side-{level}-{s}", "accumulate,biased", {"seed": s, "data.rho": level, "loop.generations": 1})
+        (
+            f"side-{level}-{s}",
+            "accumulate,biased",
+            {"seed": s, "data.rho": level, "loop.generations": 1},
+        )
         for level, s in points
     ]
     yield [

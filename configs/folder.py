@@ -1,11 +1,11 @@
 """Your own images: the loop on a folder. docs/your_data.md walks from the folder to the report.
 
-Claim: none, it hangs on the images.
-Data: `data.dir` with train/ and test/, each with a metadata.csv of file_name, label and perhaps group, or
-with one folder a class. The composition is the images' own (`natural`); `unbiased` makes the groups of each
-class equally frequent by leaving images out, `biased` gives each class one group at a share of .9.
-The group of a drawn image is told by a classifier of groups trained on the real images (`annotator`).
-Mirrored images are not trained on: switch `augment.flip` on where left and right mean nothing.
+Claim: none, it hangs on the images. Data: `data.dir` with train/ and test/, each with a
+metadata.csv of file_name, label and perhaps group, or with one folder a class. The composition is
+the images' own (`natural`); `unbiased` makes the groups of each class equally frequent by leaving
+images out, `biased` gives each class one group at a share of .9. The group of a drawn image is told
+by a classifier of groups trained on the real images (`annotator`). Mirrored images are not trained
+on: switch `augment.flip` on where left and right mean nothing.
 
 `large`, the default: 32 pixels, for one GPU; time: not yet measured.
 `small`: 8 pixels, for a laptop's CPU, where the walk of docs/your_data.md took
@@ -19,7 +19,7 @@ from selfloop_jax import config as configs
 
 
 def get_config(arg="large,natural"):
-    size, bias = configs.choose(arg, ("large", "small"), ("natural", "biased", "unbiased"))
+    size, bias = configs.parse_arg(arg, ("large", "small"), ("natural", "biased", "unbiased"))
     config = configs.default()
     config.data.source = "folder"
     config.data.colorize = "none"

@@ -1,17 +1,17 @@
 """Hard ImageNet: the loop on 15 classes that are easily told by their surroundings (Moayeri et al. 2022).
 
-Claim: none yet; not yet run on the real images (a machine without them cannot).
-Data: about 19,000 training and 750 validation images with a mask of the object each. `data.images_dir` is an
-ImageNet (only the 15 classes are read) or the 15-class image download, `data.masks_dir` and `data.meta_dir`
-are folders of the published masks and meta files (a pickle that holds more than plain containers, such as
-NumPy numbers, is refused: write it again with plain integers). Groups: the half of each class that was ranked
-first by strength of its spurious cue, and the half ranked last; 40 images per class and half, never trained
-on, are the test set. `unbiased` takes both halves as often, `biased` nine of ten from the first, as many in
-all. Ablations and relative foreground sensitivity are measured on the official validation images in every
-generation. The generator knows the class alone; a drawn image's half is told by a classifier trained on the
-real images of generation 0 and then frozen (`annotator`).
-Networks: at 64 pixels a U-Net in the range of ADM-64 (Dhariwal and Nichol 2021), at 128 a lighter one that
-folds 2x2 pixels into channels; ResNet-50.
+Claim: none yet; not yet run on the real images (a machine without them cannot). Data: about 19,000
+training and 750 validation images with a mask of the object each. `data.images_dir` is an ImageNet
+(only the 15 classes are read) or the 15-class image download, `data.masks_dir` and `data.meta_dir`
+are folders of the published masks and meta files (a pickle that holds more than plain containers,
+such as NumPy numbers, is refused: write it again with plain integers). Groups: the half of each
+class that was ranked first by strength of its spurious cue, and the half ranked last; 40 images per
+class and half, never trained on, are the test set. `unbiased` takes both halves as often, `biased`
+nine of ten from the first, as many in all. Ablations and relative foreground sensitivity are
+measured on the official validation images in every generation. The generator knows the class alone;
+a drawn image's half is told by a classifier trained on the real images of generation 0 and then
+frozen (`annotator`). Networks: at 64 pixels a U-Net in the range of ADM-64 (Dhariwal and Nichol
+2021), at 128 a lighter one that folds 2x2 pixels into channels; ResNet-50.
 
 For TPU slices and several GPUs; time: not yet measured. `--dry_run` prints sizes.
 
@@ -24,7 +24,7 @@ from selfloop_jax import config as configs
 
 
 def get_config(arg="64,biased"):
-    side, bias = configs.choose(arg, ("64", "128"), ("biased", "unbiased"))
+    side, bias = configs.parse_arg(arg, ("64", "128"), ("biased", "unbiased"))
     config = configs.default()
     config.data.source = "hardimagenet"
     config.data.image_size = int(side)

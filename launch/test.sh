@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, format and all tests. Further arguments go to pytest: bash launch/test.sh tests/test_pool.py
+# Lint, format and all tests. Further arguments go to pytest: bash launch/test.sh tests/loop/test_pool_rules.py
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 ensure_venv requirements.txt requirements/dev.txt
 "$VENV/bin/ruff" check .

@@ -1,7 +1,7 @@
 """`python -m selfloop_jax.main --config=configs/quickstart.py [--config.seed=1] [--workdir=DIR]`.
 
-Exit codes: 0 done or identical; 1 damage, failure while running, or a replay that differs; 2 usage, config,
-lock or a missing parent; 143 (130) ended by SIGTERM (Ctrl-C), progress saved.
+Exit codes: 0 done or identical; 1 damage, failure while running, or a replay that differs; 2 usage,
+config, lock or a missing parent; 143 (130) ended by SIGTERM (Ctrl-C), progress saved.
 """
 
 import logging
@@ -18,10 +18,24 @@ from ml_collections import ConfigDict, config_flags
 from selfloop_jax.errors import RunError, UsageError
 
 FLAGS = flags.FLAGS
-CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/, perhaps with :argument.")
+
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="A file of configs/, perhaps with :argument."
+)
+
+
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/<config>.")
-REPLAY = flags.DEFINE_integer("replay", None, "Recompute this generation and compare.", lower_bound=0)
+
+
+REPLAY = flags.DEFINE_integer(
+    "replay", None, "Recompute this generation and compare.", lower_bound=0
+)
+
+
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print config, sizes and costs, and stop.")
+
+
 ACCEPT = flags.DEFINE_bool("accept_manifest", False, "Go on although versions or devices changed.")
 
 
@@ -71,7 +85,9 @@ def _check_config_flags(argv: list[str]) -> None:
             seen = True
             path = value.partition(":")[0]
             if value and not Path(path).is_file():
-                raise UsageError(f"--config={value}: allowed are files, for example configs/quickstart.py")
+                raise UsageError(
+                    f"--config={value}: allowed are files, for example configs/quickstart.py"
+                )
         elif name.startswith("config.") and not seen:
             raise UsageError(f"{argument}: allowed are overrides behind --config")
 
@@ -89,7 +105,7 @@ def _unknown_field(message: str, argv: list[str]) -> str:
 def _stored_config(workdir: Path) -> ConfigDict:
     """The config that a run was made with, as the run recorded it."""
     from selfloop_jax import config as configs
-    from selfloop_jax import store
+    from selfloop_jax.runtime import store
 
     if not (workdir / "config.json").exists():
         raise UsageError(f"--workdir={workdir}: no run there (config.json is missing)")
@@ -102,22 +118,23 @@ def _stored_config(workdir: Path) -> ConfigDict:
 def _run(config: ConfigDict, workdir: Path) -> int:
     """Fixes the environment before the first use of a backend, then runs what was asked for."""
     from selfloop_jax import config as configs
-    from selfloop_jax import hosts, parallel
+    from selfloop_jax.runtime import environment, multihost
 
     configs.check(config)
-    parallel.configure(config.parallel)
-    hosts.connect(config.parallel)
+    environment.configure(config.parallel)
+    multihost.connect(config.parallel)
     stop = _Stop().listen()
-    from selfloop_jax import loop, plan, replay, train
+    from selfloop_jax.loop import dry_run, replay, runner
+    from selfloop_jax.training import fit
 
     if DRY_RUN.value:
-        print(plan.describe(config, workdir))
+        print(dry_run.describe(config, workdir))
         return 0
     try:
         if REPLAY.value is not None:
             return 0 if replay.replay(config, workdir, REPLAY.value, stop.is_set) else 1
-        loop.run(config, workdir, ACCEPT.value, stop.is_set)
-    except train.Stopped as stopped:
+        runner.run(config, workdir, ACCEPT.value, stop.is_set)
+    except fit.Preempted as stopped:
         print(f"stopped at {stopped}; the same command goes on from there", file=sys.stderr)
         return 128 + (stop.signal or signal.SIGTERM)  # none of its own: another process was told
     return 0
@@ -143,6 +160,6 @@ if __name__ == "__main__":
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # What Orbax logs we raise, in one line.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     code = main(sys.argv)
-    if code in (1, 2) and "selfloop_jax.hosts" in sys.modules:
-        sys.modules["selfloop_jax.hosts"].leave(code)
+    if code in (1, 2) and "selfloop_jax.runtime.multihost" in sys.modules:
+        sys.modules["selfloop_jax.runtime.multihost"].abort(code)
     sys.exit(code)

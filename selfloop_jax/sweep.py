@@ -1,8 +1,9 @@
 """`python -m selfloop_jax.sweep CONFIG [--lists=sweep,response] [--out=DIR] [--jobs=2]`: many runs.
 
-The config file has, beside `get_config`, functions that list runs: `sweep(out)` yields stages, each a list of
-(name, argument, overrides), the overrides by dotted field. Every run is a process of its own in DIR/<name>,
-so that the same command goes on where it was stopped. A run that fails is told, and the others go on.
+The config file has, beside `get_config`, functions that list runs: `sweep(out)` yields stages, each
+a list of (name, argument, overrides), the overrides by dotted field. Every run is a process of its
+own in DIR/<name>, so that the same command goes on where it was stopped. A run that fails is told,
+and the others go on.
 """
 
 import hashlib
@@ -19,9 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from selfloop_jax import store
-from selfloop_jax.arguments import Parser
 from selfloop_jax.errors import UsageError
+from selfloop_jax.runtime import store
+from selfloop_jax.runtime.cli import Parser
 
 Stage = list[tuple[str, str, dict[str, Any]]]
 
@@ -30,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs every run of the config's lists; 0 if all are complete, 1 if one failed, 2 on a usage mistake."""
     parser = Parser("sweep", "CONFIG.py [--lists=sweep] [--out=DIR] [--jobs=2]", __doc__)
     parser.add_argument("config", type=Path)
-    parser.add_argument("--lists", default="sweep", help="functions of the config, with commas between")
+    parser.add_argument(
+        "--lists", default="sweep", help="functions of the config, with commas between"
+    )
     parser.add_argument("--out", type=Path, default=None, help="default: runs/<config>")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     try:
@@ -38,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.jobs < 1:
             raise UsageError(f"--jobs={args.jobs}: allowed are numbers from 1")
         out = args.out or Path("runs") / args.config.stem
-        every = [stage for name in args.lists.split(",") for stage in stages(args.config, name, out)]
+        every = [
+            stage for name in args.lists.split(",") for stage in stages(args.config, name, out)
+        ]
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -81,7 +86,9 @@ def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:
                 ended.append((name, code))
                 minutes = (time.perf_counter() - started) / len(ended) * left / 60
                 how = f"failed with exit code {code}" if code else "done"
-                _say(f"{name}: {how}, {seconds:.0f} s; {left} runs and about {minutes:.0f} min left")
+                _say(
+                    f"{name}: {how}, {seconds:.0f} s; {left} runs and about {minutes:.0f} min left"
+                )
     if _stopped.is_set():
         _say("stopped; the same command goes on from there")
         return False
@@ -91,7 +98,9 @@ def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:
     return not failed
 
 
-def _one(config: Path, out: Path, name: str, argument: str, overrides: dict) -> tuple[str, int, float | None]:
+def _one(
+    config: Path, out: Path, name: str, argument: str, overrides: dict
+) -> tuple[str, int, float | None]:
     """One run to its end: (name, exit code, seconds), None where it was complete already."""
     flags = [f"--config.{field}={value}" for field, value in overrides.items()]
     command = ["-m", "selfloop_jax.main", f"--config={config}:{argument}", *flags]
@@ -103,7 +112,8 @@ def _one(config: Path, out: Path, name: str, argument: str, overrides: dict) -> 
     started = time.perf_counter()
     with open(out / f"{name}.log", "a") as log:
         code = _wait(
-            [sys.executable, *command, f"--workdir={out / name}", "--config.report.enabled=False"], log
+            [sys.executable, *command, f"--workdir={out / name}", "--config.report.enabled=False"],
+            log,
         )
     if not code:
         store.write_json(done, asked)
@@ -111,6 +121,8 @@ def _one(config: Path, out: Path, name: str, argument: str, overrides: dict) -> 
 
 
 _under_way: set[subprocess.Popen] = set()
+
+
 _stopped = threading.Event()
 
 
@@ -118,7 +130,9 @@ def _wait(command: list[str], log: Any) -> int:
     """The exit code of a process; none is begun once the sweep was asked to end."""
     if _stopped.is_set():
         return 128 + signal.SIGTERM
-    process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(
+        command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
     _under_way.add(process)
     code = process.wait()
     _under_way.discard(process)

@@ -4,7 +4,9 @@ import types
 
 import jax
 
-from selfloop_jax import parallel
+from selfloop_jax.runtime import environment
 
-parallel.configure(types.SimpleNamespace(nproc=2, cpu_devices=4, deterministic=True))
+environment.configure(types.SimpleNamespace(nproc=2, cpu_devices=4, deterministic=True))
+
+
 jax.config.update("jax_numpy_rank_promotion", "raise")

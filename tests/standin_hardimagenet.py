@@ -2,10 +2,10 @@
 
     python -m tests.standin_hardimagenet FOLDER
 
-Its pixels are crops of the two photographs that scikit-learn ships. A class has a place in one of them for
-its object and one in the other for its background, so both can be learnt; the later an image stands in the
-ranking, the more often is its background that of another class. Nothing measured on it says anything about
-Hard ImageNet.
+Its pixels are crops of the two photographs that scikit-learn ships. A class has a place in one of
+them for its object and one in the other for its background, so both can be learnt; the later an
+image stands in the ranking, the more often is its background that of another class. Nothing
+measured on it says anything about Hard ImageNet.
 """
 
 import pickle
@@ -16,26 +16,35 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from selfloop_jax import rng
-from selfloop_jax.data.hardimagenet import CLASSES
+from selfloop_jax.data.sources.hardimagenet import CLASSES
+from selfloop_jax.runtime import rng
 
 MARK = "crops of two photographs, not ImageNet"
+
+
 EXTRA_CLASS = "n01440764"  # tench: in ImageNet, not in Hard ImageNet
+
+
 LAYOUTS = {"own": "ILSVRC2012", "download": "HardImageNet_Images"}
 
 
-def make(folder: Path, layout: str = "own", per_class: int = 60, val_per_class: int = 10) -> dict[str, str]:
+def make(
+    folder: Path, layout: str = "own", per_class: int = 60, val_per_class: int = 10
+) -> dict[str, str]:
     """Writes images, masks and pickles; returns the three fields of section `data` that name them.
 
-    Of each class one ranked training image has no mask. Layout "own" is a whole ImageNet, with more images
-    and classes than Hard ImageNet; "download" has those of Hard ImageNet and the ranked one alone.
+    Of each class one ranked training image has no mask. Layout "own" is a whole ImageNet, with more
+    images and classes than Hard ImageNet; "download" has those of Hard ImageNet and the ranked one
+    alone.
     """
     images, masks = folder / LAYOUTS[layout], folder / "hardImageNet"
     photos = load_sample_images().images
     ranking = {}
     for label, (index, wnid, _) in enumerate(CLASSES):
         train = [f"{wnid}_{n * 7 + 1}.JPEG" for n in range(per_class)]
-        val = [f"ILSVRC2012_val_{label * val_per_class + n + 1:08d}.JPEG" for n in range(val_per_class)]
+        val = [
+            f"ILSVRC2012_val_{label * val_per_class + n + 1:08d}.JPEG" for n in range(val_per_class)
+        ]
         for split, files in (("train", train), ("val", val)):
             for n, file in enumerate(files):
                 _write(
@@ -81,7 +90,9 @@ def _write(path: Path, mask_path: Path | None, photos: list, label: int, rank: f
     width, height = (80 + 120 * u[:2]).astype(int)
     behind = label if u[2] >= rank * 0.9 else int(u[3] * len(CLASSES))
     canvas = _crop(photos[0], behind, width, height, u[4:6])
-    patch = np.roll(_crop(photos[1], label, width, height, u[6:8]), label, axis=-1)  # more kinds of colour
+    patch = np.roll(
+        _crop(photos[1], label, width, height, u[6:8]), label, axis=-1
+    )  # more kinds of colour
     inside = _ellipse(width, height, u[8:12])
     pixels = np.where(inside[..., None], patch, canvas)
     image = Image.fromarray(pixels).convert({0: "L", 1: "CMYK"}.get(int(u[12] * 20), "RGB"))

@@ -1,7 +1,8 @@
 """STAND-IN archives: MNIST's and CIFAR-100's file format to the byte, their pixels cut from two photographs.
 
-A label says where in which photograph an image is cut, up to a shift, a mirror and brightness, so there is
-something to learn. They stand in for the official archives in tests and demonstrations, never in results.
+A label says where in which photograph an image is cut, up to a shift, a mirror and brightness, so
+there is something to learn. They stand in for the official archives in tests and demonstrations,
+never in results.
 """
 
 import functools
@@ -15,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import sklearn.datasets
 
-from selfloop_jax import rng
+from selfloop_jax.runtime import rng
 
-# CIFAR-100's superclasses in their order, each with its classes, whose own order is that of the alphabet.
+# CIFAR-100's superclasses in their order, each with its classes, whose own order is that of the
+# alphabet.
 CLASSES = {
     "aquatic_mammals": "beaver dolphin otter seal whale",
     "fish": "aquarium_fish flatfish ray shark trout",
@@ -40,9 +42,19 @@ CLASSES = {
     "vehicles_1": "bicycle bus motorcycle pickup_truck train",
     "vehicles_2": "lawn_mower rocket streetcar tank tractor",
 }
+
+
 FINE = sorted(" ".join(CLASSES.values()).split())
-COARSE_OF_FINE = np.array([[name in fine.split() for fine in CLASSES.values()].index(True) for name in FINE])
+
+
+COARSE_OF_FINE = np.array(
+    [[name in fine.split() for fine in CLASSES.values()].index(True) for name in FINE]
+)
+
+
 SHIFT = 16  # pixels that an image of a label may lie further down, and to the right
+
+
 CHUNK = 5000
 
 
@@ -50,10 +62,14 @@ def mnist_archives(folder, train=60_000, test=10_000):
     """The four IDX files, of `train` and `test` images, in `folder`."""
     for prefix, count in {"train": train, "t10k": test}.items():
         label = labels(prefix, count, 10)
-        gray = crops(prefix, label, 10, 28, [photo.mean(axis=2, keepdims=True) for photo in photos()])
+        gray = crops(
+            prefix, label, 10, 28, [photo.mean(axis=2, keepdims=True) for photo in photos()]
+        )
         gray = gray[:, 0].astype(np.float32)
         # What is darker than the image's mean is black, as MNIST's background is.
-        pixels = np.clip(2 * (gray - gray.mean(axis=(1, 2), keepdims=True)), 0, 255).astype(np.uint8)
+        pixels = np.clip(2 * (gray - gray.mean(axis=(1, 2), keepdims=True)), 0, 255).astype(
+            np.uint8
+        )
         for name, rank, array in (("images-idx3", 3, pixels), ("labels-idx1", 1, label)):
             header = np.array([0x800 + rank, *array.shape], ">u4").tobytes()
             write_gzip(Path(folder, f"{prefix}-{name}-ubyte.gz"), header + array.tobytes())
@@ -110,11 +126,13 @@ def crops(split, label, classes, side, pictures):
     pixels = np.empty((len(label), *shape), np.uint8)
     ids = np.arange(len(label))
     u = {
-        what: rng.uniforms((0, "stand-in", split, what), ids) for what in ("down", "right", "mirror", "light")
+        what: rng.uniforms((0, "stand-in", split, what), ids)
+        for what in ("down", "right", "mirror", "light")
     }
     light = (160 + 96 * u["light"]).astype(np.uint16)[:, None, None, None]
     windows = [
-        np.lib.stride_tricks.sliding_window_view(photo, (side, side), axis=(0, 1)) for photo in pictures
+        np.lib.stride_tricks.sliding_window_view(photo, (side, side), axis=(0, 1))
+        for photo in pictures
     ]
     top, left, photo = places(classes, side)
     for start in range(0, len(label), CHUNK):
@@ -138,7 +156,8 @@ def places(classes, side):
     photo, row, column = np.indices((2, 5, 10)).reshape(3, -1)
     top, left = row * (height - size) // 4, column * (width - size) // 9
     contrast = [
-        photos()[p][t : t + size, s : s + size].std() for p, t, s in zip(photo, top, left, strict=True)
+        photos()[p][t : t + size, s : s + size].std()
+        for p, t, s in zip(photo, top, left, strict=True)
     ]
     richest = np.argsort(contrast, kind="stable")[::-1][:classes]
     return top[richest], left[richest], photo[richest]

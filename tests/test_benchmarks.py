@@ -7,7 +7,7 @@ import jax
 import pytest
 import runs
 
-from benchmarks import compare, ours, presets, profile, speed, tables
+from benchmarks import cases, compare, presets, profile, speed, tables
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,11 @@ from benchmarks import compare, ours, presets, profile, speed, tables
 )
 def test_presets_have_the_sizes_they_are_known_by(name, unet, resnet):
     config = presets.preset(name)
-    net, process = ours.generate.build(config.diffusion, presets.CLASSES, 0)
+    net, process = cases.generate.build(config.diffusion, presets.CLASSES, 0)
     side = config.data.image_size
-    assert ours.generate.make_trainer(net, process, config.diffusion, side, 1).parameters == unet
-    net = ours.classify.build(config.classifier, presets.CLASSES)
-    assert ours.classify.make_trainer(net, config.classifier, side, 1).parameters == resnet
+    assert cases.generate.make_trainer(net, process, config.diffusion, side, 1).parameters == unet
+    net = cases.classify.build(config.classifier, presets.CLASSES)
+    assert cases.classify.make_trainer(net, config.classifier, side, 1).parameters == resnet
 
 
 def test_a_peer_is_told_all_it_needs_in_plain_json():
@@ -34,7 +34,7 @@ def test_a_case_does_its_work_again_and_again(case):
     config = presets.preset("quick", devices=4)
     config.classifier.stages, config.classifier.width = (1,), 4
     config.classifier.batch, config.measure.batch = 32, 32
-    built = ours.build(config, case, steps=2)
+    built = cases.build(config, case, steps=2)
     assert built.images == (64 if case.endswith("train") else 32)
     for _ in range(2):
         built.call()
@@ -49,7 +49,7 @@ def test_flops_grow_with_the_net():
 
 PROGRAM = """
 import time
-from benchmarks.serve import Case, serve
+from benchmarks.worker import Case, serve
 serve(lambda: Case(lambda: time.sleep({seconds}), 10, 7))
 """
 
@@ -105,4 +105,7 @@ def test_documented_tables_are_those_of_the_lines(tmp_path):
     lines = runs.ROOT / "docs" / "performance.jsonl"
     text = tables.markdown([json.loads(line) for line in lines.read_text().splitlines()])
     assert text in (runs.ROOT / "docs" / "performance.md").read_text()
-    assert all(name in text for name in ("benchmarks.compare", "benchmarks.revisions", "benchmarks.profile"))
+    assert all(
+        name in text
+        for name in ("benchmarks.compare", "benchmarks.revisions", "benchmarks.profile")
+    )

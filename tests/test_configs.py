@@ -7,10 +7,12 @@ import pytest
 from runs import ROOT, main
 
 from selfloop_jax import config as configs
-from selfloop_jax.config import choose
+from selfloop_jax.config.schema import parse_arg
 from selfloop_jax.errors import UsageError
 
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
+
+
 STUDIES = {  # arguments, and the number of parameters of the generator
     "quickstart.py": ("", 173_875),
     "colormnist.py": (":mnist5k,unbiased", 389_000),
@@ -19,6 +21,8 @@ STUDIES = {  # arguments, and the number of parameters of the generator
     "hardimagenet.py": (":128,unbiased", 281_000_000),
     "folder.py": (":biased", None),
 }
+
+
 UNKNOWN = {"hardimagenet.py": "data.images_dir", "folder.py": "data.dir"}
 
 
@@ -44,7 +48,9 @@ def test_a_dry_run_needs_no_data(name, bare, tmp_path):
         found = int(re.search(r"parameters, diffusion: ([\d,]+)", shown.stdout)[1].replace(",", ""))
         assert found == pytest.approx(parameters, rel=0.01)
     left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
-    assert not [path for path in left if not path.startswith((".cache/selfloop_jax/", ".cache/matplotlib"))]
+    assert not [
+        path for path in left if not path.startswith((".cache/selfloop_jax/", ".cache/matplotlib"))
+    ]
 
 
 @pytest.mark.parametrize("name", ["hardimagenet.py", "folder.py"])
@@ -59,14 +65,14 @@ def test_without_its_images_a_run_says_where_to_put_them(name, bare, tmp_path):
 
 def test_an_argument_names_one_of_each_option_in_any_order():
     options = ("mnist5k", "full"), ("biased", "unbiased")
-    assert choose("", *options) == ["mnist5k", "biased"]
-    assert choose("unbiased", *options) == ["mnist5k", "unbiased"]
-    assert choose("unbiased,full", *options) == ["full", "unbiased"]
+    assert parse_arg("", *options) == ["mnist5k", "biased"]
+    assert parse_arg("unbiased", *options) == ["mnist5k", "unbiased"]
+    assert parse_arg("unbiased,full", *options) == ["full", "unbiased"]
     for wrong in ("mnist6k", "biased,unbiased", "full,full"):
         with pytest.raises(
             UsageError, match=r"^--config=FILE:.*: allowed after the colon are one of mnist5k"
         ):
-            choose(wrong, *options)
+            parse_arg(wrong, *options)
 
 
 def test_an_unknown_argument_is_a_mistake_of_the_user():
@@ -92,7 +98,9 @@ def test_the_readme_names_every_config():
     ("steps", "interval", "platform", "expected"),
     [(1000, 500, "cpu", 1), (1000, 500, "gpu", 10), (300, 24, "tpu", 6), (7, 500, "gpu", 1)],
 )
-def test_a_dispatch_has_one_step_on_a_cpu_and_up_to_ten_elsewhere(steps, interval, platform, expected):
+def test_a_dispatch_has_one_step_on_a_cpu_and_up_to_ten_elsewhere(
+    steps, interval, platform, expected
+):
     config = configs.default()
     for section in (config.diffusion, config.classifier):
         section.steps = section.later.steps = steps

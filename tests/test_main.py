@@ -4,8 +4,13 @@ import pytest
 import runs
 
 C = runs.CONFIG
+
+
 WRONG = {
-    "unknown key": ([C, "--config.diffusion.step=3"], "diffusion.step: unknown field; did you mean steps?"),
+    "unknown key": (
+        [C, "--config.diffusion.step=3"],
+        "diffusion.step: unknown field; did you mean steps?",
+    ),
     "mistyped value": ([C, "--config.diffusion.steps=many"], "diffusion.steps=many: "),
     "override before config": (["--config.seed=1", C], "--config.seed=1"),
     "no config": ([], "--config"),
@@ -26,23 +31,41 @@ WRONG = {
         [C, "--config.diffusion.unet.attention=(16,)"],
         "diffusion.unet.attention = (16,)",
     ),
-    "too many levels": ([C, "--config.diffusion.unet.multipliers=(1,1,1,1,1)"], "diffusion.unet.multipliers"),
+    "too many levels": (
+        [C, "--config.diffusion.unet.multipliers=(1,1,1,1,1)"],
+        "diffusion.unet.multipliers",
+    ),
     "sampler of the other process": ([C, "--config.sample.sampler=heun"], "sample.sampler = heun"),
     "batch not divisible": (
         [C, "--config.diffusion.batch=33"],
         "diffusion.batch = 33: allowed are multiples of the 2",
     ),
-    "image size the source does not have": ([C, "--config.data.image_size=16"], "data.image_size = 16"),
-    "no stages": ([C, "--config.classifier.stages=()"], "classifier.stages = (): allowed are one whole"),
+    "image size the source does not have": (
+        [C, "--config.data.image_size=16"],
+        "data.image_size = 16",
+    ),
+    "no stages": (
+        [C, "--config.classifier.stages=()"],
+        "classifier.stages = (): allowed are one whole",
+    ),
     "a stage of no blocks": ([C, "--config.annotator.stages=(1,-1)"], "annotator.stages = (1, -1)"),
     "no multiplier": (
         [C, "--config.diffusion.unet.multipliers=(0,1)"],
         "diffusion.unet.multipliers = (0, 1)",
     ),
-    "ratio above one": ([C, "--config.data.ratio=1e200"], "data.ratio = 1e+200: allowed are 0 to 1"),
-    "no source": ([C, "--config.data.source=cifar"], "data.source = cifar: allowed are digits | mnist5k"),
+    "ratio above one": (
+        [C, "--config.data.ratio=1e200"],
+        "data.ratio = 1e+200: allowed are 0 to 1",
+    ),
+    "no source": (
+        [C, "--config.data.source=cifar"],
+        "data.source = cifar: allowed are digits | mnist5k",
+    ),
     "no name": ([C, "--config.data.source=tfds:"], "data.source = tfds:"),
-    "gray digits without colours": ([C, "--config.data.colorize=none"], "data.colorize = none: allowed are"),
+    "gray digits without colours": (
+        [C, "--config.data.colorize=none"],
+        "data.colorize = none: allowed are",
+    ),
     "colours on colours": (
         ["--config=configs/cifar20.py", "--config.data.colorize=foreground"],
         "data.colorize = foreground: allowed are none for data.source = cifar20",

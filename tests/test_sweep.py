@@ -10,11 +10,13 @@ import runs
 from selfloop_jax import sweep
 
 ROOT = runs.ROOT
+
+
 CONFIG = """
 from selfloop_jax import config as configs
 
 def get_config(arg=""):
-    configs.choose(arg, ("first", "second"))
+    configs.parse_arg(arg, ("first", "second"))
     config = configs.default()
     config.loop.generations = 1
     config.loop.control = "no_synthetic"
@@ -43,7 +45,10 @@ def test_runs_are_made_in_order_once_and_a_failure_is_told(tmp_path, capsys):
     assert (out / "two/gen_0000/record.json").exists()
     before = (out / "one.log").read_text()
     assert sweep.main(arguments) == 1
-    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["broken", "failed"]
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "broken",
+        "failed",
+    ]
     assert (out / "one.log").read_text() == before
     config.write_text(CONFIG.replace("generations = 1", "generations = 2"))  # asks for more
     sweep.main(arguments)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.peers.cases --case=diffusion_train --mode=compiled --config={...}
 
-Serves `benchmarks.compare`, in a virtual environment of its own (benchmarks/peers/requirements.txt). Both
-modes run channels_last. Data lie on the device, and a step does what ours does: gather, normalise, noise,
-network, clipping, AdamW, average of weights.
+Serves `benchmarks.compare`, in a virtual environment of its own
+(benchmarks/peers/requirements.txt). Both modes run channels_last. Data lie on the device, and a
+step does what ours does: gather, normalise, noise, network, clipping, AdamW, average of weights.
 """
 
 import argparse
@@ -18,9 +18,11 @@ from diffusers import UNet2DModel
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.serve import Case, serve
+from benchmarks.worker import Case, serve
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
 TIMESTEPS = 1000
 
 
@@ -66,7 +68,9 @@ class Block(nn.Module):
         self.norms = nn.ModuleList([nn.BatchNorm2d(width), nn.BatchNorm2d(width)])
         self.short = nn.Identity()
         if stride > 1 or inputs != width:
-            self.short = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.short = nn.Sequential(
+                nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N,C,H,W] -> [N,width,H/stride,W/stride]."""
@@ -82,7 +86,9 @@ def resnet(preset: dict[str, Any]) -> nn.Module:
         for block in range(blocks):
             layers.append(Block(inputs, width * 2**stage, 2 if stage and not block else 1))
             inputs = width * 2**stage
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, preset["classes"]))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, preset["classes"])
+    )
 
 
 def build(preset: dict[str, Any], case: str, mode: str) -> Case:
@@ -113,7 +119,9 @@ def _autocast(preset: dict[str, Any]) -> torch.autocast:
 
 def _data(preset: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     side = preset["side"]
-    pixels = torch.randint(0, 256, (preset["images"], 3, side, side), dtype=torch.uint8, device=DEVICE)
+    pixels = torch.randint(
+        0, 256, (preset["images"], 3, side, side), dtype=torch.uint8, device=DEVICE
+    )
     return pixels, torch.arange(preset["images"], device=DEVICE) % preset["classes"]
 
 
@@ -167,10 +175,16 @@ def _sample(preset: dict[str, Any], net: nn.Module, ready: nn.Module):
     both = torch.cat([label, torch.full_like(label, preset["classes"])])
 
     def call() -> None:
-        x = torch.randn(count, 3, side, side, device=DEVICE).contiguous(memory_format=torch.channels_last)
+        x = torch.randn(count, 3, side, side, device=DEVICE).contiguous(
+            memory_format=torch.channels_last
+        )
         with torch.inference_mode(), _autocast(preset):
             for i, t in enumerate(times):
-                after = alphas_bar[times[i + 1]] if i + 1 < len(times) else torch.ones((), device=DEVICE)
+                after = (
+                    alphas_bar[times[i + 1]]
+                    if i + 1 < len(times)
+                    else torch.ones((), device=DEVICE)
+                )
                 out = ready(torch.cat([x, x]), t.expand(2 * count), both).float()
                 conditional, unconditional = out.chunk(2)
                 v = (1 + w) * conditional - w * unconditional
@@ -216,7 +230,9 @@ def main() -> None:
     parser.add_argument("--case", required=True)
     parser.add_argument("--mode", choices=("eager", "compiled"), required=True)
     parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--config", type=json.loads, required=True, help="presets.for_peers, as JSON")
+    parser.add_argument(
+        "--config", type=json.loads, required=True, help="presets.for_peers, as JSON"
+    )
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("NPROC", os.cpu_count())))
 

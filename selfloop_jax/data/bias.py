@@ -4,19 +4,20 @@ from typing import Any
 
 import numpy as np
 
-from selfloop_jax import rng
+from selfloop_jax.data import splits
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import UsageError
+from selfloop_jax.runtime import rng
 
 
 def group_table(section: Any, members: np.ndarray) -> np.ndarray:
     """float64[C,G] P(group | class) that section `data` asks for, among the groups a class has.
 
-    `members` bool[C,G] says which those are: all of them where groups are crossed with the classes. By
-    `bias`: `unbiased` is uniform; `rho` gives a class its own group with probability rho and the others
-    evenly; `geometric` makes each share `ratio` times the one before, from the class's own group on, around;
-    `per_class` takes one row for all classes or a row each, or with two groups one number, the probability
-    of the second. Raises UsageError on rows that do not fit.
+    `members` bool[C,G] says which those are: all of them where groups are crossed with the classes.
+    By `bias`: `unbiased` is uniform; `rho` gives a class its own group with probability rho and the
+    others evenly; `geometric` makes each share `ratio` times the one before, from the class's own
+    group on, around; `per_class` takes one row for all classes or a row each, or with two groups
+    one number, the probability of the second. Raises UsageError on rows that do not fit.
     """
     if section.bias == "per_class":
         return _given_table(section.per_class, members)
@@ -51,7 +52,12 @@ def _given_table(per_class: Any, members: np.ndarray) -> np.ndarray:
     for c, row in enumerate(rows if fits else ()):
         groups = np.flatnonzero(members[c])
         share = _row(row, len(groups))
-        fits = fits and share.shape == groups.shape and (share >= 0).all() and abs(share.sum() - 1) <= 1e-6
+        fits = (
+            fits
+            and share.shape == groups.shape
+            and (share >= 0).all()
+            and abs(share.sum() - 1) <= 1e-6
+        )
         table[c, groups] = share if fits else 0
     if not fits:
         widths = "/".join(map(str, np.unique(members.sum(axis=1))))
@@ -79,24 +85,28 @@ def aligned_groups(table: np.ndarray, margin: float = 1e-9) -> np.ndarray:
 
 
 def subsample(
-    images: Images, table: np.ndarray | None, size: int, address: rng.Address, names: Any
+    images: Images, table: np.ndarray | None, size: int, address: rng.KeyPath, names: Any
 ) -> Images:
     """The largest subset, or one of `size` images, that keeps the classes' shares and has the table's groups.
 
-    table float64[C,G] P(group | class); None: the images' own joint distribution. Of each cell the images of
-    the smallest keyed number stay, in their old order, so a smaller subset lies within a larger one. Images
-    of unknown group are left out under a table. `names` = (classes, groups), for errors. UsageError where
-    images lack.
+    table float64[C,G] P(group | class); None: the images' own joint distribution. Of each cell the
+    images of the smallest keyed number stay, in their old order, so a smaller subset lies within a
+    larger one. Images of unknown group are left out under a table. `names` = (classes, groups), for
+    errors. UsageError where images lack.
     """
     cell, have = _cells(images, len(names[0]), len(names[1]))
     share, room = _room(have, table)
     largest = int(room.min() + 1e-9)
     if not largest:
         c, g = np.unravel_index(room.argmin(), room.shape)
-        raise UsageError(f"data.bias: class {names[0][c]} has no training image of group {names[1][g - 1]}")
+        raise UsageError(
+            f"data.bias: class {names[0][c]} has no training image of group {names[1][g - 1]}"
+        )
     if size > largest:
-        raise UsageError(f"data.train_size = {size}: allowed are up to {largest} images under this data.bias")
-    want = rounded(share * (size or largest))
+        raise UsageError(
+            f"data.train_size = {size}: allowed are up to {largest} images under this data.bias"
+        )
+    want = splits.largest_remainder(share * (size or largest))
     for c in np.flatnonzero((want.sum(axis=1) == 0) & (have.sum(axis=1) > 0)):
         raise UsageError(
             f"data.train_size = {size or largest}: too few to leave an image of class {names[0][c]}: "
@@ -131,13 +141,3 @@ def _joint_share(have: np.ndarray, table: np.ndarray) -> np.ndarray:
     """float64[C,G+1]: class shares of the images of known group, times the table; none of unknown group."""
     joint = have.sum(axis=1, keepdims=True) / have.sum() * table
     return np.concatenate([np.zeros((len(joint), 1)), joint], axis=1)
-
-
-def rounded(want: np.ndarray) -> np.ndarray:
-    """int64 of the same shape and (rounded) sum: the largest remainders are rounded up."""
-    floor = np.floor(want + 1e-9)
-    missing = round(float(want.sum() - floor.sum()))
-    up = np.argsort(-(want - floor), axis=None, kind="stable")[:missing]
-    result = floor.ravel().astype(np.int64)
-    result[up] += 1
-    return result.reshape(want.shape)

@@ -18,16 +18,23 @@ from typing import Any, TextIO
 import numpy as np
 import PIL
 
-from selfloop_jax import store
 from selfloop_jax.errors import RunError, UsageError
-from selfloop_jax.log import say
+from selfloop_jax.runtime import store
+from selfloop_jax.runtime.log import say
 
 DEFAULT = "~/.cache/selfloop_jax_data"
+
+
 # Part of every key: raised when the same files would be decoded to other arrays.
 FORMAT = 2
+
+
 KEY_DIGITS = 16
+
+
 # What an entry takes beside its arrays' own bytes, at most.
 OVERHEAD = 1 << 20
+
 
 Entry = tuple[dict[str, np.ndarray], dict[str, Any]]
 
@@ -36,13 +43,15 @@ class Damaged(Exception):
     """An entry that is not what was written; the message says where."""
 
 
-def cached(cache_dir: str, name: str, key: dict[str, Any], nbytes: int, make: Callable[[], Entry]) -> Entry:
+def cached(
+    cache_dir: str, name: str, key: dict[str, Any], nbytes: int, make: Callable[[], Entry]
+) -> Entry:
     """The arrays and facts (JSON) that `make()` returns, from the disk where it has run before.
 
-    `key` is JSON and holds all that the result depends on beside Pillow's version; `nbytes` bounds the size
-    of the arrays, so that a full disk is noticed before the work. `make` runs in one process at a time; where
-    it raises, nothing is kept. Raises UsageError where `cache_dir` ('' is DEFAULT) cannot be created or
-    opened, RunError where its disk is full or fails.
+    `key` is JSON and holds all that the result depends on beside Pillow's version; `nbytes` bounds
+    the size of the arrays, so that a full disk is noticed before the work. `make` runs in one
+    process at a time; where it raises, nothing is kept. Raises UsageError where `cache_dir` ('' is
+    DEFAULT) cannot be created or opened, RunError where its disk is full or fails.
     """
     root = Path(os.path.expanduser(cache_dir or DEFAULT))
     text = json.dumps({"format": FORMAT, "pillow": PIL.__version__, **key}, sort_keys=True)
@@ -84,7 +93,9 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{error.filename or path}: not written: {error.strerror or error}") from error
+        raise RunError(
+            f"{error.filename or path}: not written: {error.strerror or error}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -154,7 +165,9 @@ def _write(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -
             os.fsync(file.fileno())
     content = {"arrays": {name: _digest(folder / f"{name}.npy") for name in arrays}, "facts": facts}
     with _writing(folder / "index.json"):
-        store.write_json(folder / "index.json", {"content": content, "sha256": _json_digest(content)})
+        store.write_json(
+            folder / "index.json", {"content": content, "sha256": _json_digest(content)}
+        )
 
 
 def _load(path: Path) -> Entry:
@@ -170,7 +183,9 @@ def _load(path: Path) -> Entry:
         raise Damaged(f"{index}: missing or damaged") from error
     if not sound:
         raise Damaged(f"{index}: damaged: its digest is not the recorded one")
-    arrays = {name: _array(path / f"{name}.npy", digest) for name, digest in content["arrays"].items()}
+    arrays = {
+        name: _array(path / f"{name}.npy", digest) for name, digest in content["arrays"].items()
+    }
     return arrays, content["facts"]
 
 

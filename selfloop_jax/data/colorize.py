@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfloop_jax import rng
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
+from selfloop_jax.runtime import rng
 
 # The ten colours of Biased-MNIST (Bahng et al. 2020, ReBias).
 REBIAS = {
@@ -20,9 +20,13 @@ REBIAS = {
     "violet": (128, 0, 255),
     "gray": (128, 128, 128),
 }
-# Chroma per unit of intensity (stroke) or mean chroma (background) below which an image is gray: half-way
-# between the gray of the palette, 0, and its palest colour.
+
+
+# Chroma per unit of intensity (stroke) or mean chroma (background) below which an image is gray:
+# half-way between the gray of the palette, 0, and its palest colour.
 GRAY_STROKE = 0.6
+
+
 GRAY_BACKGROUND = 27.0
 
 
@@ -49,8 +53,8 @@ MODES = {
 def paint(gray: np.ndarray, group: np.ndarray, colours: Colours) -> np.ndarray:
     """gray uint8[N,H,W], group int[N] -> uint8[N,H,W,3].
 
-    On the stroke the colour is scaled by the gray level; on the background it replaces the pixels that are
-    exactly 0, the stroke staying gray (ReBias).
+    On the stroke the colour is scaled by the gray level; on the background it replaces the pixels
+    that are exactly 0, the stroke staying gray (ReBias).
     """
     level = np.arange(256)[:, None, None]
     if colours.place == "stroke":
@@ -65,21 +69,27 @@ def read_group(pixels: np.ndarray, colours: Colours) -> np.ndarray:
 
     An image without colour is gray, or -1 where the palette has no gray.
     """
-    mean = pixels.reshape(len(pixels), pixels.shape[1] * pixels.shape[2], 3).mean(axis=1, dtype=np.float64)
+    mean = pixels.reshape(len(pixels), pixels.shape[1] * pixels.shape[2], 3).mean(
+        axis=1, dtype=np.float64
+    )
     chroma = mean - mean.mean(axis=1, keepdims=True)
     anchors = colours.palette - colours.palette.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(anchors, axis=1)
-    nearest = np.where(norms > 0, chroma @ anchors.T / np.maximum(norms, 1e-9), -np.inf).argmax(axis=1)
+    nearest = np.where(norms > 0, chroma @ anchors.T / np.maximum(norms, 1e-9), -np.inf).argmax(
+        axis=1
+    )
     limit = GRAY_STROKE * mean.mean(axis=1) if colours.place == "stroke" else GRAY_BACKGROUND
     colourless = colours.groups.index("gray") if "gray" in colours.groups else UNKNOWN
     nearest = np.where(np.linalg.norm(chroma, axis=1) <= limit, colourless, nearest)
     return nearest.astype(np.int32)
 
 
-def colorize(gray: Images, table: np.ndarray, colours: Colours, address: rng.Address) -> Images:
+def colorize(gray: Images, table: np.ndarray, colours: Colours, address: rng.KeyPath) -> Images:
     """Gives each image one colour, drawn from P(group | its label) by its id."""
     u = rng.uniforms(address, gray.id)
-    group = (u[:, None] >= np.cumsum(table[gray.label], axis=1)[:, :-1]).sum(axis=1).astype(np.int32)
+    group = (
+        (u[:, None] >= np.cumsum(table[gray.label], axis=1)[:, :-1]).sum(axis=1).astype(np.int32)
+    )
     return _coloured(gray, group, colours)
 
 

@@ -5,14 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from selfloop_jax import rng, store
-from selfloop_jax.data import bias, colorize, digits
+from selfloop_jax.data import bias, colorize
 from selfloop_jax.data.images import UNKNOWN, Images, concatenate
-from selfloop_jax.data.source import Outline, Source
+from selfloop_jax.data.sources import digits
+from selfloop_jax.data.sources.base import Outline, Source
+from selfloop_jax.data.splits import stratified_order
 from selfloop_jax.errors import UsageError
+from selfloop_jax.runtime import rng, store
 
 SOURCES = ("digits", "mnist5k", "mnist", "cifar20", "cifar100", "hardimagenet", "folder")
+
+
 DIGITS = ("digits", "mnist5k", "mnist")  # gray, without groups of their own
+
+
 # A group counts as aligned with its class in data as they come when it leads by so much.
 NATURAL_MARGIN = 0.01
 
@@ -28,13 +34,17 @@ class Dataset:
     classes: tuple[str, ...]
     groups: tuple[str, ...]
     whole: Images  # the training images before subsampling: what an annotator learns from
-    candidates: Images  # held-out images in all compositions: reserve and what was left out of `train`
+    candidates: (
+        Images  # held-out images in all compositions: reserve and what was left out of `train`
+    )
     aligned_group: np.ndarray  # int32[C], the group that the initial bias ties to a class, -1 none
     members: np.ndarray  # bool[C,G], the groups a class has
     nested: bool = False  # whether each group lies within one class
     colours: colorize.Colours | None = None  # where colour is the group: what reads it from pixels
     probe: Images | None = None
-    facts: dict[str, Any] = field(default_factory=dict)  # what source and subsampling say of themselves
+    facts: dict[str, Any] = field(
+        default_factory=dict
+    )  # what source and subsampling say of themselves
 
     @property
     def splits(self) -> dict[str, Images]:
@@ -50,7 +60,11 @@ class Dataset:
             "groups": list(self.groups),
             "nested": self.nested,
             "aligned_group": self.aligned_group.tolist(),
-            **({"members": [np.flatnonzero(row).tolist() for row in self.members]} if self.nested else {}),
+            **(
+                {"members": [np.flatnonzero(row).tolist() for row in self.members]}
+                if self.nested
+                else {}
+            ),
             "sizes": {name: len(images) for name, images in self.splits.items()},
             "digest": store.digest_arrays(
                 {
@@ -67,8 +81,8 @@ class Dataset:
 def load(section: Any, seed: int, prepare: bool = True) -> Dataset:
     """The real images that section `data` asks for; splits are fixed, the bias's draws follow `seed`.
 
-    Raises UsageError where they do not fit the section, and `source.Missing` where they are not on this
-    machine, or with `prepare` false not ready to be read.
+    Raises UsageError where they do not fit the section, and `source.Missing` where they are not on
+    this machine, or with `prepare` false not ready to be read.
     """
     source = _read(section, prepare)
     _check_groups(source)
@@ -84,14 +98,14 @@ def _read(section: Any, prepare: bool) -> Source:
     if name in digits.SOURCES:
         return digits.load(section, prepare)
     if name == "hardimagenet":
-        from selfloop_jax.data import hardimagenet
+        from selfloop_jax.data.sources import hardimagenet
 
         return hardimagenet.load(section, prepare)
     if name == "folder":
-        from selfloop_jax.data import folder
+        from selfloop_jax.data.sources import folder
 
         return folder.load(section, prepare)
-    from selfloop_jax.data import tfds_source
+    from selfloop_jax.data.sources import tfds as tfds_source
 
     if name == "mnist":
         return tfds_source.mnist(section, prepare)
@@ -104,15 +118,20 @@ def _check_groups(source: Source) -> None:
     """Raises UsageError for a group to train on that has no test image: nothing could be said of it."""
     for g in np.setdiff1d(source.train.group, source.test.group):
         if g != UNKNOWN:
-            raise UsageError(f"group {source.groups[g]} has training images but not a single test image")
+            raise UsageError(
+                f"group {source.groups[g]} has training images but not a single test image"
+            )
 
 
-def _with_splits(source: Source, section: Any, address: rng.Address) -> Source:
+def _with_splits(source: Source, section: Any, address: rng.KeyPath) -> Source:
     """Sets validation and reserve aside from `train`, every class and group in proportion, where missing."""
     train = source.train
-    order = digits.stratified_order(address, train.label * (len(source.groups) + 1) + train.group)
+    order = stratified_order(address, train.label * (len(source.groups) + 1) + train.group)
     parts, rest = {}, order
-    for name, share in (("validation", section.validation_share), ("reserve", section.reserve_share)):
+    for name, share in (
+        ("validation", section.validation_share),
+        ("reserve", section.reserve_share),
+    ):
         if getattr(source, name) is None:
             count = round(share * len(train))
             parts[name], rest = train.take(np.sort(rest[:count])), rest[count:]
@@ -126,12 +145,16 @@ def _one_group(source: Source) -> Source:
         return None if images is None else replace(images, group=np.zeros(len(images), np.int32))
 
     names = ("train", "validation", "reserve", "test", "probe")
-    return replace(source, groups=("all",), **{name: grouped(getattr(source, name)) for name in names})
+    return replace(
+        source, groups=("all",), **{name: grouped(getattr(source, name)) for name in names}
+    )
 
 
 def _coloured(source: Source, section: Any, seed: int) -> Dataset:
     """Gray images, coloured: the bias lies in the colours drawn, held-out images come in every colour."""
-    if source.groups or any((x.pixels != x.pixels[..., :1]).any() for x in (source.train, source.test)):
+    if source.groups or any(
+        (x.pixels != x.pixels[..., :1]).any() for x in (source.train, source.test)
+    ):
         raise UsageError(
             f"data.colorize = {section.colorize}: allowed is none for data.source = {section.source}, "
             "whose images have groups or colours of their own"
@@ -139,11 +162,15 @@ def _coloured(source: Source, section: Any, seed: int) -> Dataset:
     colours = colorize.MODES[section.colorize]
     members = np.ones((len(source.classes), len(colours.groups)), bool)
     table = bias.group_table(section, members)
-    address: rng.Address = (seed, "data", "colour")
+    address: rng.KeyPath = (seed, "data", "colour")
     whole, kept = colorize.colorize(source.train, table, colours, address), source.train
     if section.train_size:
         kept = bias.subsample(
-            source.train, None, section.train_size, (seed, "data", "subsample"), (source.classes, ())
+            source.train,
+            None,
+            section.train_size,
+            (seed, "data", "subsample"),
+            (source.classes, ()),
         )
     train = colorize.colorize(kept, table, colours, address)
     return Dataset(
@@ -179,11 +206,17 @@ def _subsampled(source: Source, section: Any, seed: int) -> Dataset:
     if table is not None or section.train_size:
         train = bias.subsample(train, table, section.train_size, address, names)
     reserve = source.reserve
-    if table is not None:  # a reserve that lacks a cell is empty: only pool.rule = fresh would miss it
+    if (
+        table is not None
+    ):  # a reserve that lacks a cell is empty: only pool.rule = fresh would miss it
         enough = bias.largest(reserve, table)
-        reserve = bias.subsample(reserve, table, 0, address, names) if enough else reserve.take(slice(0))
+        reserve = (
+            bias.subsample(reserve, table, 0, address, names) if enough else reserve.take(slice(0))
+        )
     observed = joint / np.maximum(joint.sum(axis=1, keepdims=True), 1)
-    aligned = bias.aligned_groups(observed, NATURAL_MARGIN) if natural else bias.aligned_groups(table)
+    aligned = (
+        bias.aligned_groups(observed, NATURAL_MARGIN) if natural else bias.aligned_groups(table)
+    )
     return Dataset(
         train=train,
         validation=source.validation,

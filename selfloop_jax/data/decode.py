@@ -1,8 +1,8 @@
 """Image files to arrays of one size: what is read, how it is turned into RGB, resized and cropped.
 
-PNG, JPEG and WebP are told apart by their first bytes, whatever the file is called. Of an animation the first
-frame counts. Gray, palette and CMYK images become RGB by Pillow's rules, 16-bit gray is scaled to 8 bits,
-and what is transparent lies on white.
+PNG, JPEG and WebP are told apart by their first bytes, whatever the file is called. Of an animation
+the first frame counts. Gray, palette and CMYK images become RGB by Pillow's rules, 16-bit gray is
+scaled to 8 bits, and what is transparent lies on white.
 """
 
 import contextlib
@@ -27,18 +27,28 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from selfloop_jax.errors import UsageError
-from selfloop_jax.log import say
+from selfloop_jax.runtime.log import say
 
 MAX_PIXELS = 100_000_000
+
+
 SECONDS_BETWEEN_LINES = 5.0
+
+
 THREADS = min(16, os.cpu_count() or 1)
+
+
 # Pillow's class by the first bytes. Not Image.open: its own limit on pixels only warns.
 Kinds = dict[str, tuple[bytes, Callable[[BinaryIO], Image.Image]]]
+
+
 KINDS: Kinds = {
     "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
     "JPEG": (rb"\xff\xd8\xff", JpegImageFile),
     "WebP": (rb"RIFF....WEBP", WebPImageFile),
 }
+
+
 # What others have put into a data set as an image; TFDS's own decoders read these as well.
 RECORD_KINDS: Kinds = {**KINDS, "GIF": (rb"GIF8", GifImageFile), "BMP": (rb"BM", BmpImageFile)}
 
@@ -51,9 +61,9 @@ class BadImage(Exception):
 class Decoded:
     """The K images of a list of files that could be read, in the list's order.
 
-    pixels uint8[K,side,side,3]; masks uint8[K,side,side], 0 or 255, or None; kept int64[K], places in the
-    list; bad: the other files, each with its reason; converted: images that were not plain RGB by Pillow's
-    name of what they were ("RGB" itself: RGB with one colour declared transparent).
+    pixels uint8[K,side,side,3]; masks uint8[K,side,side], 0 or 255, or None; kept int64[K], places
+    in the list; bad: the other files, each with its reason; converted: images that were not plain
+    RGB by Pillow's name of what they were ("RGB" itself: RGB with one colour declared transparent).
     """
 
     pixels: np.ndarray
@@ -66,8 +76,8 @@ class Decoded:
 def square(image: bytes | np.ndarray, side: int) -> np.ndarray:
     """uint8[side,side,3]: the central square, resized, of an encoded image or of uint8[H,W,1 or 3].
 
-    An orientation noted in EXIF is left alone, as TFDS leaves it. Raises BadImage on damaged bytes and on
-    more than 100 megapixels.
+    An orientation noted in EXIF is left alone, as TFDS leaves it. Raises BadImage on damaged bytes
+    and on more than 100 megapixels.
     """
     with _quiet():
         if isinstance(image, bytes):
@@ -88,16 +98,17 @@ def decode_all(
 ) -> Decoded:
     """Decodes a list of files in threads, telling how far it is under the name `what`.
 
-    Geometry `fill`: turned as its EXIF says, then the central square, resized without changing the aspect.
-    `imagenet`: resized to a square of 256/224 sides, whatever the aspect, and its centre cut out; EXIF is
-    ignored as ImageNet's loaders ignore it. There alone an image can have a mask, which goes through the same
-    steps and is then cut at half of its own maximum, so that its outline stays where it was drawn. (The
-    public code of Hard ImageNet counts every value above 0: its objects are about a pixel larger all round.)
+    Geometry `fill`: turned as its EXIF says, then the central square, resized without changing the
+    aspect. `imagenet`: resized to a square of 256/224 sides, whatever the aspect, and its centre
+    cut out; EXIF is ignored as ImageNet's loaders ignore it. There alone an image can have a mask,
+    which goes through the same steps and is then cut at half of its own maximum, so that its
+    outline stays where it was drawn. (The public code of Hard ImageNet counts every value above 0:
+    its objects are about a pixel larger all round.)
 
-    Bad are missing, damaged or other kinds of files, more than 100 megapixels (told from the header) and a
-    mask of another aspect than its image. With `on_bad_image` = refuse the bad ones end in one UsageError
-    that gives their number and the first of them, called `where(path)`; with `skip` they are left out and
-    listed.
+    Bad are missing, damaged or other kinds of files, more than 100 megapixels (told from the
+    header) and a mask of another aspect than its image. With `on_bad_image` = refuse the bad ones
+    end in one UsageError that gives their number and the first of them, called `where(path)`; with
+    `skip` they are left out and listed.
     """
     pixels = np.zeros((len(paths), side, side, 3), np.uint8)
     cuts = None if masks is None else np.zeros((len(paths), side, side), np.uint8)
@@ -105,7 +116,9 @@ def decode_all(
     def one(i: int) -> tuple[str | None, str | None]:
         """The reason why image i is bad and what it was converted from."""
         try:
-            pixels[i], cut, converted = _decode(paths[i], side, None if masks is None else masks[i], geometry)
+            pixels[i], cut, converted = _decode(
+                paths[i], side, None if masks is None else masks[i], geometry
+            )
         except BadImage as error:
             return str(error), None
         if cuts is not None:
@@ -113,7 +126,11 @@ def decode_all(
         return None, converted
 
     outcomes = list(_in_threads(one, len(paths), what))
-    bad = [(path, reason) for path, (reason, _) in zip(paths, outcomes, strict=True) if reason is not None]
+    bad = [
+        (path, reason)
+        for path, (reason, _) in zip(paths, outcomes, strict=True)
+        if reason is not None
+    ]
     if bad and on_bad_image == "refuse":
         path, reason = bad[0]
         raise UsageError(
@@ -176,7 +193,9 @@ def _cut(path: Path, size: tuple[int, int], side: int) -> np.ndarray:
         gray = _aligned(_read(path), size)
     except BadImage as error:
         raise BadImage(f"its mask: {error}") from error
-    return np.where(np.asarray(_imagenet(gray, side)) > gray.getextrema()[1] / 2, 255, 0).astype(np.uint8)
+    return np.where(np.asarray(_imagenet(gray, side)) > gray.getextrema()[1] / 2, 255, 0).astype(
+        np.uint8
+    )
 
 
 def _read(source: Path | bytes, kinds: Kinds = KINDS) -> Image.Image:
@@ -235,7 +254,9 @@ def _upright(image: Image.Image) -> Image.Image:
 def _aligned(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The mask in gray at its image's size; one pixel of its sides may be rounding."""
     if abs(mask.width * size[1] - size[0] * mask.height) > max(size):
-        raise BadImage(f"{mask.width} x {mask.height} pixels have another aspect than {size[0]} x {size[1]}")
+        raise BadImage(
+            f"{mask.width} x {mask.height} pixels have another aspect than {size[0]} x {size[1]}"
+        )
     gray = _eight_bits(mask).convert("L")
     return gray if gray.size == size else gray.resize(size, Image.Resampling.BILINEAR)
 

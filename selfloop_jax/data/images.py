@@ -6,9 +6,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from selfloop_jax import rng
+from selfloop_jax.runtime import rng
 
 REAL = -1
+
+
 UNKNOWN = -1
 
 
@@ -16,10 +18,11 @@ UNKNOWN = -1
 class Images:
     """A set of N images; (origin, id) is an image's identity everywhere.
 
-    pixels uint8[N,H,W,3]; label int32[N]; group int32[N], -1 unknown; origin int32[N], -1 real, g drawn by
-    the generator of generation g; id uint32[N], never reused within its origin. Beside them, where known:
-    source_id uint32[N], the image that several were made from; condition int32[N], the class that the
-    generator was asked for; masks uint8[N,H,W], 255 on the object and 0 elsewhere.
+    pixels uint8[N,H,W,3]; label int32[N]; group int32[N], -1 unknown; origin int32[N], -1 real, g
+    drawn by the generator of generation g; id uint32[N], never reused within its origin. Beside
+    them, where known: source_id uint32[N], the image that several were made from; condition
+    int32[N], the class that the generator was asked for; masks uint8[N,H,W], 255 on the object and
+    0 elsewhere.
     """
 
     pixels: np.ndarray
@@ -52,7 +55,9 @@ class Images:
         """int64[C,G]: images per (label, group); unknown groups are left out."""
         known = self.group >= 0
         cell = self.label[known] * num_groups + self.group[known]
-        return np.bincount(cell, minlength=num_classes * num_groups).reshape(num_classes, num_groups)
+        return np.bincount(cell, minlength=num_classes * num_groups).reshape(
+            num_classes, num_groups
+        )
 
 
 def concatenate(parts: Sequence[Images]) -> Images:
@@ -64,11 +69,11 @@ def concatenate(parts: Sequence[Images]) -> Images:
     return Images(**columns)
 
 
-def batch_at(address: rng.Address, size: int, batch: int, step: int) -> np.ndarray:
+def batch_indices(address: rng.KeyPath, size: int, batch: int, step: int) -> np.ndarray:
     """int32[batch]: what step `step` reads of a set of `size` images; a function of its arguments alone.
 
-    Epoch e is the permutation of (address, e); batches run over epoch after epoch, so a ragged tail carries
-    into the next one and every image is read once per epoch.
+    Epoch e is the permutation of (address, e); batches run over epoch after epoch, so a ragged tail
+    carries into the next one and every image is read once per epoch.
     """
     first, last = step * batch, (step + 1) * batch
     epochs = range(first // size, (last - 1) // size + 1)
@@ -78,6 +83,6 @@ def batch_at(address: rng.Address, size: int, batch: int, step: int) -> np.ndarr
 
 
 @lru_cache(maxsize=4)
-def _epoch(address: rng.Address, size: int, epoch: int) -> np.ndarray:
+def _epoch(address: rng.KeyPath, size: int, epoch: int) -> np.ndarray:
     """int32[size]; cached, since every batch of an epoch asks for it."""
     return rng.permutation((*address, epoch), size).astype(np.int32)

@@ -1,9 +1,10 @@
 """Why the bias moves: from the shares in a pool to the shares drawn, to the next pool, to a classifier's gap.
 
-A *share* is P(group | label), most often that of the aligned group. Two curves are measured apart from the
-loop and taken as given: the response R, which maps the share in a generator's pool (and, fine-tuned, the
-share expected of the generator it started from) to the share expected of it, and the gap of a classifier
-over the share in its pool. The pool rules do the rest. docs/dynamics.md derives them. NumPy and SciPy only.
+A *share* is P(group | label), most often that of the aligned group. Two curves are measured apart
+from the loop and taken as given: the response R, which maps the share in a generator's pool (and,
+fine-tuned, the share expected of the generator it started from) to the share expected of it, and
+the gap of a classifier over the share in its pool. The pool rules do the rest. docs/dynamics.md
+derives them. NumPy and SciPy only.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
-from selfloop_jax.addresses import inner_uniforms, normals
+from selfloop_jax.runtime.rng import inner_uniforms, normals
 
 RULES = ("replace", "real_plus_latest", "accumulate", "accumulate_subsample", "substitute", "fresh")
 
@@ -23,8 +24,9 @@ RULES = ("replace", "real_plus_latest", "accumulate", "accumulate_subsample", "s
 class Sizes:
     """Images per class: one number for all classes alike, or an array that broadcasts against shares.
 
-    n_real real training images, count drawn per generation, budget kept by accumulate_subsample; alpha and
-    match_group as in substitute; n_real_fresh from the reserve and n_generated of the latest under fresh.
+    n_real real training images, count drawn per generation, budget kept by accumulate_subsample;
+    alpha and match_group as in substitute; n_real_fresh from the reserve and n_generated of the
+    latest under fresh.
     """
 
     n_real: Any
@@ -56,14 +58,16 @@ def expected_sizes(section: Any, real: np.ndarray, count: int) -> Sizes:
 def pool_shares(rule: str, g: int, real: Any, drawn: Sequence[Any], sizes: Sizes) -> np.ndarray:
     """Expected shares in the pool of generation g, of the shape of `real`.
 
-    real: shares in the real set, any shape (a table [C,G], aligned shares [C], one number); drawn: shares
-    drawn by generations 0..g-1. Exact where the classes' sizes in the pool are fixed; under `fresh` and
-    `substitute`, whose parts are random subsets, with the expected sizes as weights.
+    real: shares in the real set, any shape (a table [C,G], aligned shares [C], one number); drawn:
+    shares drawn by generations 0..g-1. Exact where the classes' sizes in the pool are fixed; under
+    `fresh` and `substitute`, whose parts are random subsets, with the expected sizes as weights.
     """
     if rule not in RULES:
         raise ValueError(f"rule {rule}: allowed are {', '.join(RULES)}")
     if len(drawn) != g:
-        raise ValueError(f"shares drawn by {len(drawn)} generations: the pool of generation {g} needs {g}")
+        raise ValueError(
+            f"shares drawn by {len(drawn)} generations: the pool of generation {g} needs {g}"
+        )
     if not g or (rule == "substitute" and sizes.match_group):
         return np.asarray(real, np.float64)
     latest = drawn[-1]
@@ -83,15 +87,13 @@ def _mean(shares: Sequence[Any], weights: Sequence[Any]) -> np.ndarray:
     return total / sum(weights)
 
 
-# --- the response of a generator ---
-
-
 @dataclass(frozen=True)
 class Response:
     """logit R = a + b logit(pool share) [+ c logit(share expected of the previous generator)].
 
-    coefficients float[2 or 3] with their covariance; correlation: that of two images drawn by one generator
-    (0: generators trained alike differ by chance alone). Shares are read no closer to 0 and 1 than `edge`.
+    coefficients float[2 or 3] with their covariance; correlation: that of two images drawn by one
+    generator (0: generators trained alike differ by chance alone). Shares are read no closer to 0
+    and 1 than `edge`.
     """
 
     coefficients: np.ndarray
@@ -109,11 +111,15 @@ class Response:
         count = np.asarray(count, np.float64)
         return count / (1 + np.maximum(count - 1, 0) * self.correlation)
 
-    def __call__(self, pool: Any, previous: Any = None, coefficients: np.ndarray | None = None) -> np.ndarray:
+    def __call__(
+        self, pool: Any, previous: Any = None, coefficients: np.ndarray | None = None
+    ) -> np.ndarray:
         """Share expected after training on `pool`; `coefficients` [..., 2 or 3] replace the fitted ones."""
         beta = np.moveaxis(self.coefficients if coefficients is None else coefficients, -1, 0)
         logit = beta[0] + beta[1] * _logit(pool, self.edge)
-        return special.expit(logit + beta[2] * _logit(previous, self.edge) if self.fine_tuned else logit)
+        return special.expit(
+            logit + beta[2] * _logit(previous, self.edge) if self.fine_tuned else logit
+        )
 
 
 IDENTITY = Response(np.array([0.0, 1.0]), np.zeros((2, 2)))  # draws what the pool has
@@ -131,13 +137,14 @@ def fit_response(
 ) -> Response:
     """The response through a side study's generators, all float[P]: quasi-binomial regression of the logit.
 
-    `counts` images were drawn from each (of the class, where shares are a class's). `previous_share` is what
-    was expected of the generators that were fine-tuned, by their own response: what they drew is that and the
-    noise of drawing, which would flatten the fit, and it is in the pool already. Drawn shares of 0 and 1 are
-    fine; as regressors shares are read no closer to them than half an image of the largest count. The
-    covariance is scaled by the Pearson dispersion where that exceeds 1, which is also where the correlation
-    within a generator's draws is read off. ValueError with too few or too similar points, or where the drawn
-    shares are all at 0 and 1 and no finite curve fits best.
+    `counts` images were drawn from each (of the class, where shares are a class's).
+    `previous_share` is what was expected of the generators that were fine-tuned, by their own
+    response: what they drew is that and the noise of drawing, which would flatten the fit, and it
+    is in the pool already. Drawn shares of 0 and 1 are fine; as regressors shares are read no
+    closer to them than half an image of the largest count. The covariance is scaled by the Pearson
+    dispersion where that exceeds 1, which is also where the correlation within a generator's draws
+    is read off. ValueError with too few or too similar points, or where the drawn shares are all at
+    0 and 1 and no finite curve fits best.
     """
     n = np.broadcast_to(np.asarray(counts, np.float64), np.shape(drawn_share))
     edge = 0.5 / n.max()
@@ -147,7 +154,9 @@ def fit_response(
     x, y = np.stack(columns, axis=1), np.asarray(drawn_share, np.float64)
     points, unknowns = x.shape
     if points <= unknowns or np.linalg.matrix_rank(x) < unknowns:
-        raise ValueError(f"{points} points: a response needs more than {unknowns}, at different shares")
+        raise ValueError(
+            f"{points} points: a response needs more than {unknowns}, at different shares"
+        )
     beta, information = _binomial_regression(x, y, n)
     mu = special.expit(x @ beta)
     pearson = np.sum(n * (y - mu) ** 2 / (mu * (1 - mu))) / (points - unknowns)
@@ -156,7 +165,9 @@ def fit_response(
     return Response(beta, dispersion * np.linalg.inv(information), float(correlation), edge)
 
 
-def _binomial_regression(x: np.ndarray, y: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _binomial_regression(
+    x: np.ndarray, y: np.ndarray, n: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Logistic regression by iterated weighted least squares: coefficients and their information matrix."""
     eta = special.logit((n * y + 0.5) / (n + 1))
     for _ in range(50):
@@ -172,9 +183,6 @@ def _binomial_regression(x: np.ndarray, y: np.ndarray, n: np.ndarray) -> tuple[n
     raise ValueError(
         "drawn shares: no finite curve fits them best; points strictly between 0 and 1 are needed"
     )
-
-
-# --- the gap of a classifier ---
 
 
 @dataclass(frozen=True)
@@ -200,8 +208,8 @@ class GapCurve:
 def gap_curve(share: np.ndarray, gap: np.ndarray) -> GapCurve:
     """The curve through runs on real images, float[P]: `share` is nominal, the same for all seeds of a level.
 
-    No shape is assumed, since gaps level off. ValueError with fewer than two levels; the error of a level
-    with a single seed is NaN.
+    No shape is assumed, since gaps level off. ValueError with fewer than two levels; the error of a
+    level with a single seed is NaN.
     """
     levels = np.unique(share)
     if len(levels) < 2:
@@ -209,9 +217,6 @@ def gap_curve(share: np.ndarray, gap: np.ndarray) -> GapCurve:
     at = [np.asarray(gap, np.float64)[share == level] for level in levels]
     error = [np.std(x, ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.nan for x in at]
     return GapCurve(levels, np.array([x.mean() for x in at]), np.array(error))
-
-
-# --- prediction ---
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,9 @@ class _Noise:
             normals((*self.address, "coefficients", len(values)), (self.shape[0], len(values)))
             @ (vectors * np.sqrt(np.maximum(values, 0))).T
         )
-        return (response.coefficients + spread).reshape(self.shape[0], *(1,) * (len(self.shape) - 1), -1)
+        return (response.coefficients + spread).reshape(
+            self.shape[0], *(1,) * (len(self.shape) - 1), -1
+        )
 
     def subset(self, share: Any, n: Any, of: Any, *name: int | str) -> np.ndarray:
         """Share among n of `of` images, taken without replacement: the binomial of equal variance."""
@@ -267,14 +274,15 @@ def predict(
 ) -> tuple[Band, Band]:
     """Aligned shares in the pools and among the images drawn of generations 0..generations-1.
 
-    real: aligned share in the real set, one number or float[C]; `sizes` are per class. `response` is that of
-    generators trained from scratch; `later`, where given, that of generation 1 and after, which may be
-    fine-tuned. `mean` iterates pool rule and response without noise. The interval is for one run: quantiles
-    over `paths` simulated loops, each with coefficients from the responses' covariances, draws of `count`
-    images (their scatter raised by the responses' correlation) and the subsets that the rule takes.
-    `first_drawn` is the share that generation 0 was seen to draw, where predictions start from there.
-    `weights` float[C]: bands are of the classes' weighted mean instead of single classes. ValueError for
-    generators conditioned on label and group, and where `response` needs a previous generator.
+    real: aligned share in the real set, one number or float[C]; `sizes` are per class. `response`
+    is that of generators trained from scratch; `later`, where given, that of generation 1 and
+    after, which may be fine-tuned. `mean` iterates pool rule and response without noise. The
+    interval is for one run: quantiles over `paths` simulated loops, each with coefficients from the
+    responses' covariances, draws of `count` images (their scatter raised by the responses'
+    correlation) and the subsets that the rule takes. `first_drawn` is the share that generation 0
+    was seen to draw, where predictions start from there. `weights` float[C]: bands are of the
+    classes' weighted mean instead of single classes. ValueError for generators conditioned on label
+    and group, and where `response` needs a previous generator.
     """
     if condition_on != "label":
         raise ValueError(
@@ -282,7 +290,9 @@ def predict(
             "generator, so there is nothing to predict; allowed is label"
         )
     if response.fine_tuned:
-        raise ValueError("response: generation 0 has no previous generator; pass a fine-tuned one as `later`")
+        raise ValueError(
+            "response: generation 0 has no previous generator; pass a fine-tuned one as `later`"
+        )
     real = np.asarray(real, np.float64)
     first = None if first_drawn is None else np.asarray(first_drawn, np.float64)
     of = [response] + [later or response] * (generations - 1)
@@ -295,7 +305,9 @@ def predict(
         lambda g, share: share,
     )
     noise = _Noise(address, (paths, *real.shape))
-    curves = [noise.coefficients(response)] + [noise.coefficients(later or response)] * (generations - 1)
+    curves = [noise.coefficients(response)] + [noise.coefficients(later or response)] * (
+        generations - 1
+    )
     draws = [np.maximum(one.effective(sizes.count), 1) for one in of]
     simulated = _iterate(
         generations,
@@ -324,8 +336,8 @@ def _iterate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pool and drawn shares float[generations, *shape].
 
-    Of `pool(g, drawn)`, `expect(g, pool, previous)`, `draw(g, expected)`: what a generator is expected to
-    draw is its state, what it drew is that with noise and enters pools.
+    Of `pool(g, drawn)`, `expect(g, pool, previous)`, `draw(g, expected)`: what a generator is
+    expected to draw is its state, what it drew is that with noise and enters pools.
     """
     pools, drawn, expected = [], [], None
     for g in range(generations):
@@ -340,14 +352,20 @@ def _noisy_pool(rule: str, g: int, real, drawn: list, sizes: Sizes, noise: _Nois
     """Shares of generation g's pool with the noise of the subsets that the rule takes."""
     if rule == "accumulate_subsample":
         whole = pool_shares(rule, g, real, drawn, sizes)
-        return noise.subset(whole, sizes.budget, sizes.n_real + g * np.asarray(sizes.count), "subset", g)
+        return noise.subset(
+            whole, sizes.budget, sizes.n_real + g * np.asarray(sizes.count), "subset", g
+        )
     if rule == "fresh" and g:
-        kept = _binomial(noise.uniforms("reserve", g), real, np.asarray(sizes.n_real_fresh, np.float64))
+        kept = _binomial(
+            noise.uniforms("reserve", g), real, np.asarray(sizes.n_real_fresh, np.float64)
+        )
         latest = noise.subset(drawn[-1], sizes.n_generated, sizes.count, "latest", g)
         return pool_shares(rule, 1, kept, [latest], sizes)
     if rule == "substitute" and g and not sizes.match_group:
         n = np.asarray(sizes.n_real, np.float64)
-        swapped = n * _binomial(noise.uniforms("swapped"), sizes.alpha, n)  # the same in every generation
+        swapped = n * _binomial(
+            noise.uniforms("swapped"), sizes.alpha, n
+        )  # the same in every generation
         kept = noise.subset(real, n - swapped, n, "kept")
         latest = noise.subset(drawn[-1], swapped, sizes.count, "latest", g)
         return _mean([kept, latest], [n - swapped, swapped])
@@ -369,8 +387,9 @@ def naive(drawn: np.ndarray) -> np.ndarray:
 def score(observed: np.ndarray, predicted: Band, naive: np.ndarray) -> dict[str, float]:
     """Mean absolute error of both predictions over seeds and generations, and coverage of the intervals.
 
-    observed float[S,generations,...]; the others broadcast against it. Leave out a generation that was given.
-    What has no prediction, or an interval without ends, is left out and counted as `undefined`.
+    observed float[S,generations,...]; the others broadcast against it. Leave out a generation that
+    was given. What has no prediction, or an interval without ends, is left out and counted as
+    `undefined`.
     """
     columns = np.broadcast_arrays(observed, predicted.mean, predicted.low, predicted.high, naive)
     defined = ~np.isnan(np.array(columns)).any(axis=0)

@@ -1,16 +1,18 @@
 """Subgroup fairness of a classifier, from three integer arrays: label, prediction and group. NumPy only.
 
-A *cell* is a pair (class c, group g). Every number below but the plain accuracy is read off one table,
-counts[c, g, k] = test images of class c and group g that were predicted as k, by way of three rates. Each has
-its own condition for being defined; a rate without images behind it is NaN, never 0:
+A *cell* is a pair (class c, group g). Every number below but the plain accuracy is read off one
+table, counts[c, g, k] = test images of class c and group g that were predicted as k, by way of
+three rates. Each has its own condition for being defined; a rate without images behind it is NaN,
+never 0:
 
-    TPR[c, g] = P(yhat = c | y = c, g)     needs images of class c in group g (the recall of the cell)
-    FPR[c, g] = P(yhat = c | y != c, g)    needs images of other classes in group g
-    PR[c, g]  = P(yhat = c | g)            needs images in group g
+    TPR[c, g] = P(yhat = c | y = c, g)     needs images of class c in group g (the recall of the
+    cell) FPR[c, g] = P(yhat = c | y != c, g)    needs images of other classes in group g PR[c, g]
+    = P(yhat = c | g)            needs images in group g
 
-Groups are *crossed* with the classes (a colour occurs in every class) or *nested* in them (a fine label lies
-in one class). One class against the rest, the definitions are those of fairlearn.metrics; the weighted
-deviation is that of Chiu et al., "Better May Not Be Fairer", ICCV 2023.
+Groups are *crossed* with the classes (a colour occurs in every class) or *nested* in them (a fine
+label lies in one class). One class against the rest, the definitions are those of
+fairlearn.metrics; the weighted deviation is that of Chiu et al., "Better May Not Be Fairer", ICCV
+2023.
 """
 
 import math
@@ -29,18 +31,17 @@ def summary(
 ) -> dict[str, float]:
     """All fairness numbers of a test set; what no images define is NaN.
 
-    Args:
-      label, pred: int[N] in 0..num_classes-1.
-      group: int[N] in 0..num_groups-1, or -1 for unknown: such rows count in `accuracy` only.
-      nested: each group lies in the one class it occurs with. Ranges and ratios of a class then run over its
+    Args: label, pred: int[N] in 0..num_classes-1. group: int[N] in 0..num_groups-1, or -1 for
+      unknown: such rows count in `accuracy` only. nested: each group lies in the one class it
+      occurs with. Ranges and ratios of a class then run over its
         own groups, and equalized odds and demographic parity, which compare all groups, are NaN.
 
     Returns:
       Shares, or differences and ratios of shares, in [0, 1], each NaN with nothing to compare;
       `undefined_cells` is the number of cells (crossed) or of groups (nested) without images.
 
-    Raises:
-      ValueError: a value out of range, shapes that differ, or a nested group that occurs in two classes.
+    Raises: ValueError: a value out of range, shapes that differ, or a nested group that occurs in
+      two classes.
     """
     label, pred, group = _checked(label, pred, group, num_classes, num_groups)
     counts = _counts(label, pred, group, num_classes, num_groups)
@@ -49,7 +50,7 @@ def summary(
 
 def _accuracy(label: np.ndarray, pred: np.ndarray) -> float:
     """Share of right predictions."""
-    return _over(np.mean, (label == pred).astype(np.float64))
+    return _reduce_defined(np.mean, (label == pred).astype(np.float64))
 
 
 def _of_counts(counts: np.ndarray, nested: bool) -> dict[str, float]:
@@ -60,18 +61,22 @@ def _of_counts(counts: np.ndarray, nested: bool) -> dict[str, float]:
         _check_nested(n)
         positive = tpr  # inside a class of its own, a group's P(yhat=c|g) is its recall
     opportunity, impact = _difference(tpr), _ratio(positive)
-    odds = np.maximum(opportunity, _difference(fpr))  # keeps NaN: without one of them there is no larger one
+    odds = np.maximum(
+        opportunity, _difference(fpr)
+    )  # keeps NaN: without one of them there is no larger one
     return {
-        "worst_group_accuracy": _over(np.min, group_accuracy),
-        "worst_subgroup_accuracy": _over(np.min, tpr),
-        "equal_opportunity_difference_mean": _over(np.mean, opportunity),
-        "equal_opportunity_difference_max": _over(np.max, opportunity),
-        "disparate_impact_ratio_mean": _over(np.mean, impact),
-        "disparate_impact_ratio_min": _over(np.min, impact),
-        "equalized_odds_difference": math.nan if nested else _over(np.max, odds),
-        "demographic_parity_difference": math.nan if nested else _over(np.max, _difference(positive)),
+        "worst_group_accuracy": _reduce_defined(np.min, group_accuracy),
+        "worst_subgroup_accuracy": _reduce_defined(np.min, tpr),
+        "equal_opportunity_difference_mean": _reduce_defined(np.mean, opportunity),
+        "equal_opportunity_difference_max": _reduce_defined(np.max, opportunity),
+        "disparate_impact_ratio_mean": _reduce_defined(np.mean, impact),
+        "disparate_impact_ratio_min": _reduce_defined(np.min, impact),
+        "equalized_odds_difference": math.nan if nested else _reduce_defined(np.max, odds),
+        "demographic_parity_difference": math.nan
+        if nested
+        else _reduce_defined(np.max, _difference(positive)),
         "maximal_disparity": float(_difference(group_accuracy[None])[0]),
-        "macro_std": _over(np.mean, _weighted_std(tpr, n)),
+        "macro_std": _reduce_defined(np.mean, _weighted_std(tpr, n)),
         "undefined_cells": float(np.sum(n.sum(axis=0) == 0) if nested else np.sum(n == 0)),
     }
 
@@ -97,8 +102,9 @@ def aligned_contrast(
 ) -> float:
     """How much better a class is recognised in the group that the bias ties to it, in [-1, 1].
 
-    Mean over the classes with an aligned group a (aligned_group int[C], -1 none) of TPR[c, a] minus the mean
-    TPR of the other groups with images; NaN where no class has both. Other arguments: `fairness.summary`.
+    Mean over the classes with an aligned group a (aligned_group int[C], -1 none) of TPR[c, a] minus
+    the mean TPR of the other groups with images; NaN where no class has both. Other arguments:
+    `fairness.summary`.
     """
     tpr, _ = recalls(label, pred, group, num_classes, num_groups)
     return _contrast(tpr, np.asarray(aligned_group))
@@ -109,7 +115,9 @@ def _contrast(tpr: np.ndarray, aligned_group: np.ndarray) -> float:
     classes, groups = np.arange(tpr.shape[0]), np.arange(tpr.shape[1])
     others = (groups != aligned_group[:, None]) & ~np.isnan(tpr)
     mean = _divide(np.sum(tpr, axis=1, where=others), others.sum(axis=1))
-    return _over(np.mean, np.where(aligned_group >= 0, tpr[classes, aligned_group] - mean, np.nan))
+    return _reduce_defined(
+        np.mean, np.where(aligned_group >= 0, tpr[classes, aligned_group] - mean, np.nan)
+    )
 
 
 def _checked(label, pred, group, num_classes: int, num_groups: int) -> list[np.ndarray]:
@@ -117,7 +125,9 @@ def _checked(label, pred, group, num_classes: int, num_groups: int) -> list[np.n
     columns = [np.asarray(column) for column in (label, pred, group)]
     shapes = [column.shape for column in columns]
     if shapes[0] != shapes[1] or shapes[0] != shapes[2] or len(shapes[0]) != 1:
-        raise ValueError(f"label, pred, group: shapes {shapes}, allowed is one shape (N,) for all three")
+        raise ValueError(
+            f"label, pred, group: shapes {shapes}, allowed is one shape (N,) for all three"
+        )
     _check_range("label", columns[0], 0, num_classes)
     _check_range("pred", columns[1], 0, num_classes)
     _check_range("group", columns[2], -1, num_groups)
@@ -139,7 +149,9 @@ def _check_nested(n: np.ndarray) -> None:
     shared = np.flatnonzero((n > 0).sum(axis=0) > 1)
     if shared.size:
         classes = np.flatnonzero(n[:, shared[0]]).tolist()
-        raise ValueError(f"group: {shared[0]} occurs with labels {classes}, allowed is one label if nested")
+        raise ValueError(
+            f"group: {shared[0]} occurs with labels {classes}, allowed is one label if nested"
+        )
 
 
 def _counts(label, pred, group, num_classes: int, num_groups: int) -> np.ndarray:
@@ -159,7 +171,11 @@ def _group_rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """FPR and PR, float64[C, G], and the accuracy in each group, float64[G]."""
     correct, size = _correct(counts), counts.sum(axis=(0, 2))
     predicted, others = counts.sum(axis=0).T, size - counts.sum(axis=2)
-    return _divide(predicted - correct, others), _divide(predicted, size), _divide(correct.sum(axis=0), size)
+    return (
+        _divide(predicted - correct, others),
+        _divide(predicted, size),
+        _divide(correct.sum(axis=0), size),
+    )
 
 
 def _correct(counts: np.ndarray) -> np.ndarray:
@@ -203,7 +219,7 @@ def _weighted_std(tpr: np.ndarray, n: np.ndarray) -> np.ndarray:
     return np.where(defined.sum(axis=1) >= 2, np.sqrt(variance), np.nan)
 
 
-def _over(reduce: Callable, values: np.ndarray) -> float:
+def _reduce_defined(reduce: Callable, values: np.ndarray) -> float:
     """`reduce` over all defined values of any shape; NaN where there are none."""
     defined = values[~np.isnan(values)]
     return float(reduce(defined)) if defined.size else math.nan

@@ -1,13 +1,13 @@
 """How close generated images are to real ones, on feature vectors float32[N,D] of a frozen network.
 
 Frechet distance (Heusel et al. 2017), kernel distance (Binkowski et al. 2018), precision and recall
-(Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), and a search for copies of training
-images. None of these numbers means much alone: `report` puts each beside its *floor*, the same number for as
-many real images that were held out.
+(Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), and a search for copies of
+training images. None of these numbers means much alone: `report` puts each beside its *floor*, the
+same number for as many real images that were held out.
 
-All pairs are visited tile by tile, so no N x N matrix exists. The tiles are float64: |x|^2 + |y|^2 - 2xy
-then holds for near-duplicates too. They are compared as float32, so that equal distances compare as equal
-whatever tile and order they were computed in.
+All pairs are visited tile by tile, so no N x N matrix exists. The tiles are float64: |x|^2 + |y|^2
+- 2xy then holds for near-duplicates too. They are compared as float32, so that equal distances
+compare as equal whatever tile and order they were computed in.
 """
 
 import itertools
@@ -21,14 +21,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selfloop_jax import rng
 from selfloop_jax.measure.wilson import wilson
+from selfloop_jax.runtime import rng
 
 TILE = 1024  # rows and columns: 8 MB of float64, about a core's cache
-SMALL_TILE = (
-    256  # for sets that fit: two edges only, so that `compile_tiles` can know all programs beforehand
+
+
+SMALL_TILE = 256  # for sets that fit: two edges only, so that `compile_tiles` can know all programs beforehand
+
+
+ENOUGH = (
+    2048  # images: below this many, or ten per feature, a Frechet distance is to a good part bias
 )
-ENOUGH = 2048  # images: below this many, or ten per feature, a Frechet distance is to a good part bias
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Labelled:
     label: np.ndarray
     group: np.ndarray
 
-    def shuffled(self, address: rng.Address) -> "Labelled":
+    def shuffled(self, address: rng.KeyPath) -> "Labelled":
         """The same images in the address's order, so that the first n are a random subset."""
         rows = rng.permutation(address, len(self.features))
         return Labelled(self.features[rows], self.label[rows], self.group[rows])
@@ -51,45 +55,53 @@ def report(
     held_out: Labelled,
     classes: int,
     groups: int,
-    address: rng.Address,
+    address: rng.KeyPath,
     k: int = 5,
 ) -> dict[str, Any]:
     """`summary` overall, per class and per group, each beside its floor, and `memorization` beside its own.
 
-    `real` is what the generator was trained on and the reference of every number, `held_out` real images that
-    it never saw, drawn as those were: with other shares of labels and groups (a balanced test set against a
-    biased training set) floors and memorization would measure that difference too. A floor puts held-out
-    images in place of generated ones. The larger of the two is cut to the size of the smaller (`count`),
-    since the bias of most of these numbers depends on it; the images are drawn by `address`. Images of
-    unknown group count overall and in their class. The floor of `memorization` asks one half of the held-out
-    images, the other half being the base. `notes` are plain sentences on what to beware of.
+    `real` is what the generator was trained on and the reference of every number, `held_out` real
+    images that it never saw, drawn as those were: with other shares of labels and groups (a
+    balanced test set against a biased training set) floors and memorization would measure that
+    difference too. A floor puts held-out images in place of generated ones. The larger of the two
+    is cut to the size of the smaller (`count`), since the bias of most of these numbers depends on
+    it; the images are drawn by `address`. Images of unknown group count overall and in their class.
+    The floor of `memorization` asks one half of the held-out images, the other half being the base.
+    `notes` are plain sentences on what to beware of.
     """
     generated = generated.shuffled((*address, "generated"))
     held_out = held_out.shuffled((*address, "held_out"))
     sets = (generated, real.shuffled((*address, "real")), held_out)
     features = tuple(one.features for one in sets)
-    result = dict(zip(("overall", "floor"), _beside_floor(features, k), strict=True))
+    result = dict(zip(("overall", "floor"), _with_baseline(features, k), strict=True))
     notes = _notes("overall", [min(map(len, features))], features[0].shape[1], k)
     for place, name, count in (("per_class", "label", classes), ("per_group", "group", groups)):
         masks = [tuple(getattr(one, name) == value for one in sets) for value in range(count)]
-        pairs = [_beside_floor([x[m] for x, m in zip(features, mask, strict=True)], k) for mask in masks]
-        result |= {place: [pair[0] for pair in pairs], f"{place}_floor": [pair[1] for pair in pairs]}
-        notes += _notes(place, [int(min(m.sum() for m in mask)) for mask in masks], features[0].shape[1], k)
-    result["memorization"] = _memorization_beside_floor(*features)
+        pairs = [
+            _with_baseline([x[m] for x, m in zip(features, mask, strict=True)], k) for mask in masks
+        ]
+        result |= {
+            place: [pair[0] for pair in pairs],
+            f"{place}_floor": [pair[1] for pair in pairs],
+        }
+        notes += _notes(
+            place, [int(min(m.sum() for m in mask)) for mask in masks], features[0].shape[1], k
+        )
+    result["memorization"] = _memorization_with_baseline(*features)
     result["notes"] = (
         _size_notes(*map(len, features)) + notes + _origin_notes(result["memorization"]["floor"])
     )
     return result
 
 
-def _beside_floor(features: Sequence[np.ndarray], k: int) -> list[dict[str, float]]:
+def _with_baseline(features: Sequence[np.ndarray], k: int) -> list[dict[str, float]]:
     """`summary` of as many generated and held-out images, from features of generated, real, held-out."""
     generated, real, held_out = features
     count = min(len(generated), len(held_out)) if len(held_out) else len(generated)
     return [summary(images[:count], real, k) for images in (generated, held_out)]
 
 
-def _memorization_beside_floor(
+def _memorization_with_baseline(
     generated: np.ndarray, real: np.ndarray, held_out: np.ndarray
 ) -> dict[str, Any]:
     """`memorization` with bases as large as the held-out set, and under "floor" as large as half of it."""
@@ -143,7 +155,9 @@ def _notes(place: str, sizes: list[int], features: int, k: int) -> list[str]:
     missing = [index for index, size in enumerate(sizes) if size <= k]
     if missing:
         which = "" if place == "overall" else f" {', '.join(map(str, missing))}"
-        notes.append(f"{place}{which}: a set has no more than k = {k} images: undefined numbers are NaN")
+        notes.append(
+            f"{place}{which}: a set has no more than k = {k} images: undefined numbers are NaN"
+        )
     return notes
 
 
@@ -190,8 +204,12 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     """
     if min(len(a), len(b)) < 2:
         return math.nan
-    # With a last feature of 1 the kernel is (x.y)^3, and a row of padding, all zeros, adds exactly nothing.
-    a, b = (np.pad(_finite(x) / math.sqrt(x.shape[1]), [(0, 0), (0, 1)], constant_values=1.0) for x in (a, b))
+    # With a last feature of 1 the kernel is (x.y)^3, and a row of padding, all zeros, adds exactly
+    # nothing.
+    a, b = (
+        np.pad(_finite(x) / math.sqrt(x.shape[1]), [(0, 0), (0, 1)], constant_values=1.0)
+        for x in (a, b)
+    )
     across = sum(float(part) for _, _, part in _visit(_cubes, _blocks(a), _blocks(b)))
     return _mean_off_diagonal(a) + _mean_off_diagonal(b) - 2 * across / (len(a) * len(b))
 
@@ -210,11 +228,11 @@ def _mean_off_diagonal(x: np.ndarray) -> float:
 def manifold(real: np.ndarray, generated: np.ndarray, k: int) -> dict[str, float]:
     """Precision, recall, density and coverage of float32[M,D] against float32[N,D]; NaN unless M, N > k.
 
-    An image's ball reaches to its k-th nearest neighbour in its own set, itself not counted, and is open, as
-    in the authors' package prdc. precision: share of generated images in any real ball. recall: share of real
-    images in any generated ball (Kynkaanniemi et al. 2019, section 2). density: real balls that a generated
-    image lies in, over k. coverage: share of real balls with a generated image in them (Naeem et al. 2020,
-    section 3).
+    An image's ball reaches to its k-th nearest neighbour in its own set, itself not counted, and is
+    open, as in the authors' package prdc. precision: share of generated images in any real ball.
+    recall: share of real images in any generated ball (Kynkaanniemi et al. 2019, section 2).
+    density: real balls that a generated image lies in, over k. coverage: share of real balls with a
+    generated image in them (Naeem et al. 2020, section 3).
     """
     if min(len(real), len(generated)) <= k:
         return dict.fromkeys(("precision", "recall", "density", "coverage"), math.nan)
@@ -246,26 +264,32 @@ def _radii(x: np.ndarray, k: int) -> np.ndarray:
     return best.max(axis=1)
 
 
-def memorization(generated: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
+def memorization(
+    generated: np.ndarray, train: np.ndarray, held_out: np.ndarray
+) -> dict[str, float]:
     """Are generated images nearer to training images than to as many real ones never trained on?
 
     Every image of float32[M,D] has a distance to its nearest row of each set, float32[N,D] both.
-    `median_ratio` is the median of the first over the second (0/0 counts as 1); `share_nearer` the share of
-    images for which the first is smaller, equality counting half, so that chance gives 0.5; `low` and `high`
-    its 95 % Wilson interval. Images whose nearest real image is the same one err together, and in many
-    dimensions a few real images are nearest to most: the interval is that of `effective` independent images,
-    (sum n)^2 / sum n^2 over the numbers n of images that share one (Kish 1965). That of M images did not hold
-    0.5 in 21 to 61 % of trials under chance alone (64 Gaussian features, 200 to 1,000 images).
-    `count` is M, `base` is N. NaN without images.
+    `median_ratio` is the median of the first over the second (0/0 counts as 1); `share_nearer` the
+    share of images for which the first is smaller, equality counting half, so that chance gives
+    0.5; `low` and `high` its 95 % Wilson interval. Images whose nearest real image is the same one
+    err together, and in many dimensions a few real images are nearest to most: the interval is that
+    of `effective` independent images, (sum n)^2 / sum n^2 over the numbers n of images that share
+    one (Kish 1965). That of M images did not hold 0.5 in 21 to 61 % of trials under chance alone
+    (64 Gaussian features, 200 to 1,000 images). `count` is M, `base` is N. NaN without images.
 
     Raises:
       ValueError: sets of different size, of which the larger would be nearer by its size alone.
     """
     if len(train) != len(held_out):
-        raise ValueError(f"train: {len(train)} rows, allowed are as many as held_out has, {len(held_out)}")
+        raise ValueError(
+            f"train: {len(train)} rows, allowed are as many as held_out has, {len(held_out)}"
+        )
     result = dict.fromkeys(("median_ratio", "share_nearer", "low", "high", "effective"), math.nan)
     if len(generated) and len(train):
-        (in_train, to_train), (in_held_out, to_held_out) = (nearest(generated, s) for s in (train, held_out))
+        (in_train, to_train), (in_held_out, to_held_out) = (
+            nearest(generated, s) for s in (train, held_out)
+        )
         sharing = np.bincount(np.where(to_train <= to_held_out, in_train, len(train) + in_held_out))
         effective = len(generated) ** 2 / (sharing**2).sum()
         equal = to_train == to_held_out
@@ -281,9 +305,9 @@ def memorization(generated: np.ndarray, train: np.ndarray, held_out: np.ndarray)
 def nearest(queries: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """index int64[M] of the row of float32[N,D] nearest to each of float32[M,D], and distance float64[M].
 
-    Rows whose distances agree to float32, or lie within about 1e-7 of the rows' norms about the mean, are
-    equally near: the first of them is taken. The distance to it is computed from the difference of the two,
-    so that it is exactly 0 for a duplicate.
+    Rows whose distances agree to float32, or lie within about 1e-7 of the rows' norms about the
+    mean, are equally near: the first of them is taken. The distance to it is computed from the
+    difference of the two, so that it is exactly 0 for a duplicate.
 
     Raises:
       ValueError: an empty base.
@@ -320,7 +344,9 @@ class _Block(NamedTuple):
     """Some rows of a set on the device, padded to a tile's edge B."""
 
     at: slice
-    arrays: tuple[jax.Array, ...]  # points float64[B,D], |point|^2 float64[B], and radii float32[B] if any
+    arrays: tuple[
+        jax.Array, ...
+    ]  # points float64[B,D], |point|^2 float64[B], and radii float32[B] if any
 
 
 def _blocks(points: np.ndarray, radii: np.ndarray | None = None) -> list[_Block]:
@@ -340,7 +366,9 @@ def _blocks(points: np.ndarray, radii: np.ndarray | None = None) -> list[_Block]
 
 def _padded(array: np.ndarray, edge: int, fill: float) -> np.ndarray:
     """The array with rows of `fill` behind it, `edge` rows in all."""
-    return np.pad(array, [(0, edge - len(array))] + [(0, 0)] * (array.ndim - 1), constant_values=fill)
+    return np.pad(
+        array, [(0, edge - len(array))] + [(0, 0)] * (array.ndim - 1), constant_values=fill
+    )
 
 
 def _device() -> jax.Device:
@@ -352,11 +380,15 @@ def _length(at: slice) -> int:
     return at.stop - at.start
 
 
-def _visit(tile: Callable, rows: list[_Block], columns: list[_Block]) -> Iterator[tuple[slice, slice, Any]]:
+def _visit(
+    tile: Callable, rows: list[_Block], columns: list[_Block]
+) -> Iterator[tuple[slice, slice, Any]]:
     """Runs a tile program over all pairs of blocks: which rows, which columns, results in NumPy."""
     for x in rows:
         for y in columns:
-            with jax.enable_x64(True):  # left before the caller goes on: the rest of the program is float32
+            with jax.enable_x64(
+                True
+            ):  # left before the caller goes on: the rest of the program is float32
                 found = jax.device_get(tile(x.arrays, y.arrays))
             yield x.at, y.at, found
 
@@ -365,7 +397,8 @@ def _squared(x: tuple, y: tuple) -> jax.Array:
     """Squared distances float32[B,C]. What rounding cannot tell from 0 is 0: in every tile alike."""
     scale = x[1][:, None] + y[1][None, :]
     squared = scale - 2 * x[0] @ y[0].T
-    # An inner product of D terms is off by D/2 eps |x||y| at most, so the sum of three by D eps scale.
+    # An inner product of D terms is off by D/2 eps |x||y| at most, so the sum of three by D eps
+    # scale.
     noise = x[0].shape[1] * jnp.finfo(jnp.float64).eps * scale
     return jnp.where(squared < noise, 0, squared).astype(jnp.float32)
 

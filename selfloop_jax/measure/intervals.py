@@ -1,16 +1,17 @@
 """How far a fairness number may be from what endless test images would give: intervals of a stated level.
 
-A gap is a maximum of noise, so a percentile bootstrap of it does not cover. Everything here starts from
-rates instead: those of the groups of one class, with the covariance of their errors. Test images that share
-a source image (a digit shown in every colour) err together; the source images are what was drawn. The
-covariance is that of the rates' influence functions summed over source images, with two pseudo-images added
-to each cell, one right and one wrong (Agresti and Coull, 1998; for pairs Agresti and Min, 2005): a recall of
-1 has an error too, and so has a difference between groups that were always right or wrong together.
+A gap is a maximum of noise, so a percentile bootstrap of it does not cover. Everything here starts
+from rates instead: those of the groups of one class, with the covariance of their errors. Test
+images that share a source image (a digit shown in every colour) err together; the source images are
+what was drawn. The covariance is that of the rates' influence functions summed over source images,
+with two pseudo-images added to each cell, one right and one wrong (Agresti and Coull, 1998; for
+pairs Agresti and Min, 2005): a recall of 1 has an error too, and so has a difference between groups
+that were always right or wrong together.
 
-What follows from the rates is simulated, with normal errors of that covariance. Errors of different classes
-are drawn independently. Recalls of different classes are independent; for the other rates the bounds are
-conservative, since correlated normals stay inside symmetric convex sets at least as often as independent ones
-(Sidak, 1967; Royen, 2014).
+What follows from the rates is simulated, with normal errors of that covariance. Errors of different
+classes are drawn independently. Recalls of different classes are independent; for the other rates
+the bounds are conservative, since correlated normals stay inside symmetric convex sets at least as
+often as independent ones (Sidak, 1967; Royen, 2014).
 """
 
 import math
@@ -19,11 +20,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from selfloop_jax.addresses import Address, normals
 from selfloop_jax.measure import fairness
 from selfloop_jax.measure.wilson import wilson
+from selfloop_jax.runtime.rng import KeyPath, normals
 
 Bounds = tuple[float, float]
+
+
 NOTHING = (math.nan, math.nan)
 
 
@@ -48,7 +51,7 @@ def intervals(
     num_groups: int,
     aligned_group: np.ndarray,
     nested: bool,
-    address: Address,
+    address: KeyPath,
     replicates: int = 1000,
     level: float = 0.95,
 ) -> tuple[dict[str, Bounds], tuple[np.ndarray, np.ndarray]]:
@@ -60,9 +63,8 @@ def intervals(
       aligned_group: int[C], the group that the bias ties to a class, -1 none.
       replicates: simulated errors per rate; critical values are their quantiles.
 
-    Returns:
-      {metric: (low, high)} and the ends of every recall, float64[C, G] twice. Recalls and accuracy have
-      Wilson's interval, at the number of independent images that they are worth.
+    Returns: {metric: (low, high)} and the ends of every recall, float64[C, G] twice. Recalls and
+      accuracy have Wilson's interval, at the number of independent images that they are worth.
 
     Raises:
       ValueError: as in `fairness.summary`, or a source image whose rows have several labels.
@@ -82,7 +84,9 @@ def intervals(
     # Nested groups have no rates outside their class; inside it P(yhat=c|g) is the recall.
     fpr = [] if nested else one_per_class("fpr", lambda c: known & (label != c))
     positive = tpr if nested else one_per_class("positive", lambda c: known)
-    everyone = _rates(label == pred, np.zeros_like(group), cluster, (*address, "accuracy"), replicates)
+    everyone = _rates(
+        label == pred, np.zeros_like(group), cluster, (*address, "accuracy"), replicates
+    )
     by_group = [rates("group_accuracy", 0, label == pred, known)]
     metrics = {
         "accuracy": _rate_bounds(everyone, level),
@@ -101,7 +105,9 @@ def share_interval(
     hit: np.ndarray, source_id: np.ndarray | None = None, level: float = 0.95
 ) -> tuple[float, float]:
     """Wilson's interval of the share of bool[N] hits, at the number of independent images they are worth."""
-    rows = np.arange(len(hit)) if source_id is None else np.unique(source_id, return_inverse=True)[1]
+    rows = (
+        np.arange(len(hit)) if source_id is None else np.unique(source_id, return_inverse=True)[1]
+    )
     return _rate_bounds(_rates(hit, np.zeros(len(hit), np.int64), rows, (0, "share"), 1), level)
 
 
@@ -111,20 +117,21 @@ def clusters(label: np.ndarray, source_id: np.ndarray | None) -> np.ndarray:
         return np.arange(len(label))
     source_id = np.asarray(source_id)
     if source_id.shape != label.shape:
-        raise ValueError(f"source_id: shape {source_id.shape}, allowed is that of label, {label.shape}")
+        raise ValueError(
+            f"source_id: shape {source_id.shape}, allowed is that of label, {label.shape}"
+        )
     names, first, cluster = np.unique(source_id, return_index=True, return_inverse=True)
     mixed = np.flatnonzero(label[first][cluster] != label)
     if mixed.size:
         row = mixed[0]
         both = [int(label[first][cluster][row]), int(label[row])]
-        raise ValueError(f"source_id: {names[cluster[row]]} has labels {both}, allowed is one label")
+        raise ValueError(
+            f"source_id: {names[cluster[row]]} has labels {both}, allowed is one label"
+        )
     return cluster
 
 
-# --- rates and their errors ---
-
-
-def _rates(hit, group, cluster, address: Address, replicates: int) -> Rates:
+def _rates(hit, group, cluster, address: KeyPath, replicates: int) -> Rates:
     """Rates of bool[M] hits in each group that has rows."""
     present, column, size = np.unique(group, return_inverse=True, return_counts=True)
     hits = np.bincount(column[hit], minlength=len(present))
@@ -141,8 +148,9 @@ def _rates(hit, group, cluster, address: Address, replicates: int) -> Rates:
 def _clustered(hit, column, cluster, rate, size) -> tuple[np.ndarray, np.ndarray]:
     """Effective numbers of images and covariance of the rates, from influence functions per source image.
 
-    A cell that shows a source image once counts its images. With several rows of one source image its number
-    is what gives the rate this variance, between all rows of a source alike (Kish) and all independent.
+    A cell that shows a source image once counts its images. With several rows of one source image
+    its number is what gives the rate this variance, between all rows of a source alike (Kish) and
+    all independent.
     """
     _, source = np.unique(cluster, return_inverse=True)
     k, sources = len(size), int(source.max()) + 1
@@ -159,8 +167,9 @@ def _clustered(hit, column, cluster, rate, size) -> tuple[np.ndarray, np.ndarray
 def _with_pseudo_images(covariance, rate, effective) -> np.ndarray:
     """Covariance float64[k, k] after two pseudo-images a cell: Agresti-Coull variances on its diagonal.
 
-    Pseudo-images are independent between cells, so what is shared by two cells counts n/(n+2) of each. The
-    floor keeps a difference of two cells that agree in every source image from having no error.
+    Pseudo-images are independent between cells, so what is shared by two cells counts n/(n+2) of
+    each. The floor keeps a difference of two cells that agree in every source image from having no
+    error.
     """
     shrink, total = effective / (effective + 2), effective + 2
     shared = covariance * shrink[:, None] * shrink
@@ -172,9 +181,6 @@ def _with_pseudo_images(covariance, rate, effective) -> np.ndarray:
 def _adjusted(rate, effective) -> np.ndarray:
     """Rates float64[k] after one right and one wrong pseudo-image a cell."""
     return (rate * effective + 1) / (effective + 2)
-
-
-# --- ends ---
 
 
 def _two_sided(level: float) -> float:
@@ -193,7 +199,9 @@ def _rate_bounds(rates: Rates, level: float) -> Bounds:
     return float(low[0]), float(high[0])
 
 
-def _recall_bounds(tpr: list[Rates], num_groups: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+def _recall_bounds(
+    tpr: list[Rates], num_groups: int, level: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Wilson's interval of every recall, two tables float64[C, G]."""
     low, high = np.full((2, len(tpr), num_groups), np.nan)
     for c, rates in enumerate(tpr):
@@ -231,8 +239,8 @@ def _largest_t(rates: Rates) -> np.ndarray:
 def _range_ends(classes: list[Rates], level: float) -> Bounds:
     """Ends of the largest range of rates in any class, each class with at least two rates; none: NaN.
 
-    Intervals of all differences between two groups hold together; then the largest difference is at least
-    the largest lower end and at most the largest upper end.
+    Intervals of all differences between two groups hold together; then the largest difference is at
+    least the largest lower end and at most the largest upper end.
     """
     if not classes:
         return NOTHING
@@ -240,8 +248,13 @@ def _range_ends(classes: list[Rates], level: float) -> Bounds:
     low = high = 0.0
     for rates in classes:
         difference, deviation = _pairs(rates)
-        lower = (difference - critical * deviation)[rates.hits > 0]  # nothing is smaller than no hit at all
-        low, high = max(low, lower.max(initial=0)), max(high, np.max(difference + critical * deviation))
+        lower = (difference - critical * deviation)[
+            rates.hits > 0
+        ]  # nothing is smaller than no hit at all
+        low, high = (
+            max(low, lower.max(initial=0)),
+            max(high, np.max(difference + critical * deviation)),
+        )
     return float(low), float(high)
 
 
@@ -266,20 +279,25 @@ def _class_bounds(tpr, fpr, positive, nested: bool, level: float) -> dict[str, B
         "equal_opportunity_difference_max": _range_bounds(tpr, level),
         "disparate_impact_ratio_mean": _mean_ratio_bounds(positive, logs, nested, level),
         "disparate_impact_ratio_min": _ratio_min_bounds(logs, level),
-        "equalized_odds_difference": _range_bounds([rates for pair in odds for rates in pair], level),
+        "equalized_odds_difference": _range_bounds(
+            [rates for pair in odds for rates in pair], level
+        ),
         "demographic_parity_difference": _range_bounds(positive, level),
         "macro_std": _mean_deviation_bounds(tpr, level),
     }
 
 
-def _reaches(error: list[np.ndarray], slope: list[float], level: float) -> tuple[float, float]:
+def _spread_margins(
+    error: list[np.ndarray], slope: list[float], level: float
+) -> tuple[float, float]:
     """How far a mean over classes of spreads, seen with errors, may lie above and below the true one.
 
-    Range and deviation are seminorms. *Above*: spread(x + e) <= spread(x) + spread(e), so the excess is at
-    most the mean spread of the errors, float64[B] per class, whose quantile is simulated. *Below*: a seminorm
-    is convex, so spread(x + e) >= spread(x) + s @ e with s its slope at x. Errors mostly raise a spread; all
-    that lowers it is one normal number per class, s @ e, `slope` its largest standard deviation.
-    The former happens where the true spreads are near 0, the latter where they are not.
+    Range and deviation are seminorms. *Above*: spread(x + e) <= spread(x) + spread(e), so the
+    excess is at most the mean spread of the errors, float64[B] per class, whose quantile is
+    simulated. *Below*: a seminorm is convex, so spread(x + e) >= spread(x) + s @ e with s its slope
+    at x. Errors mostly raise a spread; all that lowers it is one normal number per class, s @ e,
+    `slope` its largest standard deviation. The former happens where the true spreads are near 0,
+    the latter where they are not.
     """
     above = _quantile(np.mean(error, axis=0), level)
     return above, _two_sided(level) * math.hypot(*slope) / len(slope)
@@ -291,7 +309,7 @@ def _mean_range_bounds(tpr: list[Rates], level: float) -> Bounds:
         return NOTHING
     centre = float(np.mean([fairness._difference(r.rate[None]) for r in tpr]))
     slope = [float(_pairs(r)[1].max()) for r in tpr]
-    above, below = _reaches([fairness._difference(r.error) for r in tpr], slope, level)
+    above, below = _spread_margins([fairness._difference(r.error) for r in tpr], slope, level)
     return max(0.0, centre - above), min(1.0, centre + below)
 
 
@@ -301,7 +319,7 @@ def _mean_deviation_bounds(tpr: list[Rates], level: float) -> Bounds:
         return NOTHING
     centre = float(np.mean([fairness._weighted_std(r.rate[None], r.size[None]) for r in tpr]))
     error = [fairness._weighted_std(r.error, np.broadcast_to(r.size, r.error.shape)) for r in tpr]
-    above, below = _reaches(error, [_steepest_deviation(r) for r in tpr], level)
+    above, below = _spread_margins(error, [_steepest_deviation(r) for r in tpr], level)
     return max(0.0, centre - above), min(1.0, centre + below)
 
 
@@ -312,21 +330,26 @@ def _steepest_deviation(rates: Rates) -> float:
     return math.sqrt(np.linalg.eigvalsh(a @ rates.covariance @ a.T)[-1])
 
 
-def _mean_ratio_bounds(positive: list[Rates], logs: list[Rates], nested: bool, level: float) -> Bounds:
+def _mean_ratio_bounds(
+    positive: list[Rates], logs: list[Rates], nested: bool, level: float
+) -> Bounds:
     """Ends of the mean ratio, exp(-range of the logarithms).
 
-    It moves by no more than that range does, and by 1 at most; for small steps, by the ratio times the step.
-    Crossed, an image that is predicted otherwise moves the rates of two classes, so errors of classes are not
-    independent: the covariance of all is at most twice that without correlations between classes
-    (independent images: Var a[X] = E (a[X] - a[X'])**2 / 2 <= 2 sum a**2 p (1 - p), for any weights a).
+    It moves by no more than that range does, and by 1 at most; for small steps, by the ratio times
+    the step. Crossed, an image that is predicted otherwise moves the rates of two classes, so
+    errors of classes are not independent: the covariance of all is at most twice that without
+    correlations between classes (independent images: Var a[X] = E (a[X] - a[X'])**2 / 2 <= 2 sum
+    a**2 p (1 - p), for any weights a).
     """
     if not positive:
         return NOTHING
     scale = 1.0 if nested else math.sqrt(2)
     ratio = [float(fairness._ratio(r.rate[None])[0]) for r in positive]
-    slope = [scale * value * float(_pairs(r)[1].max()) for value, r in zip(ratio, logs, strict=True)]
+    slope = [
+        scale * value * float(_pairs(r)[1].max()) for value, r in zip(ratio, logs, strict=True)
+    ]
     error = [np.minimum(scale * fairness._difference(r.error), 1) for r in logs]
-    above, below = _reaches(error, slope, level)
+    above, below = _spread_margins(error, slope, level)
     return max(0.0, float(np.mean(ratio)) - below), min(1.0, float(np.mean(ratio)) + above)
 
 
@@ -334,7 +357,9 @@ def _logarithms(rates: Rates) -> Rates:
     """Logarithms of the adjusted rates, covariance and errors by the delta method."""
     adjusted = _adjusted(rates.rate, rates.effective)
     covariance = rates.covariance / adjusted[:, None] / adjusted
-    return rates._replace(rate=np.log(adjusted), covariance=covariance, error=rates.error / adjusted)
+    return rates._replace(
+        rate=np.log(adjusted), covariance=covariance, error=rates.error / adjusted
+    )
 
 
 def _ratio_min_bounds(logs: list[Rates], level: float) -> Bounds:
@@ -343,7 +368,9 @@ def _ratio_min_bounds(logs: list[Rates], level: float) -> Bounds:
     A group without a hit may have a rate of 0, so then the lower end is 0.
     """
     low, high = _range_ends(logs, level)
-    return 0.0 if any((rates.hits == 0).any() for rates in logs) else math.exp(-high), math.exp(-low)
+    return 0.0 if any((rates.hits == 0).any() for rates in logs) else math.exp(-high), math.exp(
+        -low
+    )
 
 
 def _contrast_bounds(tpr: list[Rates], aligned_group: np.ndarray, level: float) -> Bounds:

@@ -3,7 +3,7 @@
 import jax
 from flax import linen as nn
 
-from selfloop_jax.models.resnet import at_least_float32
+from selfloop_jax.models.layers import at_least_float32
 
 
 class LeNet(nn.Module):

@@ -7,24 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from selfloop_jax.models.conv import Conv
-
-
-def batch_norm(train: bool, axis_name: str | None, dtype: str | None) -> Callable[..., nn.Module]:
-    """BatchNorm's constructor: statistics of all devices in training, the running ones otherwise; float32."""
-    return partial(
-        nn.BatchNorm,
-        use_running_average=not train,
-        momentum=0.9,
-        axis_name=axis_name if train else None,
-        use_fast_variance=False,
-        dtype=dtype,
-    )
-
-
-def at_least_float32(x: jax.Array) -> jnp.dtype:
-    """What means and last layers are computed in."""
-    return jnp.promote_types(x.dtype, jnp.float32)
+from selfloop_jax.models.layers import Conv, at_least_float32, batch_norm
 
 
 class BasicBlock(nn.Module):
@@ -71,8 +54,9 @@ def _shortcut(x: jax.Array, h: jax.Array, stride: int, norm: Callable[..., nn.Mo
 class ResNet(nn.Module):
     """`stages` lists blocks per stage; the channels double and the side halves from stage to stage.
 
-    `layout`: small (section 4.2's stem, a 3x3 convolution) or imagenet (7x7 of stride 2, then max pooling).
-    Any side will do. The last BatchNorm of a block starts at zero (Goyal et al. 2017, section 5.1).
+    `layout`: small (section 4.2's stem, a 3x3 convolution) or imagenet (7x7 of stride 2, then max
+    pooling). Any side will do. The last BatchNorm of a block starts at zero (Goyal et al. 2017,
+    section 5.1).
     """
 
     num_classes: int

@@ -1,7 +1,7 @@
 """Files of weights as arrays, without PyTorch and without running what a file asks for.
 
-A `.pth` of PyTorch 1.6 or newer is a zip archive: `data.pkl`, a pickle of a dict whose tensors refer to
-storages, and one member `data/<key>` per storage with its raw numbers.
+A `.pth` of PyTorch 1.6 or newer is a zip archive: `data.pkl`, a pickle of a dict whose tensors
+refer to storages, and one member `data/<key>` per storage with its raw numbers.
 """
 
 import pickle
@@ -17,6 +17,8 @@ from safetensors.numpy import load_file
 from selfloop_jax.errors import UsageError
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
 STORAGES = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
@@ -24,17 +26,23 @@ STORAGES = {
     "BFloat16Storage": ml_dtypes.bfloat16,
     "LongStorage": np.int64,
 }
+
+
 Storage = tuple[np.dtype, bytes]
+
+
 WRAPPERS = ("state_dict", "model")  # where training scripts keep the weights inside a checkpoint
+
+
 PREFIX = "module."  # of all names, where the network was trained by DataParallel
 
 
 def read(file: str, field: str) -> dict[str, np.ndarray]:
     """Tensors by name from a `.safetensors` or `.pth` file, in the types it stores; they may be read-only.
 
-    A checkpoint that keeps its weights under `state_dict` or `model` is opened, and `module.` before all
-    names taken off. Raises UsageError, naming the config's `field`, where the file is missing, damaged, of
-    another format, or wants to import anything but tensors.
+    A checkpoint that keeps its weights under `state_dict` or `model` is opened, and `module.`
+    before all names taken off. Raises UsageError, naming the config's `field`, where the file is
+    missing, damaged, of another format, or wants to import anything but tensors.
     """
     path = Path(file).expanduser()
     if path.suffix not in SUFFIXES:
@@ -47,7 +55,9 @@ def read(file: str, field: str) -> dict[str, np.ndarray]:
     except UsageError as error:
         raise UsageError(f"{field} = {file}: {error}") from None
     except Exception as error:  # Damaged bytes make the readers raise nearly anything.
-        raise UsageError(f"{field} = {file}: damaged or unreadable ({type(error).__name__})") from error
+        raise UsageError(
+            f"{field} = {file}: damaged or unreadable ({type(error).__name__})"
+        ) from error
 
 
 def _state_dict(found: Any) -> dict[str, np.ndarray]:
@@ -104,7 +114,9 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_parameter": _rebuild_parameter,
         }
         if f"{module}.{name}" not in known:
-            raise UsageError(f"wants to import {f'{module}.{name}'!r:.100}: allowed are tensors alone")
+            raise UsageError(
+                f"wants to import {f'{module}.{name}'!r:.100}: allowed are tensors alone"
+            )
         return known[f"{module}.{name}"]
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -118,7 +130,9 @@ class _Unpickler(pickle.Unpickler):
         return self.storages[key, kind]
 
 
-def _rebuild_tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+def _rebuild_tensor(
+    storage: Storage, offset: int, size: tuple, stride: tuple, *_: Any
+) -> np.ndarray:
     """The view of a storage that is a tensor; NumPy's ValueError where it would reach beyond the storage.
 
     What follows in the pickle (whether it wants a gradient, hooks) is of no use here.

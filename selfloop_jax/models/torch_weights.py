@@ -12,6 +12,8 @@ from selfloop_jax.models.resnet import BasicBlock, ResNet
 from selfloop_jax.models.vgg import VGG
 
 Weights = dict[str, np.ndarray]
+
+
 LEAVES = {  # ours, theirs: layers of either kind
     "kernel": "weight",
     "scale": "weight",
@@ -19,7 +21,11 @@ LEAVES = {  # ours, theirs: layers of either kind
     "mean": "running_mean",
     "var": "running_var",
 }
+
+
 STEMS = {(7, 7): "imagenet", (3, 3): "small"}  # a ResNet's first kernel and its layout
+
+
 IGNORED = "num_batches_tracked"  # a counter that nothing reads where BatchNorm has a momentum
 
 
@@ -37,12 +43,14 @@ def head(params: dict[str, Any]) -> str:
     return max(name for name in params if name.startswith("Dense_"))
 
 
-def load(variables: Any, weights: Weights, model: nn.Module, name: str, file: str) -> tuple[Any, Report]:
+def load(
+    variables: Any, weights: Weights, model: nn.Module, name: str, file: str
+) -> tuple[Any, Report]:
     """The part of `variables` that the file fills, float32 arrays under the same keys, and what was done.
 
-    variables: `params` and `batch_stats`, of which only the shapes count. The head is left out where the file
-    has none of its shape. Raises UsageError, naming section `name` and `file`, if anything else is missing or
-    has another shape.
+    variables: `params` and `batch_stats`, of which only the shapes count. The head is left out
+    where the file has none of its shape. Raises UsageError, naming section `name` and `file`, if
+    anything else is missing or has another shape.
     """
     layers, last = layer_names(model), head(variables["params"])
     if isinstance(model, VGG):
@@ -69,7 +77,9 @@ def layer_names(model: nn.Module) -> dict[str, str]:
 def _resnet_names(model: ResNet) -> dict[str, str]:
     """`layer2.0.conv1` and so on; `downsample` is the shortcut, which comes last here."""
     names = {"Conv_0": "conv1", "BatchNorm_0": "bn1", "Dense_0": "fc"}
-    blocks = [f"layer{stage + 1}.{block}" for stage, n in enumerate(model.stages) for block in range(n)]
+    blocks = [
+        f"layer{stage + 1}.{block}" for stage, n in enumerate(model.stages) for block in range(n)
+    ]
     convolutions = 2 if model.block is BasicBlock else 3
     for number, theirs in enumerate(blocks):
         ours = f"{model.block.__name__}_{number}"
@@ -89,7 +99,10 @@ def _vgg_names(model: VGG) -> dict[str, str]:
     number = place = 0
     for convolutions in model.stages:
         for _ in range(convolutions):
-            names |= {f"Conv_{number}": f"features.{place}", f"BatchNorm_{number}": f"features.{place + 1}"}
+            names |= {
+                f"Conv_{number}": f"features.{place}",
+                f"BatchNorm_{number}": f"features.{place + 1}",
+            }
             number, place = number + 1, place + 3
         place += 1
     return names
@@ -116,7 +129,9 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _convert(array: np.ndarray, name: str, model: nn.Module) -> np.ndarray:
     """float32 in the order of axes used here."""
     array = array.astype(np.float32)
-    if name == "classifier.0.weight" and isinstance(model, VGG):  # It reads a map [C,7,7], here [7,7,C].
+    if name == "classifier.0.weight" and isinstance(
+        model, VGG
+    ):  # It reads a map [C,7,7], here [7,7,C].
         array = array.reshape(len(array), -1, 7, 7).transpose(0, 2, 3, 1).reshape(len(array), -1)
     return np.ascontiguousarray(array.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim]))
 
@@ -125,11 +140,16 @@ def _shape(weights: Weights, name: str) -> tuple[int, ...] | None:
     return weights[name].shape if name in weights else None
 
 
-def _misfit(misfits: dict[str, tuple[int, ...]], weights: Weights, model: nn.Module, section: str) -> str:
+def _misfit(
+    misfits: dict[str, tuple[int, ...]], weights: Weights, model: nn.Module, section: str
+) -> str:
     """The stem, if only its size is wrong, else the first tensors that do not fit."""
     stem = (_shape(weights, "conv1.weight") or ())[2:]
     if set(misfits) == {"conv1.weight"} and stem in STEMS and STEMS[stem] != model.layout:
         return f"its stem is {stem[0]}x{stem[1]}: allowed with {section}.layout = {STEMS[stem]}"
-    few = [f"{name} is {_shape(weights, name)}, not {shape}" for name, shape in list(misfits.items())[:3]]
+    few = [
+        f"{name} is {_shape(weights, name)}, not {shape}"
+        for name, shape in list(misfits.items())[:3]
+    ]
     few += [f"and {len(misfits) - 3} more"] if len(misfits) > 3 else []
     return f"does not fit this network: {'; '.join(few)}".replace("is None", "is missing")

@@ -7,11 +7,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from selfloop_jax.models.conv import Conv
+from selfloop_jax.models.layers import (
+    Conv,
+    GroupNorm,
+    depth_to_space,
+    dropout,
+    space_to_depth,
+    zeros,
+)
 
-EPSILON = 1e-6  # keeps a constant group finite
 conv3x3 = partial(Conv, kernel_size=(3, 3), padding="SAME")
-zeros = nn.initializers.zeros_init()
 
 
 def sinusoid(noise_level: jax.Array, width: int) -> jax.Array:
@@ -21,61 +26,11 @@ def sinusoid(noise_level: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-class GroupNorm(nn.Module):
-    """GroupNorm (Wu and He 2018) over at most 32 groups of at least 4 channels.
-
-    Statistics in float32 or wider, result in the dtype of x. To rounding it is flax.linen.GroupNorm.
-    On a CPU this takes half the time: sums run over whole rows of channels before groups are formed, and what
-    is left is one multiply-add per value.
-    """
-
-    affine: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N,H,W,C] -> [N,H,W,C]."""
-        n, h, w, c = x.shape
-        groups = next(g for g in range(min(32, max(1, c // 4)), 0, -1) if c % g == 0)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-        def mean(values):  # [N,H,W,C] -> [N,groups]
-            return values.sum(1).sum(1).reshape(n, groups, -1).sum(-1) * (groups / (h * w * c))
-
-        center = mean(wide)
-        inverse = jax.lax.rsqrt(jnp.maximum(mean(wide * wide) - center * center, 0) + EPSILON)
-        slope, offset = (jnp.repeat(v, c // groups, axis=1) for v in (inverse, -center * inverse))
-        if self.affine:
-            scale = self.param("scale", nn.initializers.ones, (c,))[None]
-            slope, offset = slope * scale, offset * scale + self.param("bias", zeros, (c,))[None]
-        return (wide * slope[:, None, None] + offset[:, None, None]).astype(x.dtype)
-
-
-def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
-    """[N,H,W,C] -> [N,H/f,W/f,f*f*C]."""
-    n, h, w, c = x.shape
-    x = x.reshape(n, h // factor, factor, w // factor, factor, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // factor, w // factor, factor * factor * c)
-
-
-def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
-    """Inverse of `space_to_depth`."""
-    n, h, w, c = x.shape
-    x = x.reshape(n, h, w, factor, factor, c // factor**2)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h * factor, w * factor, c // factor**2)
-
-
-def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Dropout keyed per example, so that masks do not depend on the number of devices; none without keys."""
-    if keys is None or not rate:
-        return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
-    return jnp.where(keep, x / (1 - rate), 0)
-
-
 class ResidualBlock(nn.Module):
     """Norm, SiLU, 3x3, embedding, norm, SiLU, 3x3, plus the input.
 
-    The embedding scales and shifts what the second norm gives, or is added before it as in Ho et al. 2020.
+    The embedding scales and shifts what the second norm gives, or is added before it as in Ho et
+    al. 2020.
     """
 
     channels: int
@@ -85,7 +40,10 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, keys: jax.Array | None) -> jax.Array:
         """x [N,H,W,C], embedding [N,E], keys [N] or None -> [N,H,W,channels]."""
-        conv, dense = partial(conv3x3, self.channels, dtype=x.dtype), partial(nn.Dense, dtype=x.dtype)
+        conv, dense = (
+            partial(conv3x3, self.channels, dtype=x.dtype),
+            partial(nn.Dense, dtype=x.dtype),
+        )
         h = conv(use_bias=False)(nn.silu(GroupNorm()(x)))
         told = dense((1 + self.scale_shift) * self.channels)(nn.silu(embedding))[:, None, None]
         if self.scale_shift:
@@ -117,9 +75,9 @@ class UNet(nn.Module):
 
     `label == num_classes` (and then `group == num_groups`) is the null condition of classifier-free
     guidance. `num_groups == 0` leaves the group out. `attention` names feature-map sides in pixels.
-    `stem` folds stem x stem pixels into channels before the first layer. `scale_shift`: see ResidualBlock.
-    `remat`: activations of residual blocks are computed again for the gradient. `dtype`: of activations,
-    None: that of the input.
+    `stem` folds stem x stem pixels into channels before the first layer. `scale_shift`: see
+    ResidualBlock. `remat`: activations of residual blocks are computed again for the gradient.
+    `dtype`: of activations, None: that of the input.
     """
 
     num_classes: int
@@ -157,7 +115,9 @@ class UNet(nn.Module):
         def block(h, multiplier):
             nonlocal layer
             layer += 1
-            layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
+            layer_keys = (
+                None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
+            )
             return self.block(layer - 1, h, embedding, multiplier, layer_keys)
 
         for level, multiplier in enumerate(self.multipliers):
@@ -175,7 +135,9 @@ class UNet(nn.Module):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), multiplier)
             if level:
                 h = conv(h.shape[-1])(h.repeat(2, axis=1).repeat(2, axis=2))
-        out = conv(self.stem**2 * x.shape[-1], kernel_init=zeros, name="out")(nn.silu(GroupNorm()(h)))
+        out = conv(self.stem**2 * x.shape[-1], kernel_init=zeros, name="out")(
+            nn.silu(GroupNorm()(h))
+        )
         return depth_to_space(out, self.stem).astype(x.dtype)
 
     def embed(self, noise_level: jax.Array, label: jax.Array, group: jax.Array) -> jax.Array:
@@ -190,10 +152,17 @@ class UNet(nn.Module):
         return h
 
     def block(
-        self, number: int, h: jax.Array, embedding: jax.Array, multiplier: int, keys: jax.Array | None
+        self,
+        number: int,
+        h: jax.Array,
+        embedding: jax.Array,
+        multiplier: int,
+        keys: jax.Array | None,
     ) -> jax.Array:
         """Residual block `number`, with attention where the map's side is named in `attention`."""
         kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         build = partial(kind, multiplier * self.channels, self.dropout, self.scale_shift)
-        h = build(name=f"ResidualBlock_{number}")(h, embedding, keys)  # the same names with remat or without
+        h = build(name=f"ResidualBlock_{number}")(
+            h, embedding, keys
+        )  # the same names with remat or without
         return Attention(self.heads)(h) if h.shape[1] in self.attention else h

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from selfloop_jax.models.conv import Conv
-from selfloop_jax.models.resnet import at_least_float32, batch_norm
-from selfloop_jax.models.unet import dropout
+from selfloop_jax.models.layers import Conv, at_least_float32, batch_norm, dropout
 
 
 def adaptive_average_pool(x: jax.Array, side: int) -> jax.Array:
@@ -29,9 +27,9 @@ def adaptive_average_pool(x: jax.Array, side: int) -> jax.Array:
 class VGG(nn.Module):
     """`stages` lists convolutions per stage; the channels double up to 8 * width, and the side halves.
 
-    `layout`: small (mean over the last map, then one linear layer) or imagenet (adaptive pooling to 7x7, two
-    hidden layers of 64 * width with dropout of one half). A map of one pixel is not pooled any further, so
-    any side will do.
+    `layout`: small (mean over the last map, then one linear layer) or imagenet (adaptive pooling to
+    7x7, two hidden layers of 64 * width with dropout of one half). A map of one pixel is not pooled
+    any further, so any side will do.
     """
 
     num_classes: int
@@ -43,7 +41,11 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool = False, keys: jax.Array | None = None, features: bool = False
+        self,
+        x: jax.Array,
+        train: bool = False,
+        keys: jax.Array | None = None,
+        features: bool = False,
     ) -> jax.Array:
         """x float[N,H,W,3] -> logits float[N,num_classes], or what the last layer reads, float[N,D].
 
@@ -62,7 +64,9 @@ class VGG(nn.Module):
             return x if features else nn.Dense(self.num_classes)(x)
         x = adaptive_average_pool(x.astype(at_least_float32(x)), 7).reshape(len(x), -1)
         for layer in range(2):
-            layer_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
+            layer_keys = (
+                None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
+            )
             x = dropout(nn.relu(nn.Dense(64 * self.width, dtype=self.dtype)(x)), 0.5, layer_keys)
         x = x.astype(at_least_float32(x))
         return x if features else nn.Dense(self.num_classes)(x)

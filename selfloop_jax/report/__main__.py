@@ -7,16 +7,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfloop_jax.arguments import Parser
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.report.page import write
+from selfloop_jax.runtime.cli import Parser
 
 
 def _parser() -> Parser:
-    parser = Parser("report", "WORKDIR [WORKDIR ...] [--side WORKDIR ...] [--out=FILE.html]", __doc__)
-    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=Path, help="the folder of a run")
-    parser.add_argument("--side", metavar="WORKDIR", nargs="+", type=Path, default=(), help="a side study")
-    parser.add_argument("--out", metavar="FILE.html", type=Path, help="default: WORKDIR/report.html")
+    parser = Parser(
+        "report", "WORKDIR [WORKDIR ...] [--side WORKDIR ...] [--out=FILE.html]", __doc__
+    )
+    parser.add_argument(
+        "workdirs", metavar="WORKDIR", nargs="+", type=Path, help="the folder of a run"
+    )
+    parser.add_argument(
+        "--side", metavar="WORKDIR", nargs="+", type=Path, default=(), help="a side study"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE.html", type=Path, help="default: WORKDIR/report.html"
+    )
     return parser
 
 

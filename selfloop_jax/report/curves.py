@@ -10,17 +10,29 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
-from selfloop_jax.report.arms import CONTROLS, Arm, control_of
+from selfloop_jax.analysis.arms import CONTROLS, Arm, control_of
+from selfloop_jax.analysis.runs import Run
 from selfloop_jax.report.metrics import PANELS, Metric, Panel, text
-from selfloop_jax.report.read import Run
-from selfloop_jax.report.style import Drawing, figure, finish, generation_axis, line, ramp, spread
+from selfloop_jax.report.style import (
+    RenderedFigure,
+    figure,
+    finish,
+    generation_axis,
+    line,
+    ramp,
+    spread,
+)
 
 _BINS = 120  # points a loss curve has at most
+
+
 _DOTS = 12  # points that are marked one by one, else one alone would not show
+
+
 _LINES = 8  # generations whose losses are drawn
 
 
-def metric_curves(arms: Sequence[Arm], run: Run) -> list[Drawing]:
+def metric_curves(arms: Sequence[Arm], run: Run) -> list[RenderedFigure]:
     """One drawing per panel, a plot per metric and in it a line per arm; `run` tells split and groups."""
     made = []
     for panel in PANELS:
@@ -34,7 +46,9 @@ def _defined(arm: Arm, metric: Metric) -> bool:
     return not np.isnan(arm.series(metric.column)).all()
 
 
-def _panel(arms: Sequence[Arm], panel: Panel, metrics: Sequence[Metric], run: Run) -> Drawing:
+def _panel(
+    arms: Sequence[Arm], panel: Panel, metrics: Sequence[Metric], run: Run
+) -> RenderedFigure:
     labels = [arm.name for arm in arms]
     made, axes = small_multiples(len(metrics), labels if len(arms) > 1 else [])
     for ax, metric in zip(axes, metrics, strict=True):
@@ -98,7 +112,10 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 def _chance(ax: Axes, arms: Sequence[Arm], metric: Metric) -> None:
     """A grey band where chance alone puts nine of ten values, over all arms, and its middle."""
-    ends = [(arm, *(_mean(arm.series(f"{metric.column}.{q}")) for q in ("null05", "null95"))) for arm in arms]
+    ends = [
+        (arm, *(_mean(arm.series(f"{metric.column}.{q}")) for q in ("null05", "null95")))
+        for arm in arms
+    ]
     for arm, low, high in ends:
         ax.fill_between(
             arm.generations, low, high, color="#777777", alpha=0.2 / len(arms) + 0.05, linewidth=0
@@ -109,13 +126,17 @@ def _floor(ax: Axes, arms: Sequence[Arm], metric: Metric) -> None:
     """Dotted: what real images reach against real ones."""
     for i, arm in enumerate(arms):
         found = _mean(arm.series(f"{metric.column}.floor"))
-        ax.plot(arm.generations, found, color=line(i)["color"], linestyle=(0, (1, 1.5)), linewidth=1.1)
+        ax.plot(
+            arm.generations, found, color=line(i)["color"], linestyle=(0, (1, 1.5)), linewidth=1.1
+        )
 
 
 def dress(ax: Axes, title: str, arms: Sequence[Arm], metric: Metric) -> None:
     """Title, generations, and a vertical axis that spans 0.1 at least, from 0 where 0 is the best."""
     beside = ("", ".low", ".high", ".null95", ".floor") if len(arms) == 1 else ("", ".null95")
-    found = np.concatenate([arm.series(metric.column + end).ravel() for arm in arms for end in beside])
+    found = np.concatenate(
+        [arm.series(metric.column + end).ravel() for arm in arms for end in beside]
+    )
     found = found[np.isfinite(found)]
     low, high = (found.min(), found.max()) if found.size else (0.0, 1.0)
     low = min(low, 0.0) if metric.better == "↓" else low
@@ -147,7 +168,12 @@ def _bands(arms: Sequence[Arm], metrics: Sequence[Metric]) -> Iterator[str]:
     """What the shades around the lines are, where there are any."""
 
     def any_of(*ends: str) -> bool:
-        found = (arm.series(f"{metric.column}{end}") for arm in arms for metric in metrics for end in ends)
+        found = (
+            arm.series(f"{metric.column}{end}")
+            for arm in arms
+            for metric in metrics
+            for end in ends
+        )
         return any(not np.isnan(values).all() for values in found)
 
     if any(len(arm.runs) > 1 for arm in arms):
@@ -160,10 +186,13 @@ def _bands(arms: Sequence[Arm], metrics: Sequence[Metric]) -> Iterator[str]:
         yield "Dotted: held-out real images in place of generated ones."
 
 
-def control_curves(arms: Sequence[Arm], metrics: Sequence[Metric]) -> list[Drawing]:
+def control_curves(arms: Sequence[Arm], metrics: Sequence[Metric]) -> list[RenderedFigure]:
     """One drawing per metric, a plot per loop and in it the loop and its controls."""
     loops = [arm for arm in arms if arm.control == "none"]
-    beside = {id(arm): [(c, other) for c in CONTROLS if (other := control_of(arm, arms, c))] for arm in loops}
+    beside = {
+        id(arm): [(c, other) for c in CONTROLS if (other := control_of(arm, arms, c))]
+        for arm in loops
+    }
     loops = [arm for arm in loops if beside[id(arm)]]
     kinds = [c for c in CONTROLS if any(c == kind for arm in loops for kind, _ in beside[id(arm)])]
     made = []
@@ -176,10 +205,10 @@ def control_curves(arms: Sequence[Arm], metrics: Sequence[Metric]) -> list[Drawi
                 arm_curve(ax, other, metric.column, 1 + kinds.index(kind))
             dress(ax, arm.name, [arm, *(other for _, other in beside[id(arm)])], metric)
         told = "; ".join(f"{arm.name} {_course(arm, metric)}" for arm in loops)
-        alt = (
-            f"{metric.name.capitalize()} over generations, a plot per loop with its controls. Loops: {told}."
+        alt = f"{metric.name.capitalize()} over generations, a plot per loop with its controls. Loops: {told}."
+        caption = (
+            f"{metric.name.capitalize()} of the loops and of their controls: {CONTROLS_CAPTION}"
         )
-        caption = f"{metric.name.capitalize()} of the loops and of their controls: {CONTROLS_CAPTION}"
         made.append(finish(fig, f"controls_{metric.key}", alt, caption))
     return made
 
@@ -192,12 +221,12 @@ CONTROLS_CAPTION = (
 )
 
 
-def loss_curves(run: Run, prefix: str) -> list[Drawing]:
+def loss_curves(run: Run, prefix: str) -> list[RenderedFigure]:
     """One drawing per phase, one line per generation."""
     return [_losses(phase, lines, prefix) for phase, lines in run.losses.items()]
 
 
-def _losses(phase: str, lines: dict[int, np.ndarray], prefix: str) -> Drawing:
+def _losses(phase: str, lines: dict[int, np.ndarray], prefix: str) -> RenderedFigure:
     made, name = figure(5.1, 3.1), phase.replace("_", " ")
     ax = made.subplots()
     shown = spread(list(lines.items()), _LINES)
@@ -224,7 +253,9 @@ def _log_axis(ax: Axes, losses: np.ndarray) -> None:
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     within_a_decade = losses.max() < 10 * losses.min()
-    ax.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if within_a_decade else NullFormatter())
+    ax.yaxis.set_minor_formatter(
+        StrMethodFormatter("{x:g}") if within_a_decade else NullFormatter()
+    )
 
 
 def _loss_caption(phase: str, lines: dict[int, np.ndarray], shown: int) -> str:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from selfloop_jax.report.read import Run
+from selfloop_jax.analysis.runs import Run
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,19 @@ class Panel:
 
 
 ACCURACY = Metric("metrics", "accuracy", "accuracy", "↑")
+
+
 WORST_GROUP = Metric("metrics", "worst_group_accuracy", "worst group", "↑")
+
+
 WORST_SUBGROUP = Metric("metrics", "worst_subgroup_accuracy", "worst subgroup", "↑")
+
+
 OPPORTUNITY = Metric("metrics", "equal_opportunity_difference_mean", "equal opportunity, mean", "↓")
+
+
 ALIGNED = Metric("samples", "bias_aligned_share", "bias-aligned share")
+
 
 PANELS = (
     Panel(
@@ -114,7 +123,9 @@ PANELS = (
             Metric("samples", "corrected.aligned.share", "bias-aligned share, corrected"),
             Metric("samples", "bias_aligned_share_by_colour", "bias-aligned share, by colour"),
             Metric("samples", "classifier_agreement", "classifier agreement", "↑"),
-            Metric("samples", "classification_accuracy_score", "classification accuracy score", "↑"),
+            Metric(
+                "samples", "classification_accuracy_score", "classification accuracy score", "↑"
+            ),
             Metric("samples", "classification_accuracy_score_ratio", "score, ratio to real", "↑"),
             Metric("samples", "annotator_agreement", "annotator, agreement with colour", "↑"),
         ),
@@ -135,6 +146,8 @@ PANELS = (
         ),
     ),
 )
+
+
 COUNTS = (
     Metric("metrics", "undefined_cells", "undefined subgroups", whole=True),
     Metric("samples", "count", "generated images", whole=True),
@@ -145,7 +158,9 @@ COUNTS = (
 def by_key(key: str) -> Metric:
     """The metric of a record's section `metrics` by its key."""
     every = (metric for panel in PANELS for metric in panel.metrics)
-    return next((m for m in every if (m.section, m.key) == ("metrics", key)), Metric("metrics", key, key))
+    return next(
+        (m for m in every if (m.section, m.key) == ("metrics", key)), Metric("metrics", key, key)
+    )
 
 
 def values(run: Run, metric: Metric) -> list[float]:

@@ -2,15 +2,17 @@
 
 import numpy as np
 
-from selfloop_jax.report.pictures import resized
-from selfloop_jax.report.read import Run
-from selfloop_jax.report.style import CSS, DPI, Drawing, figure, finish, spread
+from selfloop_jax.analysis.runs import Run
+from selfloop_jax.report.sample_grid import resized
+from selfloop_jax.report.style import CSS, DPI, RenderedFigure, figure, finish, spread
 
 _PAIRS, _IN_A_ROW = 30, 10  # shown, at most
+
+
 _SIDE, _GAP, _BELOW = 44, 3, 15  # CSS pixels: a picture, between two of a pair, for the distance
 
 
-def pairs(run: Run, prefix: str) -> Drawing | None:
+def pairs(run: Run, prefix: str) -> RenderedFigure | None:
     """Pairs of the last generation, drawn left and nearest real right, its distance below; None without."""
     found = run.last.neighbours
     if found is None or not len(found["id"]):
@@ -41,4 +43,6 @@ def pairs(run: Run, prefix: str) -> Drawing | None:
         "features of the classifier of generation 0, with their distance. Copies would look alike; how often "
         "drawn images are nearer to training images than to others is under Metrics over generations."
     )
-    return finish(made, f"{prefix}neighbours", f"{len(shown)} pairs of a drawn and a real image.", caption)
+    return finish(
+        made, f"{prefix}neighbours", f"{len(shown)} pairs of a drawn and a real image.", caption
+    )

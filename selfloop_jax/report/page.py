@@ -10,29 +10,22 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from selfloop_jax import store
+from selfloop_jax.analysis import arms, config_diff, forecast, verdicts
+from selfloop_jax.analysis.arms import Arm
+from selfloop_jax.analysis.numbers import Row, as_csv, rows, run_names
+from selfloop_jax.analysis.runs import Run, read_runs
+from selfloop_jax.analysis.verdicts import Finding
 from selfloop_jax.errors import UsageError
-from selfloop_jax.report import (
-    arms,
-    compare,
-    curves,
-    neighbours,
-    pictures,
-    pool,
-    prediction,
-    rows,
-    shares,
-    spurious,
-    tables,
-    verdicts,
-    words,
-)
-from selfloop_jax.report.arms import Arm
+from selfloop_jax.report import bars, curves, heatmaps, sample_grid, tables
+from selfloop_jax.report import forecast as forecast_figures
+from selfloop_jax.report import foreground as foreground_figures
+from selfloop_jax.report import verdicts as verdict_text
 from selfloop_jax.report.metrics import ACCURACY, OPPORTUNITY, by_key
-from selfloop_jax.report.read import Run, read_runs
-from selfloop_jax.report.style import Drawing, house_style
+from selfloop_jax.report.neighbours import pairs
+from selfloop_jax.report.style import RenderedFigure, figure_style
 from selfloop_jax.report.tables import Table
-from selfloop_jax.report.verdicts import Finding
+from selfloop_jax.report.text import caveats, subtitle, summary, title
+from selfloop_jax.runtime import store
 
 
 @dataclass(frozen=True)
@@ -43,11 +36,11 @@ class Part:
     label: str
     subtitle: str
     caveats: list[str]
-    samples: Drawing | None
-    groups: Drawing | None
-    neighbours: Drawing | None
-    maps: list[Drawing]
-    training: list[Drawing]
+    samples: RenderedFigure | None
+    groups: RenderedFigure | None
+    neighbours: RenderedFigure | None
+    maps: list[RenderedFigure]
+    training: list[RenderedFigure]
     metrics: Table
     fidelity: Table | None
     seconds: Table
@@ -56,34 +49,41 @@ class Part:
     config: str
 
     @property
-    def drawings(self) -> list[Drawing]:
+    def drawings(self) -> list[RenderedFigure]:
         """All pictures, in the order of the page."""
-        pictures = [drawing for drawing in (self.samples, self.groups, self.neighbours) if drawing]
-        return [*pictures, *self.maps, *self.training]
+        sample_grid = [
+            drawing for drawing in (self.samples, self.groups, self.neighbours) if drawing
+        ]
+        return [*sample_grid, *self.maps, *self.training]
 
 
 def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path] = ()) -> Path:
     """Write the report of one run, or of several overlaid, and return the path of the page.
 
-    The page is `WORKDIR/report.html`, or `FIRST/overlay.html` for several, unless `out` names another; its
-    drawings lie as PNG files, and all numbers as a CSV, in the folder of the same stem. Runs that differ in
-    their seed alone are one arm. `side` are the runs of a side study, from which the loops are predicted.
-    Raises UsageError for a mistake in the arguments and RunError for a damaged run; nothing is written then.
+    The page is `WORKDIR/report.html`, or `FIRST/overlay.html` for several, unless `out` names
+    another; its drawings lie as PNG files, and all numbers as a CSV, in the folder of the same
+    stem. Runs that differ in their seed alone are one arm. `side` are the runs of a side study,
+    from which the loops are predicted. Raises UsageError for a mistake in the arguments and
+    RunError for a damaged run; nothing is written then.
     """
     both = read_runs([*workdirs, *side])
     runs, side_runs = both[: len(workdirs)], both[len(workdirs) :]
     page = _destination(workdirs, out)
-    numbers = rows.rows(runs, side_runs)
+    numbers = rows(runs, side_runs)
     every = arms.arms([row for row in numbers if row["set"] == "main"])
     found = verdicts.findings(every)
-    with house_style():
-        overview = _overview(every, runs[0], found, [row for row in numbers if row["set"] == "side"])
-        parts = _parts(runs, every, rows.run_names(both))
+    with figure_style():
+        overview = _overview(
+            every, runs[0], found, [row for row in numbers if row["set"] == "side"]
+        )
+        parts = _parts(runs, every, run_names(both))
     html = _render(
-        title=words.title(runs),
-        sentences=words.summary(runs, every, found),
+        title=title(runs),
+        sentences=summary(runs, every, found),
         several_findings=len(found) > 1,
-        differences=tables.config_differences(runs, compare.labels(runs)) if len(runs) > 1 else None,
+        differences=tables.config_differences(runs, config_diff.labels(runs))
+        if len(runs) > 1
+        else None,
         many=len(runs) > 1,
         parts=parts,
         notes=_notes(runs, parts, side_runs),
@@ -92,9 +92,11 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
     drawings = [drawing for kind in _DRAWN for drawing in overview[kind]]
     drawings += [drawing for part in parts for drawing in part.drawings]
     try:
-        _save(page, html, drawings, rows.as_csv(numbers))
+        _save(page, html, drawings, as_csv(numbers))
     except OSError as error:
-        raise UsageError(f"--out: {page} cannot be written ({error.strerror}); name another file") from error
+        raise UsageError(
+            f"--out: {page} cannot be written ({error.strerror}); name another file"
+        ) from error
     return page
 
 
@@ -102,20 +104,27 @@ _DRAWN = ("controls", "prediction", "curves")
 
 
 def _overview(
-    every: Sequence[Arm], run: Run, found: Sequence[Finding], side: Sequence[rows.Row]
+    every: Sequence[Arm], run: Run, found: Sequence[Finding], side: Sequence[Row]
 ) -> dict[str, Any]:
     """What the page shows of all arms together."""
     loops = [arm for arm in every if arm.control == "none"] or list(every)
     tested = [by_key(metric) for metric in dict.fromkeys(one.metric for one in found)]
-    fitted = prediction.curves(side) if side else None
-    made, reasons = prediction.forecasts(every, fitted) if fitted else ([], [])
+    fitted = forecast.curves(side) if side else None
+    made, reasons = forecast.forecasts(every, fitted) if fitted else ([], [])
     if side and not fitted:
-        reasons = ["Nothing is predicted: the side study needs aligned groups at two initial biases or more."]
+        reasons = [
+            "Nothing is predicted: the side study needs aligned groups at two initial biases or more."
+        ]
     return {
-        "verdicts": verdicts.table(found) if found else None,
+        "verdicts": verdict_text.table(found) if found else None,
         "controls": curves.control_curves(every, tested or [ACCURACY, OPPORTUNITY]),
-        "prediction": [prediction.response_drawing(fitted), prediction.drawing(made)] if made else [],
-        "errors": prediction.table(made) if made else None,
+        "prediction": [
+            forecast_figures.response_figure(fitted),
+            forecast_figures.forecast_figure(made),
+        ]
+        if made
+        else [],
+        "errors": forecast_figures.forecast_table(made) if made else None,
         "unpredicted": reasons,
         "curves": curves.metric_curves(loops, run),
     }
@@ -125,7 +134,10 @@ def _notes(runs: Sequence[Run], shown: Sequence[Part], side: Sequence[Run]) -> l
     """What is weaker than it looks in runs that have no part of their own, and seeds used twice."""
     told = {part.folder for part in shown}
     notes = [
-        f"{r.path.name}: {note}" for r in (*runs, *side) if r.path not in told for note in words.caveats(r)
+        f"{r.path.name}: {note}"
+        for r in (*runs, *side)
+        if r.path not in told
+        for note in caveats(r)
     ]
     if again := sorted({run.seed for run in runs} & {run.seed for run in side}):
         notes.append(
@@ -153,18 +165,22 @@ def _destination(workdirs: Sequence[Path], out: Path | None) -> Path:
 
 
 def _part(run: Run, label: str, prefix: str) -> Part:
-    maps = [shares.share_map(run, prefix), shares.corrected_map(run, prefix), shares.recall_map(run, prefix)]
-    maps += [shares.annotator_map(run, prefix), spurious.sensitivity(run, prefix)]
+    maps = [
+        heatmaps.share_map(run, prefix),
+        heatmaps.corrected_map(run, prefix),
+        heatmaps.recall_map(run, prefix),
+    ]
+    maps += [heatmaps.annotator_map(run, prefix), foreground_figures.sensitivity(run, prefix)]
     return Part(
         folder=run.path,
         label=label,
-        subtitle=words.subtitle(run),
-        caveats=words.caveats(run),
-        samples=pictures.sample_grid(run, prefix),
-        groups=pictures.group_grid(run, prefix),
-        neighbours=neighbours.pairs(run, prefix),
+        subtitle=subtitle(run),
+        caveats=caveats(run),
+        samples=sample_grid.sample_grid(run, prefix),
+        groups=sample_grid.group_grid(run, prefix),
+        neighbours=pairs(run, prefix),
         maps=[drawing for drawing in maps if drawing],
-        training=[pool.pool_bars(run, prefix), *curves.loss_curves(run, prefix)],
+        training=[bars.pool_bars(run, prefix), *curves.loss_curves(run, prefix)],
         metrics=tables.metrics(run),
         fidelity=tables.fidelity(run),
         seconds=tables.seconds(run),
@@ -186,7 +202,7 @@ def _render(**what) -> str:
     return environment.from_string(text).render(**what)
 
 
-def _save(page: Path, html: str, drawings: Sequence[Drawing], numbers: str) -> None:
+def _save(page: Path, html: str, drawings: Sequence[RenderedFigure], numbers: str) -> None:
     """PNGs and the CSV first, the page last and in one step, so that a page is never half there."""
     store.write_bytes(page.with_suffix("") / "numbers.csv", numbers.encode())
     for drawing in drawings:

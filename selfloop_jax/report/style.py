@@ -13,12 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 CSS = 100  # CSS pixels an inch: a figure 5 inches wide is shown 500 pixels wide
+
+
 DPI = 200  # two pixels a CSS pixel
+
 
 # Okabe and Ito, without the yellow that vanishes on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+
+
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+
+
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
 
 _RC = {
     "font.family": "DejaVu Sans",
@@ -44,11 +52,12 @@ _RC = {
     "ytick.major.size": 0,
 }
 
+
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Drawing:
+class RenderedFigure:
     """A picture of the report: file stem, PNG bytes, width in CSS pixels, and its words."""
 
     name: str
@@ -59,7 +68,7 @@ class Drawing:
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """Matplotlib's defaults and ours, whatever the reader's own matplotlibrc says."""
     with style.context(["default", _RC]):
         yield
@@ -72,11 +81,11 @@ def figure(width: float, height: float, layout: str | None = "constrained") -> F
     return made
 
 
-def finish(made: Figure, name: str, alt: str, caption: str) -> Drawing:
+def finish(made: Figure, name: str, alt: str, caption: str) -> RenderedFigure:
     """Render a figure to bytes that depend on nothing but its content."""
     buffer = io.BytesIO()
     made.savefig(buffer, format="png", metadata={"Software": None})
-    return Drawing(name, buffer.getvalue(), round(made.get_figwidth() * CSS), alt, caption)
+    return RenderedFigure(name, buffer.getvalue(), round(made.get_figwidth() * CSS), alt, caption)
 
 
 def line(i: int) -> dict:

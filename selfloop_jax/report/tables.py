@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selfloop_jax.report.compare import differences
+from selfloop_jax.analysis.config_diff import differences
+from selfloop_jax.analysis.runs import Run
 from selfloop_jax.report.metrics import COUNTS, PANELS, Metric, text
-from selfloop_jax.report.read import Run
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,7 @@ def metrics(run: Run) -> Table:
     rows += [("Counts",), *(_metric_row(run, metric) for metric in COUNTS)]
     if others := _others(run):
         rows += [("Others",), *(_metric_row(run, metric) for metric in others)]
-    caption = (
-        "↑ higher is better or fairer, ↓ lower is; undefined: nothing to compute it from, or not measured."
-    )
+    caption = "↑ higher is better or fairer, ↓ lower is; undefined: nothing to compute it from, or not measured."
     return Table(("generation", *(str(g.number) for g in run.generations)), tuple(rows), caption)
 
 
@@ -40,8 +38,16 @@ def _metric_row(run: Run, metric: Metric) -> tuple[str, ...]:
 def _others(run: Run) -> list[Metric]:
     """Numbers of the last record that the report has no name for."""
     known = {(m.section, m.key) for m in (*COUNTS, *(m for panel in PANELS for m in panel.metrics))}
-    found = [(section, key) for section in ("metrics", "samples") for key in run.last.record[section] or ()]
-    return [Metric(s, k, k) for s, k in found if (s, k) not in known and _is_number(run.last.record[s][k])]
+    found = [
+        (section, key)
+        for section in ("metrics", "samples")
+        for key in run.last.record[section] or ()
+    ]
+    return [
+        Metric(s, k, k)
+        for s, k in found
+        if (s, k) not in known and _is_number(run.last.record[s][k])
+    ]
 
 
 def _is_number(value: object) -> bool:
@@ -84,9 +90,7 @@ def seconds(run: Run) -> Table:
     rows += [("all phases", *(f"{total:.1f}" for total in totals))]
     if speeds := _phase_rows(run, "images_per_second", "{:,.0f}"):
         rows += [("Images per second",), *speeds]
-    caption = (
-        "Wall-clock time in which a phase ran, compilation included; of a resumed phase the last part only."
-    )
+    caption = "Wall-clock time in which a phase ran, compilation included; of a resumed phase the last part only."
     return Table(("generation", *(str(g.number) for g in run.generations)), tuple(rows), caption)
 
 

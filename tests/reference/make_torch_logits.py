@@ -1,7 +1,7 @@
 """Logits of torchvision's networks under weights by formula, and a small file as torch.save writes it.
 
-Run where torch and torchvision are installed, `python tests/reference/make_torch_logits.py`, after a change
-to formula.py; the tests read what it leaves beside itself and need neither.
+Run where torch and torchvision are installed, `python tests/reference/make_torch_logits.py`, after
+a change to formula.py; the tests read what it leaves beside itself and need neither.
 """
 
 import json
@@ -13,7 +13,11 @@ import torchvision
 from torch import nn
 
 FOLDER = Path(__file__).parent
+
+
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
 CLASSES = 10
 
 
@@ -32,7 +36,11 @@ def narrow_vgg11(width):
 def fill(net):
     """Every tensor by its name and shape; {name: shape}."""
     state = net.state_dict()
-    shapes = {name: tuple(x.shape) for name, x in state.items() if not name.endswith("num_batches_tracked")}
+    shapes = {
+        name: tuple(x.shape)
+        for name, x in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
     for name, shape in shapes.items():
         state[name].copy_(torch.from_numpy(formula.tensor(name, shape)))
     return shapes
@@ -64,7 +72,8 @@ def tiny():
         "parameter": nn.Parameter(torch.tensor([1.5, 2.5])),
     }
     torch.save(
-        {"epoch": 3, "state_dict": {f"module.{name}": x for name, x in tensors.items()}}, FOLDER / "tiny.pth"
+        {"epoch": 3, "state_dict": {f"module.{name}": x for name, x in tensors.items()}},
+        FOLDER / "tiny.pth",
     )
     return {name: {"dtype": str(x.dtype), "values": x.tolist()} for name, x in tensors.items()}
 

@@ -1,0 +1,114 @@
+"""The program's own cases: what a run does in its phases, on random images.
+
+    python -m benchmarks.cases --preset=small --case=diffusion_train [--precision=bfloat16] [--devices=2]
+
+Serves `benchmarks.compare`. Steps are those of `train.fit`: batch indices made on the host, a
+dispatch each.
+"""
+
+import argparse
+import dataclasses
+import functools
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import presets
+from benchmarks.worker import Case, serve
+from selfloop_jax.data import images
+from selfloop_jax.runtime import environment, keys, parallel, rng
+from selfloop_jax.sampling import sampler
+from selfloop_jax.training import classifier, fit, generator, step
+
+CASES = ("diffusion_train", "sample", "classifier_train", "classifier_inference")
+
+
+def pool(side: int) -> images.Images:
+    """Random pixels."""
+    count = presets.IMAGES
+    label = (np.arange(count) % presets.CLASSES).astype(np.int32)
+    words = rng.uniforms((0, "benchmark"), np.arange(count * side * side * 3))
+    pixels = (256 * words).astype(np.uint8).reshape(count, side, side, 3)
+    return images.Images(
+        pixels, label, label, np.full(count, -1, np.int32), np.arange(count, dtype=np.uint32)
+    )
+
+
+def build(config: Any, case: str, steps: int = 1) -> Case:
+    """One case of a config; a call of a training case makes `steps` steps."""
+    dtype = None if config.parallel.precision == "float32" else config.parallel.precision
+    if case in ("diffusion_train", "sample"):
+        net, process = generator.build(config.diffusion, presets.CLASSES, 0, dtype)
+        trainer = generator.make_trainer(net, process, config.diffusion, config.data.image_size, 1)
+        if case == "sample":
+            draw = sampler.make_sampler(net, process, config.sample, config.data.image_size)
+            return _sampling(config, trainer, draw)
+        return _training(config, trainer, steps)
+    net = classifier.build(config.classifier, presets.CLASSES, dtype)
+    trainer = classifier.make_trainer(net, config.classifier, config.data.image_size, 1)
+    if case == "classifier_train":
+        return _training(config, trainer, steps)
+    predict = classifier.make_predict(net, config.classifier, config.measure.batch)
+    weights, pixels = trainer.init(jax.random.key(0)), pool(config.data.image_size).pixels
+    shown = np.concatenate([pixels] * (-(-config.measure.batch // len(pixels))))[
+        : config.measure.batch
+    ]
+    return Case(functools.partial(_run, predict, weights, shown), len(shown), trainer.parameters)
+
+
+def _run(function: Callable, *arguments: Any) -> None:
+    function(*arguments)
+
+
+def _training(config: Any, trainer: step.Trainer, steps: int) -> Case:
+    shown = pool(config.data.image_size)
+    arrays = fit.put_on_devices(shown, len(shown), "device")
+    key = parallel.replicate(keys.key((0, "noise")))
+    state = trainer.start(trainer.init(jax.random.key(0)), 1e-4, 1e6)
+    held = {"state": state, "step": 0}
+
+    def call() -> None:
+        under_way: deque[Any] = deque()
+        for _ in range(steps):
+            index = images.batch_indices((0, "order"), len(shown), trainer.batch, held["step"])[
+                None
+            ]
+            rows = parallel.shard_steps({"index": index})
+            held["state"], metrics = trainer.program(held["state"], arrays, rows, key)
+            parallel.limit_in_flight(under_way, metrics)
+            held["step"] += 1
+        jax.block_until_ready(held["state"])
+
+    return Case(call, trainer.batch * steps, trainer.parameters)
+
+
+def _sampling(config: Any, trainer: step.Trainer, draw: Callable) -> Case:
+    count = config.sample.batch_per_device * parallel.device_count()
+    params = trainer.init(jax.random.key(0))["params"]
+    key, ids = parallel.replicate(keys.key((0, "sample"))), np.arange(count, dtype=np.uint32)
+    label = (ids % presets.CLASSES).astype(np.int32)
+    return Case(
+        functools.partial(_run, draw, params, key, ids, label, label), count, trainer.parameters
+    )
+
+
+def main() -> None:
+    """Serves one case."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=presets.NAMES, default="small")
+    parser.add_argument("--case", choices=CASES, required=True)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--devices", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1)
+    args = parser.parse_args()
+    config = presets.preset(args.preset, args.precision, args.devices)
+    environment.configure(config.parallel)
+    device = environment.device_info()["device_kind"]
+    serve(lambda: dataclasses.replace(build(config, args.case, args.steps), device=device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Where the label and the group of a generated image come from, and how good the annotator of groups is."""
+
+from typing import Any
+
+import numpy as np
+
+from selfloop_jax.data.colorize import read_group
+from selfloop_jax.data.dataset import Dataset
+from selfloop_jax.data.images import UNKNOWN
+
+
+def assign_labels(section: Any, condition: np.ndarray, logits: dict[str, np.ndarray]) -> np.ndarray:
+    """int32[N] by `loop.label_source`: the condition, or the best class of one classifier's logits."""
+    if section.label_source == "condition":
+        return condition
+    return logits[section.label_source].argmax(axis=1).astype(np.int32)
+
+
+def assign_groups(
+    section: Any,
+    asked: np.ndarray,
+    label: np.ndarray,
+    pixels: np.ndarray,
+    logits: np.ndarray | None,
+    data: Dataset,
+) -> np.ndarray:
+    """int32[N] by `loop.group_source`: what was asked for, the colour read from the pixels, or the annotator.
+
+    logits float32[N,G] are the annotator's. With one group in all there is nothing to tell.
+    """
+    if len(data.groups) == 1:
+        return np.zeros(len(pixels), np.int32)
+    if section.group_source == "condition":  # under another label, a nested group asked for is none
+        return np.where((asked >= 0) & data.members[assign_labels, asked], asked, UNKNOWN).astype(
+            np.int32
+        )
+    if section.group_source == "oracle":
+        return read_group(pixels, data.colours)
+    return most_likely_group(logits, assign_labels, data.members)
+
+
+def most_likely_group(logits: np.ndarray, label: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """int32[N]: the likeliest group that the image's class has, -1 where it has none; members bool[C,G]."""
+    best = np.where(members[assign_labels], logits, -np.inf).argmax(axis=1)
+    return np.where(members[assign_labels].any(axis=1), best, UNKNOWN).astype(np.int32)
+
+
+def confusion_matrices(
+    label: np.ndarray, group: np.ndarray, found: np.ndarray, members: np.ndarray
+) -> list[np.ndarray]:
+    """Per class int64[K,K]: images of its k-th group (row) that the annotator gives its j-th (column).
+
+    label, group, found int32[N]; K groups of a class, in the order of `members`; group -1 is left
+    out.
+    """
+    classes, groups = members.shape
+    counts = np.zeros((classes, groups, groups), np.int64)
+    known = assign_groups >= 0
+    np.add.at(counts, (assign_labels[known], assign_groups[known], found[known]), 1)
+    return [table[np.ix_(row, row)] for table, row in zip(counts, members, strict=True)]

@@ -1,0 +1,25 @@
+"""Area resizing of small gray images, and the image sizes a source offers."""
+
+from typing import Any
+
+import numpy as np
+
+from selfloop_jax.errors import UsageError
+
+
+def check_side(section: Any, sides: tuple[int, ...]) -> None:
+    """Raises UsageError unless `data.image_size` is one of `sides`."""
+    if section.image_size not in sides:
+        allowed = " | ".join(map(str, sides))
+        raise UsageError(
+            f"data.image_size = {section.image_size}: allowed are {allowed} "
+            f"for data.source = {section.source}"
+        )
+
+
+def area_resize(gray: np.ndarray, side: int) -> np.ndarray:
+    """uint8[N,H,H] -> uint8[N,side,side] by the mean over equal squares; side divides H."""
+    n, height, _ = gray.shape
+    factor = height // side
+    blocks = gray.reshape(n, side, factor, side, factor).mean(axis=(2, 4))
+    return np.rint(blocks).astype(np.uint8)

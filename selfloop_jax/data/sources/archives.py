@@ -1,0 +1,116 @@
+"""Archives as their makers publish them: a table of their checksums, and the check of a user's own copies."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfloop_jax.errors import UsageError
+
+OFFICIAL = Path(__file__).with_name("checksums.tsv")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A row of the table: where a file is published, its length in bytes and its sha256."""
+
+    url: str
+    size: int
+    sha256: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The archives of one data set; `stand_in` names the table that replaced the official one, or is None."""
+
+    archives: tuple[Archive, ...]
+    stand_in: str | None
+
+    @property
+    def name(self) -> str:
+        """Where a copy made from these archives lies: no two contents share a name, whatever their URLs."""
+        if self.stand_in is None:
+            return "official"
+        contents = repr([(archive.name, archive.sha256) for archive in self.archives])
+        return f"stand_in_{hashlib.sha256(contents.encode()).hexdigest()[:16]}"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """File name to sha256."""
+        return {archive.name: archive.sha256 for archive in self.archives}
+
+
+def table(checksums: str, names: Sequence[str]) -> Table:
+    """The rows for the files `names`: of the official table, or of the one at the path `checksums`.
+
+    A row is URL, size, sha256 and file name with tabs between them, as TFDS registers checksums.
+    Raises UsageError where the file is missing, is no such table, or lacks one of the names.
+    """
+    path = Path(os.path.expanduser(checksums)) if checksums else OFFICIAL
+    try:
+        rows = [_row(line) for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"data.checksums = {checksums}: {' '.join(str(error).split())}; "
+            "allowed are tables of URL, size, sha256 and file name, tabs between them"
+        ) from error
+    known = {row.name: row for row in rows}
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"data.checksums = {checksums}: no row for {name}; needed are {', '.join(names)}"
+            )
+    return Table(tuple(known[name] for name in names), path.name if checksums else None)
+
+
+def _row(line: str) -> Archive:
+    """One row; ValueError where it is none."""
+    fields = line.split("\t")
+    if len(fields) != 4 or not fields[1].isdecimal() or len(fields[2]) != 64:
+        raise ValueError(f"not a row: {line[:60]!r}")
+    return Archive(fields[0], int(fields[1]), fields[2], fields[3])
+
+
+def check(folder: str, archives: Sequence[Archive]) -> None:
+    """Raises UsageError unless every archive in the folder `data.archive_dir` is the one in the table.
+
+    It names the first file that is missing, cannot be read, or is of another length or of another
+    sha256.
+    """
+    path = Path(os.path.expanduser(folder))
+    for archive in archives:
+        try:
+            fault = _fault(path / archive.name, archive)
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror})"
+        if fault:
+            needed = ", ".join(archive.name for archive in archives)
+            raise UsageError(
+                f"data.archive_dir = {folder}: {archive.name} {fault}; needed are {needed}"
+            )
+
+
+def check_folder(folder: str) -> None:
+    """Raises UsageError where `data.archive_dir` is set and is no folder that can be read."""
+    if not folder:
+        return
+    try:
+        os.listdir(os.path.expanduser(folder))
+    except OSError as error:
+        raise UsageError(
+            f"data.archive_dir = {folder}: {error.strerror}; allowed is a folder with archives, or ''"
+        ) from error
+
+
+def _fault(path: Path, archive: Archive) -> str | None:
+    """What is wrong with a file, or None."""
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != archive.size:
+        return f"has {size} bytes instead of {archive.size}"
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return None if found == archive.sha256 else f"has sha256 {found} instead of {archive.sha256}"

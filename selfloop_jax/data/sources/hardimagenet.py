@@ -1,0 +1,407 @@
+"""Hard ImageNet: 15 classes with strong spurious cues, an object mask per image, training images ranked.
+
+Moayeri, Singla and Feizi, "Hard ImageNet: Segmentations for Objects with Strong Spurious Cues",
+NeurIPS 2022 Datasets and Benchmarks. Nothing is downloaded: ImageNet needs its own licence.
+
+    <images_dir>/{train,val}/<wnid>/<file>.JPEG    a whole ImageNet, of which the rest is not touched, or the
+                                                   15 classes alone
+    <masks_dir>/{train,val}/<wnid>_<file>.JPEG     hardImageNet/ of the publication
+    <meta_dir>/hard_imagenet_idx.pkl, idx_to_wnid.pkl, paths_by_rank.pkl    hardImageNet/meta/
+
+An image belongs to the data set where it has a mask, or without masks where it has a rank; it is
+called by its mask's name. Groups are bands of a class's images. By rank (of the strength of the
+spurious cue) only training images have them: the test set is held out of those, and the validation
+set, with its masks, is the probe. By the object's area all images have them: the validation set is
+the test set as well as the probe.
+"""
+
+import contextlib
+import fnmatch
+import hashlib
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfloop_jax.data import cache, decode
+from selfloop_jax.data.images import REAL, UNKNOWN, Images
+from selfloop_jax.data.sources.base import Missing, Outline, Source
+from selfloop_jax.data.sources.pickles import load_plain
+from selfloop_jax.errors import UsageError
+
+# ImageNet index, wnid and name, in the order of the published labels.
+CLASSES = (
+    (537, "n03218198", "dog sled"),
+    (379, "n02492660", "howler monkey"),
+    (785, "n04162706", "seat belt"),
+    (795, "n04228054", "ski"),
+    (837, "n04356056", "sunglasses"),
+    (433, "n02807133", "swimming cap"),
+    (416, "n02777292", "balance beam"),
+    (602, "n03535780", "horizontal bar"),
+    (706, "n03899768", "patio"),
+    (746, "n04019541", "puck"),
+    (655, "n03770439", "miniskirt"),
+    (810, "n04264628", "space bar"),
+    (890, "n04540053", "volleyball"),
+    (981, "n09835506", "baseball player"),
+    (801, "n04251144", "snorkel"),
+)
+
+
+NAMES = {wnid: name for _, wnid, name in CLASSES}
+
+
+SIDES = range(16, 225, 8)
+
+
+# The marker of images that are not the real ones, in images_dir; its first line says what they are.
+STAND_IN = "STAND-IN"
+
+
+BAD_LISTED = 100
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: names of all its images, and K of them decoded, the groups not yet given.
+
+    kept: names of the K; area float32[K]: the object's share of each, None without masks; bad: the
+    others, [path, reason]; converted: as in decode.Decoded.
+    """
+
+    listed: list[str]
+    images: Images
+    kept: list[str]
+    area: np.ndarray | None
+    bad: list[list[str]]
+    converted: dict[str, int]
+
+
+def load(section: Any, prepare: bool) -> Source:
+    """The source that section `data` describes; an id is an image's place in the sorted names, train first.
+
+    Raises Missing where a folder is not set or not there, or, unless `prepare`, images are not
+    decoded yet; UsageError on what does not fit: a class without images, a bad image under
+    on_bad_image = refuse, too few images for the hold-out, a class without an object in any
+    validation mask, a damaged pickle.
+    """
+    _check(section)
+    wnids, order = _classes(section.meta_dir)
+    ranking = _ranking(_folder(section, "meta_dir"), wnids) if section.group == "rank" else {}
+    if section.masks_dir:
+        names = {split: _masked(section, split, wnids) for split in ("train", "val")}
+    else:
+        names = {"train": sorted(name for ranked in ranking.values() for name in ranked)}
+    outline = _outline(section, names, ranking)
+    splits, first = {}, 0
+    for split, listed in names.items():
+        splits[split] = _split(section, split, listed, first, wnids, None if prepare else outline)
+        first += len(listed)
+    if section.group == "rank":
+        source = _by_rank(section, splits["train"], splits.get("val"), wnids, ranking)
+    else:
+        source = _by_area(section, splits["train"], splits["val"], wnids)
+    return replace(
+        source, facts={**source.facts, "class_order": order, **_facts(section, source, splits)}
+    )
+
+
+def _folder(section: Any, field: str) -> Path:
+    return Path(os.path.expanduser(section[field]))
+
+
+@contextlib.contextmanager
+def _reading(section: Any, field: str) -> Iterator[None]:
+    """UsageError naming the field of a folder that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        raise UsageError(f"data.{field} = {section[field]}: {where}{error.strerror}") from error
+
+
+def _outline(section: Any, names: dict[str, list[str]], ranking: dict[str, list[str]]) -> Outline:
+    """What is known of the images before they are decoded, as if none were bad."""
+    train, test = len(names["train"]), len(names.get("val", ()))
+    if section.group == "rank":
+        test = len(CLASSES) * section.bands * section.holdout
+        train = len(set(names["train"]) & set(itertools.chain(*ranking.values()))) - test
+    return Outline(len(CLASSES), section.bands, train, test)
+
+
+def _check(section: Any) -> None:
+    """Raises Missing or UsageError on what the section and the folders' names alone show to be wrong."""
+    if not section.images_dir:
+        wanted = "the folder with {train,val}/<wnid>/ of ImageNet or of Hard ImageNet's 15 classes"
+        raise Missing("data.images_dir", f"data.images_dir = '': set it to {wanted}")
+    for field in ("images_dir", "masks_dir", "meta_dir"):
+        value = section[field]
+        if value and not os.path.isdir(os.path.expanduser(value)):
+            raise Missing(f"data.{field}", f"data.{field} = {value}: no such folder, set it to one")
+    if section.image_size not in SIDES:
+        allowed = f"multiples of 8 from {SIDES[0]} to {SIDES[-1]} for data.source = hardimagenet"
+        raise UsageError(f"data.image_size = {section.image_size}: allowed are {allowed}")
+    if section.group == "rank" and not section.meta_dir:
+        raise UsageError(
+            "data.group = rank: allowed is mask_area without a ranking (data.meta_dir = '')"
+        )
+    if section.group == "mask_area" and not section.masks_dir:
+        without = "an image directory without masks (data.masks_dir = '')"
+        raise UsageError(f"data.group = mask_area: allowed is rank for {without}")
+
+
+def _classes(meta_dir: str) -> tuple[list[str], str]:
+    """The 15 wnids in the order of the labels, and what says so."""
+    path = Path(os.path.expanduser(meta_dir)) / "hard_imagenet_idx.pkl"
+    if not meta_dir or not os.path.exists(path):
+        return list(NAMES), "built-in"
+    table = path.with_name("idx_to_wnid.pkl")
+    to_wnid = (
+        load_plain(table) if os.path.exists(table) else {index: wnid for index, wnid, _ in CLASSES}
+    )
+    try:
+        wnids = [to_wnid[index] for index in load_plain(path)]
+        fits = all(isinstance(wnid, str) for wnid in wnids) and sorted(wnids) == sorted(NAMES)
+    except (TypeError, LookupError):
+        fits = False
+    if not fits:
+        raise UsageError(
+            f"{path}: damaged: allowed are the ImageNet indices of Hard ImageNet's 15 classes"
+        )
+    return wnids, path.name
+
+
+def _ranking(meta_dir: Path, wnids: list[str]) -> dict[str, list[str]]:
+    """Names of each class's training images in the order of their rank.
+
+    The pickle holds a dictionary of ImageNet index -> list of `train/<wnid>/<file>`. Neither it nor
+    the public code says at which end the spurious cue is strong.
+    """
+    path = meta_dir / "paths_by_rank.pkl"
+    lists = load_plain(path)
+    fits = isinstance(lists, dict) and all(isinstance(ranked, list) for ranked in lists.values())
+    entries = list(itertools.chain(*lists.values())) if fits else []
+    if not fits or not all(isinstance(entry, str) and entry.isprintable() for entry in entries):
+        raise UsageError(
+            f"{path}: damaged: allowed is a dictionary of lists of paths train/<wnid>/<file>"
+        )
+    paths = [entry.split("/")[-2:] for entry in entries]
+    names = dict.fromkeys("_".join(path) for path in paths if len(path) == 2)  # each once, in order
+    ranking = {wnid: [name for name in names if _wnid(name) == wnid] for wnid in wnids}
+    _check_classes(
+        [name for ranked in ranking.values() for name in ranked], wnids, f"{path}: no ranks"
+    )
+    return ranking
+
+
+def _masked(section: Any, split: str, wnids: list[str]) -> list[str]:
+    """Names of a split's masks, sorted."""
+    folder = _folder(section, "masks_dir") / split
+    with _reading(section, "masks_dir"):
+        found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    names = [
+        name for name in found if fnmatch.fnmatchcase(name, "n*_*.JPEG") and _wnid(name) in NAMES
+    ]
+    _check_classes(names, wnids, f"data.masks_dir = {section.masks_dir}: no masks in {split}/")
+    return names
+
+
+def _wnid(name: str) -> str:
+    return name.split("_")[0]
+
+
+def _check_classes(names: Iterable[str], wnids: list[str], complaint: str) -> None:
+    """UsageError on the first class that none of the images is of."""
+    present = {_wnid(name) for name in names}
+    for wnid in wnids:
+        if wnid not in present:
+            raise UsageError(
+                f"{complaint} for {wnid} ({NAMES[wnid]}); all 15 classes must be there"
+            )
+
+
+def _check_folders(section: Any, split: str, wnids: list[str]) -> None:
+    folder = _folder(section, "images_dir") / split
+    with _reading(section, "images_dir"):
+        if os.path.isdir(folder):
+            os.listdir(folder)
+    for wnid in wnids:
+        if not os.path.isdir(folder / wnid):
+            raise UsageError(
+                f"data.images_dir = {section.images_dir}: no folder {split}/{wnid} ({NAMES[wnid]}); "
+                "all 15 classes must be there"
+            )
+
+
+def _split(
+    section: Any,
+    split: str,
+    names: list[str],
+    first: int,
+    wnids: list[str],
+    outline: Outline | None,
+) -> Split:
+    """One split from the cache, into which it is decoded first unless it is there; ids count from `first`.
+
+    With an `outline` nothing is decoded: Missing brings it instead.
+    """
+    _check_folders(section, split, wnids)
+    root, side = _folder(section, "images_dir"), section.image_size
+    paths = ["/".join((split, *name.split("_", 1))) for name in names]
+    masks = _folder(section, "masks_dir") / split if section.masks_dir else None
+    key = {
+        "image_size": side,
+        "on_bad_image": section.on_bad_image,
+        "images": cache.stamps(root, paths),
+        "masks": cache.stamps(masks, names) if masks else None,
+    }
+
+    def make() -> cache.Entry:
+        if outline is not None:
+            told = f"data.images_dir = {root}: not decoded yet at {side} pixels"
+            raise Missing("data.images_dir", told, outline)
+        return _decode(section, split, paths, [masks / name for name in names] if masks else None)
+
+    nbytes = len(names) * (side * side * 4 + 16)
+    arrays, facts = cache.cached(section.cache_dir, f"hardimagenet-{split}", key, nbytes, make)
+    kept = arrays["kept"]
+    label = np.array([wnids.index(_wnid(name)) for name in names], np.int32)
+    images = Images(
+        pixels=arrays["pixels"],
+        label=label[kept],
+        group=np.full(len(kept), UNKNOWN, np.int32),
+        origin=np.full(len(kept), REAL, np.int32),
+        id=(first + kept).astype(np.uint32),
+        masks=arrays.get("masks"),
+    )
+    kept_names = [names[i] for i in kept]
+    _check_classes(
+        kept_names, wnids, f"data.images_dir = {section.images_dir}: no usable {split} images"
+    )
+    if images.masks is not None:
+        drawn = (name for name, mask in zip(kept_names, images.masks, strict=True) if mask.any())
+        _check_classes(
+            drawn, wnids, f"data.masks_dir = {section.masks_dir}: no object in any {split} mask"
+        )
+    return Split(names, images, kept_names, arrays.get("area"), facts["bad"], facts["converted"])
+
+
+def _decode(section: Any, split: str, paths: list[str], masks: list[Path] | None) -> cache.Entry:
+    """What the cache holds of a split: the areas of all masks, the masks of validation images alone."""
+    root = _folder(section, "images_dir")
+
+    def relative(path: Path) -> str:
+        return path.relative_to(root).as_posix()
+
+    files, what = [root / path for path in paths], f"data.images_dir = {section.images_dir}"
+    decoded = decode.decode_all(
+        files, section.image_size, masks, section.on_bad_image, what, "imagenet", relative
+    )
+    arrays = {"pixels": decoded.pixels, "kept": decoded.kept}
+    if decoded.masks is not None:
+        arrays["area"] = (decoded.masks > 0).mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
+        if split == "val":
+            arrays["masks"] = decoded.masks
+    bad = [[relative(path), reason] for path, reason in decoded.bad]
+    return arrays, {"bad": bad, "converted": decoded.converted}
+
+
+def _by_rank(
+    section: Any, train: Split, val: Split | None, wnids: list[str], ranking: dict[str, list[str]]
+) -> Source:
+    """Groups by rank, counted among all images listed: a skipped one moves no other to another band."""
+    listed, band = set(train.listed), {}
+    for ranked in ranking.values():
+        own = [name for name in ranked if name in listed]
+        band.update({name: place * section.bands // len(own) for place, name in enumerate(own)})
+    group = np.array([band.get(name, UNKNOWN) for name in train.kept], np.int32)
+    images, groups = replace(train.images, group=group), _band_names(section.bands, "first", "last")
+    held = _holdout(images, train.kept, section.holdout, wnids, groups)
+    return Source(
+        train=images.take(np.flatnonzero((group != UNKNOWN) & ~held)),
+        test=images.take(np.flatnonzero(held)),
+        classes=tuple(NAMES[wnid] for wnid in wnids),
+        groups=groups,
+        probe=val and val.images,
+        facts={
+            "group_definition": f"{section.bands} equal bands of each class's training images in the order "
+            "of paths_by_rank.pkl, which does not say at which end the spurious cue is strong",
+            "without_rank": len(listed) - len(band),
+            "ranked_without_mask": sum(map(len, ranking.values())) - len(band),
+        },
+    )
+
+
+def _holdout(
+    images: Images, names: list[str], count: int, wnids: list[str], groups: tuple[str, ...]
+) -> np.ndarray:
+    """bool[N]: `count` images of every class and group, chosen by their names for good: no seed enters.
+
+    Nor does the place in the listing, which hangs on the other images: with masks fewer are listed.
+    """
+    lots = np.array([hashlib.sha256(os.fsencode(f"hold-out/{name}")).hexdigest() for name in names])
+    held = np.zeros(len(images), bool)
+    for (label, wnid), (group, name) in itertools.product(enumerate(wnids), enumerate(groups)):
+        members = np.flatnonzero((images.label == label) & (images.group == group))
+        if len(members) <= count:
+            raise UsageError(
+                f"data.holdout = {count}: {NAMES[wnid]}, {name} has {len(members)} images; "
+                "allowed are fewer than every class and band has"
+            )
+        held[members[np.argsort(lots[members])[:count]]] = True
+    return held
+
+
+def _by_area(section: Any, train: Split, val: Split, wnids: list[str]) -> Source:
+    """Groups by the object's share of the image, cut at quantiles of each class's training images."""
+    label, levels = train.images.label, np.arange(1, section.bands) / section.bands
+    cuts = [np.quantile(train.area[label == c], levels) for c in range(len(wnids))]
+
+    def grouped(split: Split) -> Images:
+        pairs = zip(split.images.label, split.area, strict=True)
+        group = [np.searchsorted(cuts[c], area, side="right") for c, area in pairs]
+        return replace(split.images, group=np.array(group, np.int32))
+
+    held_out = grouped(val)
+    return Source(
+        train=grouped(train),
+        test=held_out,
+        classes=tuple(NAMES[wnid] for wnid in wnids),
+        groups=_band_names(section.bands, "small", "large"),
+        probe=held_out,
+        facts={
+            "group_definition": f"{section.bands} bands by the object's share of the image as decoded, cut "
+            "at the quantiles of each class's training images"
+        },
+    )
+
+
+def _band_names(bands: int, first: str, last: str) -> tuple[str, ...]:
+    """The groups' names, from one end to the other."""
+    inner = [f"middle {i}" for i in range(1, bands - 1)]
+    return (first, *(["middle"] if len(inner) == 1 else inner), last)
+
+
+def _facts(section: Any, source: Source, splits: dict[str, Split]) -> dict[str, Any]:
+    """What a record says of the images, whatever the groups."""
+    bad = [entry for split in splits.values() for entry in split.bad]
+    sets = {"train": source.train, "test": source.test, "probe": source.probe}
+    marker = _folder(section, "images_dir") / STAND_IN
+    return {
+        "images": {
+            **{name: len(images) for name, images in sets.items() if images is not None},
+            "listed": {name: len(split.listed) for name, split in splits.items()},
+        },
+        "bad_images": bad[:BAD_LISTED],
+        "bad_image_count": len(bad),
+        "converted": dict(sum((Counter(split.converted) for split in splits.values()), Counter())),
+        "stand_in": marker.read_text(errors="replace").partition("\n")[0]
+        if marker.exists()
+        else None,
+    }

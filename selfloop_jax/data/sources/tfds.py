@@ -1,0 +1,311 @@
+"""Sources that TFDS keeps: MNIST, CIFAR-100 with its two levels of labels, and any data set by name."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from selfloop_jax.data import decode
+from selfloop_jax.data.images import REAL, UNKNOWN, Images
+from selfloop_jax.data.resize import area_resize, check_side
+from selfloop_jax.data.sources import archives, tfds_prepare
+from selfloop_jax.data.sources.base import TFDS, Missing, Source, is_nested
+from selfloop_jax.errors import RunError, UsageError
+
+SIDES = (8, 16, 32)
+
+
+# A name as TFDS prints it: data set, config and version. Names with a namespace would be fetched to
+# be known.
+NAME = r"\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?"
+
+
+Columns = dict[str, np.ndarray]
+
+
+def mnist(section: Any, prepare: bool) -> Source:
+    """MNIST's 60,000 and 10,000 digits in the order of its files, gray as three equal channels, no groups.
+
+    Raises UsageError, `Missing` and RunError as `tfds_prepare.official` does.
+    """
+    check_side(section, SIDES)
+    from selfloop_jax.data.sources.tfds_builders import SelfloopMnist
+
+    builder = tfds_prepare.official(SelfloopMnist, section, prepare)
+    train, test = _official(builder, section.image_size, ("label",), (60_000, 10_000))
+    return Source(
+        train=_images(train["image"], train["label"]),
+        test=_images(test["image"], test["label"], first=len(train["image"])),
+        classes=tuple(str(digit) for digit in range(10)),
+        facts=_facts(builder),
+    )
+
+
+def cifar(section: Any, coarse: bool, prepare: bool) -> Source:
+    """CIFAR-100's 50,000 and 10,000 images in the order of its files; errors as for `mnist`.
+
+    With `coarse` the 20 superclasses are the labels and the 100 classes are groups nested in them;
+    else the classes are the labels, and there are no groups: no class lies in two superclasses to
+    be compared.
+    """
+    check_side(section, SIDES)
+    from selfloop_jax.data.sources.tfds_builders import SelfloopCifar100
+
+    builder = tfds_prepare.official(SelfloopCifar100, section, prepare)
+    label, group = ("coarse_label", "label") if coarse else ("label", "")
+    paths = tuple(filter(None, (label, group)))
+    train, test = _official(builder, section.image_size, paths, (50_000, 10_000))
+    return Source(
+        train=_images(train["image"], train[label], train.get(group)),
+        test=_images(test["image"], test[label], test.get(group), first=len(train["image"])),
+        classes=tuple(builder.info.features[label].names),
+        groups=tuple(builder.info.features[group].names) if group else (),
+        nested=coarse,
+        facts=_facts(builder),
+    )
+
+
+def named(section: Any, prepare: bool) -> Source:
+    """The TFDS data set of `data.source` = tfds:<name>, its records in the order they are stored in.
+
+    Label and group are the ClassLabel, integer or boolean features at the dotted paths
+    `label_feature` and `group_feature`, '' for no groups; of the feature `image` the central square
+    is resized. `validation` stands in where there is no split `test`. Raises UsageError where the
+    data set has no such features or splits, or takes TensorFlow; `Missing` where it is not prepared
+    and `prepare` is false; RunError where it is damaged or an image of it cannot be used.
+    """
+    builder = _find(section, prepare)
+    splits = _two_splits(section, builder.info.splits)
+    paths = [path for path in (section.label_feature, section.group_feature) if path]
+    categories = _categories(section, builder.info.features)
+    decoders = _image_decoders(section, builder.info.features)
+    parts = [
+        _columns(builder, split, paths, section.image_size, _squares, decoders) for split in splits
+    ]
+    classes, labels = _coded(
+        categories[section.label_feature], [p[section.label_feature] for p in parts]
+    )
+    if min(label.min(initial=0) for label in labels) < 0:
+        raise UsageError(
+            f"data.label_feature = {section.label_feature}: images of {' or '.join(splits)} have no label"
+        )
+    groups, members = (), [np.full(len(label), UNKNOWN) for label in labels]
+    if section.group_feature:
+        groups, members = _coded(
+            categories[section.group_feature], [p[section.group_feature] for p in parts]
+        )
+    train = _images(parts[0]["image"], labels[0], members[0])
+    test = _images(parts[1]["image"], labels[1], members[1], first=len(labels[0]))
+    counts = sum(images.joint(len(classes), len(groups)) for images in (train, test))
+    return Source(
+        train=train,
+        test=test,
+        classes=classes,
+        groups=groups,
+        nested=is_nested(counts > 0),
+        facts={"tfds": builder.info.full_name, "splits": list(splits), **_facts(builder)},
+    )
+
+
+def _official(
+    builder: Any, side: int, paths: Sequence[str], sizes: tuple[int, int]
+) -> list[Columns]:
+    """Train and test of MNIST or CIFAR-100; what comes from the official archives has the official sizes."""
+    found = tuple(builder.info.splits[split].num_examples for split in ("train", "test"))
+    if builder.info.metadata["stand_in"] is None and found != sizes:
+        raise RunError(
+            f"{builder.data_path}: damaged: it has {found} images instead of {sizes}: delete it"
+        )
+    return [_columns(builder, split, paths, side, _shrunk) for split in ("train", "test")]
+
+
+def _facts(builder: Any) -> dict[str, Any]:
+    """What the prepared copy says of the archives that it was made from."""
+    metadata = builder.info.metadata or {}
+    return {"stand_in": metadata.get("stand_in"), "archives": dict(metadata.get("archives", {}))}
+
+
+def _images(
+    pixels: np.ndarray, label: np.ndarray, group: np.ndarray | None = None, first: int = 0
+) -> Images:
+    """Real images with ids from `first` on; without `group` all groups are unknown."""
+    count = len(pixels)
+    return Images(
+        pixels=pixels,
+        label=label.astype(np.int32),
+        group=np.full(count, UNKNOWN, np.int32) if group is None else group.astype(np.int32),
+        origin=np.full(count, REAL, np.int32),
+        id=np.arange(first, first + count, dtype=np.uint32),
+    )
+
+
+def _columns(
+    builder: Any,
+    split: str,
+    paths: Sequence[str],
+    side: int,
+    resize: Callable[[list, int], np.ndarray],
+    decoders: dict[str, Any] | None = None,
+) -> Columns:
+    """A split whole: `image` uint8[N,side,side,3] and int64[N] for each dotted path.
+
+    Raises RunError naming the first record whose image `resize` finds to be bad.
+    """
+    count = builder.info.splits[split].num_examples
+    columns = {path: np.empty(count, np.int64) for path in paths}
+    columns["image"] = np.empty((count, side, side, 3), np.uint8)
+    for first, chunk in tfds_prepare.examples(builder, split, decoders):
+        place = slice(first, first + len(chunk))
+        try:
+            columns["image"][place] = resize([example["image"] for example in chunk], side)
+        except _BadRecord as error:
+            record = f"{split}, record {first + error.place}"
+            raise RunError(
+                f"{builder.info.full_name}, {record}: {error}; in {builder.data_path}"
+            ) from error
+        for path in paths:
+            columns[path][place] = [_at(example, path) for example in chunk]
+    return columns
+
+
+def _at(tree: Any, path: str) -> Any:
+    for name in path.split("."):
+        tree = tree[name]
+    return tree
+
+
+def _shrunk(images: list[np.ndarray], side: int) -> np.ndarray:
+    """uint8[n,side,side,C]: means over equal squares of images up to 32x32, padded to that with zeros."""
+    block = np.stack(images)
+    n, height, _, channels = block.shape
+    margin = (32 - height) // 2
+    planes = np.moveaxis(block, 3, 1).reshape(n * channels, height, height)
+    planes = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)))
+    if side != planes.shape[1]:
+        planes = area_resize(planes, side)
+    return np.moveaxis(planes.reshape(n, channels, side, side), 1, 3)
+
+
+class _BadRecord(Exception):
+    """An image that cannot be used; `place` is its place among those that were to be resized."""
+
+    def __init__(self, place: int, reason: str):
+        super().__init__(reason)
+        self.place = place
+
+
+def _squares(images: list[bytes | np.ndarray], side: int) -> np.ndarray:
+    """uint8[n,side,side,3]: the central squares, resized; encoded images or uint8[H,W,1 or 3]."""
+    squares = np.empty((len(images), side, side, 3), np.uint8)
+    for i, image in enumerate(images):
+        try:
+            squares[i] = decode.square(image, side)
+        except decode.BadImage as error:
+            raise _BadRecord(i, str(error)) from error
+    return squares
+
+
+def _find(section: Any, prepare: bool) -> Any:
+    """A builder whose data set is prepared, from its files alone or by the code that TFDS has for it."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.read_only_builder import builder_from_files
+
+    name, data_dir = section.source.removeprefix(TFDS), section.dir or None
+    if not re.fullmatch(NAME, name):
+        raise UsageError(
+            f"data.source = {section.source}: allowed are {TFDS}<name>[/<config>][:<version>]"
+        )
+
+    def make() -> Any:
+        with contextlib.suppress(tfds.core.DatasetNotFoundError):
+            return builder_from_files(name, data_dir=data_dir)
+        try:
+            return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        except tfds.core.DatasetNotFoundError:
+            raise
+        except (AssertionError, ValueError) as error:  # No such config or version.
+            raise UsageError(
+                f"data.source = {section.source}: {tfds_prepare.brief(error)}"
+            ) from error
+
+    def check() -> None:
+        archives.check_folder(section.archive_dir)
+
+    def write(builder: Any) -> None:
+        tfds_prepare.download_and_prepare(builder, section.archive_dir)
+
+    place = tfds_prepare.root(section) / name.partition(":")[0]
+    try:
+        return tfds_prepare.prepared(make, place, check, write if prepare else None)
+    except tfds.core.DatasetNotFoundError as error:
+        raise Missing(
+            "data.dir",
+            f"data.dir = {section.dir}: {section.source} is not prepared there, and TFDS has no data set of "
+            "that name to prepare",
+        ) from error
+    except ImportError as error:
+        raise tfds_prepare.needs_tensorflow(name, error) from error
+
+
+def _two_splits(section: Any, splits: Any) -> tuple[str, str]:
+    """Names of the splits that train and test are read from."""
+    test = next((split for split in ("test", "validation") if split in splits), None)
+    if "train" not in splits or test is None:
+        raise UsageError(
+            f"data.source = {section.source}: its splits are {', '.join(splits)}; "
+            "needed are train, and test or validation"
+        )
+    return "train", test
+
+
+def _categories(section: Any, features: Any) -> dict[str, Any]:
+    """Features that can be a label or a group by dotted path; UsageError where the section names others."""
+    found = dict(_scalars(features))
+    for field in ("label_feature", "group_feature"):
+        if section[field] not in found and (section[field] or field == "label_feature"):
+            raise UsageError(
+                f"data.{field} = {section[field]}: allowed are {', '.join(sorted(found))}"
+            )
+    return found
+
+
+def _scalars(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted paths of all integer and boolean scalars, ClassLabel among them."""
+    import tensorflow_datasets as tfds
+
+    for name, feature in features.items():
+        if isinstance(feature, tfds.features.FeaturesDict):
+            yield from _scalars(feature, f"{prefix}{name}.")
+        elif feature.shape == () and np.dtype(feature.np_dtype).kind in "iub":
+            yield prefix + name, feature
+
+
+def _image_decoders(section: Any, features: Any) -> dict[str, Any] | None:
+    """Decoders that leave encoded images to Pillow, whatever else is there; UsageError on other images."""
+    import tensorflow_datasets as tfds
+
+    image = dict(features.items()).get("image")
+    fits = image is not None and len(image.shape or ()) == 3 and image.np_dtype == np.uint8
+    if not fits or image.shape[-1] not in (1, 3):
+        raise UsageError(
+            f"data.source = {section.source}: its feature image is {image}; "
+            "allowed are uint8 images of one or three channels"
+        )
+    return {"image": tfds.decode.SkipDecoding()} if isinstance(image, tfds.features.Image) else None
+
+
+def _coded(feature: Any, values: list[np.ndarray]) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """Names of a feature's values and int64[N] indices into them for train and test, -1 unknown.
+
+    A ClassLabel and a boolean have all their names, of an integer only what occurs.
+    """
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes is not None:
+        return tuple(feature.names), values
+    if feature.np_dtype == np.bool_:
+        return ("False", "True"), values
+    distinct = np.unique(np.concatenate(values))
+    return tuple(map(str, distinct)), [np.searchsorted(distinct, value) for value in values]

@@ -1,0 +1,263 @@
+"""TFDS data sets on disk: prepared once, by one process at a time, whole or not at all; no TensorFlow.
+
+TFDS writes into a folder `incomplete.*` and renames it when all is there, so what has a data set's
+name is complete. What a killed preparation leaves is removed by the next one.
+"""
+
+import contextlib
+import fcntl
+import functools
+import http.client
+import io
+import logging
+import os
+import shutil
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from selfloop_jax.data.sources import archives
+from selfloop_jax.data.sources.base import Missing
+from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.runtime.log import say
+
+# What a server may take to answer, and at a time to send on; how often a download is tried again.
+SECONDS_TO_ANSWER = 10
+
+
+RETRIES = 1
+
+
+# Examples that are decoded at a time.
+CHUNK = 500
+
+
+def official(builder_class: type, section: Any, prepare: bool) -> Any:
+    """A builder of `tfds_builders`, its data set prepared from the archives that section `data` names.
+
+    Raises UsageError on archives that are not those of the table, `Missing` where nothing is
+    prepared and `prepare` is false, RunError where no server answers, a download failed or the
+    prepared copy is damaged.
+    """
+    from selfloop_jax.data.sources.tfds_builders import FromTable
+
+    table = archives.table(section.checksums, builder_class.NAMES)
+
+    def make() -> Any:
+        variant = FromTable(name=table.name, table=table)
+        return builder_class(
+            data_dir=section.dir or None, config=variant, file_format="array_record"
+        )
+
+    def check() -> None:
+        if section.archive_dir:
+            archives.check(section.archive_dir, table.archives)
+        else:
+            _ask(table.archives[0].url, builder_class.NAMES)
+
+    def write(builder: Any) -> None:
+        with _scratch(builder) as downloads:
+            download_and_prepare(builder, section.archive_dir, downloads)
+
+    place = root(section) / builder_class.name / table.name
+    builder = prepared(make, place, check, write if prepare else None)
+    if builder.info.metadata.get("archives") != table.digests:
+        raise RunError(
+            f"{builder.data_path}: damaged: not made from the archives it should be: delete it"
+        )
+    return builder
+
+
+def root(section: Any) -> Path:
+    """The folder of prepared data sets that section `data` names."""
+    import tensorflow_datasets as tfds
+
+    return Path(os.path.expanduser(section.dir or tfds.core.constants.DATA_DIR))
+
+
+def prepared(
+    make: Callable[[], Any],
+    place: Path,
+    check: Callable[[], None],
+    write: Callable[[Any], None] | None,
+) -> Any:
+    """The builder that `make` gives, prepared by `write` where it is not yet; without `write`, `Missing`.
+
+    Its copies lie below `place`. `check` raises what is wrong before anything is created. Other
+    processes wait. Raises RunError where the data folder cannot be written, or what is below
+    `place` is damaged.
+    """
+    builder, done = _made(make, place)
+    if done:
+        return builder
+    folder = Path(builder.data_dir_root)
+    if write is None:
+        raise Missing(
+            "data.dir", f"data.dir = {folder}: {builder.info.full_name} is not prepared there"
+        )
+    check()
+    try:
+        with _lock(folder, builder.name), quiet():
+            if not builder.is_prepared():
+                say(f"preparing {builder.info.full_name} in {folder}")
+                write(builder)
+            builder, done = _made(make, place)
+    except OSError as error:
+        raise RunError(
+            f"data.dir = {folder}: {builder.info.full_name} not prepared: {error}"
+        ) from error
+    if not done:
+        raise RunError(f"{builder.data_path}: damaged: it is no prepared data set: delete it")
+    return builder
+
+
+def _made(make: Callable[[], Any], place: Path) -> tuple[Any, bool]:
+    """The builder, and whether its data set is prepared; it reads what lies below `place`."""
+    import tensorflow_datasets as tfds
+
+    try:
+        with quiet():
+            builder = make()
+            return builder, builder.is_prepared()
+    except (ImportError, UsageError, RunError, tfds.core.DatasetNotFoundError):
+        raise
+    except PermissionError as error:
+        raise UsageError(
+            f"data.dir: {error.filename or place}: {error.strerror}; allowed are folders that can be read"
+        ) from error
+    except Exception as error:  # Protobuf, JSON and TFDS each have their own for damaged files.
+        raise RunError(f"{place}: damaged: {brief(error)}: delete it") from error
+
+
+def download_and_prepare(builder: Any, archive_dir: str, downloads: Path | None = None) -> None:
+    """TFDS's preparation as array_record; archives that lie in `archive_dir` are not downloaded.
+
+    Raises RunError where it fails, ImportError where it takes a package that is not here.
+    """
+    import tensorflow_datasets as tfds
+
+    tfds.display_progress_bar(enable=sys.stderr.isatty())
+    folder = Path(os.path.expanduser(archive_dir)) if archive_dir else None
+    manual = tfds.download.DownloadConfig(manual_dir=folder, try_download_gcs=False)
+    try:
+        with _impatient():
+            builder.download_and_prepare(download_dir=downloads, download_config=manual)
+    except (ImportError, UsageError, RunError):
+        raise
+    except Exception as error:  # Any data set's own code, and C++ that writes.
+        raise RunError(
+            f"data.dir = {builder.data_dir_root}: {builder.name} not prepared: {brief(error)}"
+        ) from error
+
+
+def examples(
+    builder: Any, split: str, decoders: dict[str, Any] | None = None
+) -> Iterator[tuple[int, list]]:
+    """Decoded examples of a split in the order of its records: (first, examples), chunk after chunk.
+
+    Raises UsageError where reading takes TensorFlow, RunError on damaged files.
+    """
+    try:
+        with quiet():
+            source = builder.as_data_source(split, decoders=decoders)
+        for first in range(0, len(source), CHUNK):
+            with quiet():
+                chunk = source.__getitems__(list(range(first, min(first + CHUNK, len(source)))))
+            yield first, chunk
+    except NotImplementedError as error:
+        raise UsageError(
+            f"data.dir = {builder.data_path}: prepared as {builder.info.file_format.value}, which takes "
+            "TensorFlow to read; allowed is array_record"
+        ) from error
+    except ImportError as error:
+        raise needs_tensorflow(builder.name, error) from error
+    except Exception as error:  # The reader raises whatever its C++ side says.
+        raise RunError(f"{builder.data_path}: damaged: {brief(error)}: delete it") from error
+
+
+def needs_tensorflow(name: str, error: ImportError) -> UsageError:
+    """What to tell about a data set whose preparation or decoding asked for a package that is not here."""
+    return UsageError(
+        f"data.source = tfds:{name}: {brief(error)}; allowed are data sets already prepared as array_record, "
+        "or that TFDS prepares without TensorFlow"
+    )
+
+
+def brief(error: Exception) -> str:
+    """The first and the last line of an error's message: TFDS puts where it was before what went wrong."""
+    lines = [line.strip().rstrip(".:")[:200] for line in str(error).splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without TFDS's remarks on standard output, and its and urllib3's logs; errors come as exceptions."""
+    loggers = [logging.getLogger(name) for name in ("absl", "urllib3")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """Downloads end soon where a server does not send: TFDS tries for minutes, and has no setting for it."""
+    import requests
+    from tensorflow_datasets.core.download import downloader
+
+    retries, request = downloader.MAX_RETRIES, requests.Session.request
+    downloader.MAX_RETRIES = RETRIES
+    requests.Session.request = functools.partialmethod(request, timeout=SECONDS_TO_ANSWER)
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES, requests.Session.request = retries, request
+
+
+@contextlib.contextmanager
+def _lock(root: Path, name: str) -> Iterator[None]:
+    """One preparation of a data set at a time; the kernel lets go of the lock when its holder dies."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / f".{name}.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _scratch(builder: Any) -> Iterator[Path]:
+    """A folder for downloads, gone afterwards; what a killed preparation left goes first. Under the lock."""
+    folder = Path(builder.data_dir_root) / f".{builder.name}.downloads"
+    for leftover in (folder, *Path(builder.data_path).parent.glob("incomplete.*")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ask(url: str, names: tuple[str, ...]) -> None:
+    """One try at a server, RunError where none answers: TFDS itself would go on trying for minutes."""
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER).close()
+    except (
+        urllib.error.HTTPError
+    ) as error:  # It answers; whether it has the file is for TFDS to say.
+        error.close()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(cause, ssl.SSLError):
+            return  # It answers, too; which certificates to trust is for TFDS to say, which has its own.
+        needed = ", ".join(names)
+        raise RunError(
+            f"{url}: no answer ({brief(error)}); data.archive_dir can name a folder that has {needed}"
+        ) from error

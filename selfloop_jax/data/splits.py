@@ -1,0 +1,25 @@
+"""Deterministic splits: stratified order and largest-remainder rounding."""
+
+import numpy as np
+
+from selfloop_jax.runtime import rng
+
+
+def stratified_order(address: rng.KeyPath, label: np.ndarray) -> np.ndarray:
+    """int64[N]: a keyed order of which every stretch holds the classes in their overall proportions."""
+    shuffled = rng.permutation(address, len(label))
+    place = np.zeros(len(label))
+    for c in np.unique(label):
+        members = shuffled[label[shuffled] == c]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.lexsort((np.arange(len(label)), place))
+
+
+def largest_remainder(want: np.ndarray) -> np.ndarray:
+    """int64 of the same shape and (rounded) sum: the largest remainders are rounded up."""
+    floor = np.floor(want + 1e-9)
+    missing = round(float(want.sum() - floor.sum()))
+    up = np.argsort(-(want - floor), axis=None, kind="stable")[:missing]
+    result = floor.ravel().astype(np.int64)
+    result[up] += 1
+    return result.reshape(want.shape)

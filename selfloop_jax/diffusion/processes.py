@@ -1,0 +1,116 @@
+"""Diffusion processes and their training targets: pure mathematics, no parameters.
+
+`ddpm` is Ho et al. 2020 (arXiv 2006.11239) in discrete time t = 1..T, with t = 0 the data; `edm` is
+Karras et al. 2022 (arXiv 2206.00364) in noise levels sigma. Both ask a network F(input,
+noise_level) for a linear target.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x [N,...], noise_level [N]) -> [N,...]
+
+
+def alphas_bar(schedule: str, timesteps: int) -> np.ndarray:
+    """float64[T+1], alphas_bar[0] = 1: `linear` (Ho et al., 4) or `cosine` (arXiv 2102.09672, eq. 17)."""
+    if schedule == "linear":
+        betas = np.linspace(1e-4, 0.02, timesteps) * (1000 / timesteps)
+    else:
+        f = np.cos((np.arange(timesteps + 1) / timesteps + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = 1 - f[1:] / f[:-1]
+    return np.concatenate([[1.0], np.cumprod(1 - np.minimum(betas, 0.999))])
+
+
+@dataclass(frozen=True)
+class Ddpm:
+    """Discrete-time process; the network predicts `eps` or `v` (arXiv 2202.00512)."""
+
+    schedule: str
+    timesteps: int
+    prediction: str
+
+    prior_scale = 1.0
+
+    def example(self, key: jax.Array, x_0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """From one image: network input, noise level, target (Ho et al., algorithm 1)."""
+        key_t, key_eps = jax.random.split(key)
+        t = jax.random.randint(key_t, (), 1, self.timesteps + 1)
+        eps = jax.random.normal(key_eps, x_0.shape)
+        signal, noise = self._scales(t)
+        target = eps if self.prediction == "eps" else signal * eps - noise * x_0
+        return signal * x_0 + noise * eps, self._level(t), target
+
+    def denoise(self, network: Network, x: jax.Array, t: jax.Array) -> jax.Array:
+        """x_0 from x_t and the network's prediction."""
+        signal, noise = self._scales(t)
+        output = network(x, jnp.broadcast_to(self._level(t), x.shape[:1]))
+        return (
+            (x - noise * output) / signal
+            if self.prediction == "eps"
+            else signal * x - noise * output
+        )
+
+    def times(self, steps: int) -> np.ndarray:
+        """int32[steps+1] from T down to 0, evenly spaced."""
+        return np.rint(np.linspace(self.timesteps, 0, steps + 1)).astype(np.int32)
+
+    def _scales(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """sqrt(alphas_bar[t]) and sqrt(1 - alphas_bar[t]), each rounded once from float64."""
+        table = alphas_bar(self.schedule, self.timesteps)
+        return jnp.asarray(np.sqrt(table), jnp.float32)[t], jnp.asarray(
+            np.sqrt(1 - table), jnp.float32
+        )[t]
+
+    def _level(self, t: jax.Array) -> jax.Array:
+        """What the network's sinusoid sees: t on a scale of 1000."""
+        return t.astype(jnp.float32) * (1000 / self.timesteps)
+
+
+@dataclass(frozen=True)
+class Edm:
+    """Continuous noise levels; preconditioning and loss weight of Karras et al., table 1."""
+
+    sigma_data: float
+    p_mean: float
+    p_std: float
+    sigma_min: float
+    sigma_max: float
+    rho: float
+
+    @property
+    def prior_scale(self) -> float:
+        """Standard deviation of the sampler's initial noise."""
+        return self.sigma_max
+
+    def example(self, key: jax.Array, x_0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Network input, noise level, target; the weighted loss of eq. 8 is then the target's plain MSE."""
+        key_sigma, key_noise = jax.random.split(key)
+        sigma = jnp.exp(self.p_mean + self.p_std * jax.random.normal(key_sigma))
+        x = x_0 + sigma * jax.random.normal(key_noise, x_0.shape)
+        skip, out, scale, level = self._precondition(sigma)
+        return scale * x, level, (x_0 - skip * x) / out
+
+    def denoise(self, network: Network, x: jax.Array, sigma: jax.Array) -> jax.Array:
+        """D(x; sigma) of eq. 7."""
+        skip, out, scale, level = self._precondition(sigma)
+        return skip * x + out * network(scale * x, jnp.broadcast_to(level, x.shape[:1]))
+
+    def times(self, steps: int) -> np.ndarray:
+        """float32[steps+1] noise levels from sigma_max to sigma_min, then 0 (eq. 5)."""
+        ramp = np.linspace(
+            self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho), steps
+        )
+        return np.append(ramp**self.rho, 0.0).astype(np.float32)
+
+    def _precondition(self, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """c_skip, c_out, c_in, and c_noise on the sinusoid's scale."""
+        total = sigma**2 + self.sigma_data**2
+        c_out = sigma * self.sigma_data / jnp.sqrt(total)
+        return self.sigma_data**2 / total, c_out, 1 / jnp.sqrt(total), 250 * jnp.log(sigma)
+
+
+Process = Ddpm | Edm

@@ -1,0 +1,104 @@
+"""Samplers of diffusion processes: pure mathematics that sees only a denoiser D(x, t) -> x_0."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selfloop_jax.diffusion import processes
+
+Denoiser = Callable[[jax.Array, jax.Array], jax.Array]  # (x [N,...], time []) -> x_0 [N,...]
+
+
+Noise = Callable[[jax.Array], jax.Array]  # sampler step [] -> standard normal [N,...]
+
+
+def guided(
+    network_pair: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]], w: float
+) -> processes.Network:
+    """Classifier-free guidance, (1+w) cond - w uncond (arXiv 2207.12598, eq. 6), from a net giving both."""
+
+    def network(x: jax.Array, level: jax.Array) -> jax.Array:
+        conditional, unconditional = network_pair(x, level)
+        return (1 + w) * conditional - w * unconditional
+
+    return network
+
+
+def ddim(
+    process: processes.Ddpm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise
+) -> jax.Array:
+    """Deterministic DDIM (arXiv 2010.02502, eq. 12 with sigma = 0); `noise` is not called."""
+    del noise
+    table = processes.alphas_bar(process.schedule, process.timesteps)[process.times(steps)]
+
+    def step(x, inputs):
+        t, signal, next_signal, ratio = inputs
+        x_0 = denoise(x, t)
+        return next_signal * x_0 + ratio * (x - signal * x_0), None
+
+    ratio = np.sqrt((1 - table[1:]) / (1 - table[:-1]))
+    return _scan(step, x, process.times(steps)[:-1], np.sqrt(table[:-1]), np.sqrt(table[1:]), ratio)
+
+
+def ancestral(
+    process: processes.Ddpm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise
+) -> jax.Array:
+    """Draws from the posteriors q(x_s | x_t, x_0) (Ho et al., eq. 7), over `steps` of the T times."""
+    table = processes.alphas_bar(process.schedule, process.timesteps)[process.times(steps)]
+    now, then = table[:-1], table[1:]
+    on_x_0 = np.sqrt(then) * (1 - now / then) / (1 - now)
+    on_x_t = np.sqrt(now / then) * (1 - then) / (1 - now)
+    deviation = np.sqrt((1 - then) / (1 - now) * (1 - now / then))
+
+    def step(x, inputs):
+        i, t, a, b, s = inputs
+        return a * denoise(x, t) + b * x + s * noise(i), None
+
+    return _scan(step, x, np.arange(steps), process.times(steps)[:-1], on_x_0, on_x_t, deviation)
+
+
+def euler(
+    process: processes.Edm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise
+) -> jax.Array:
+    """First-order solver of the probability-flow ODE (Karras et al., eq. 4); `noise` is not called."""
+    del noise
+
+    def step(x, sigmas):
+        sigma, after = sigmas
+        return x + (after - sigma) * (x - denoise(x, sigma)) / sigma, None
+
+    sigmas = process.times(steps)
+    return _scan(step, x, sigmas[:-1], sigmas[1:])
+
+
+def heun(
+    process: processes.Edm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise
+) -> jax.Array:
+    """Second-order solver (Karras et al., algorithm 1): 2 * steps - 1 evaluations; `noise` is not called."""
+    del noise
+
+    def step(x, sigmas):
+        sigma, after = sigmas
+        slope = (x - denoise(x, sigma)) / sigma
+        ahead = x + (after - sigma) * slope
+        return x + (after - sigma) * 0.5 * (slope + (ahead - denoise(ahead, after)) / after), None
+
+    sigmas = process.times(steps)
+    x = _scan(step, x, sigmas[:-2], sigmas[1:-1])
+    return denoise(x, jnp.asarray(sigmas[-2]))  # Euler's step to sigma = 0 ends on D itself.
+
+
+SOLVERS = {"ddim": ddim, "ancestral": ancestral, "euler": euler, "heun": heun}
+
+
+def evaluations(sampler: str, steps: int) -> int:
+    """Denoiser evaluations per image."""
+    return 2 * steps - 1 if sampler == "heun" else steps
+
+
+def _scan(step: Callable, x: jax.Array, *inputs: np.ndarray) -> jax.Array:
+    """Runs `step` over the rows of `inputs`, floats rounded once to float32."""
+    rows = [jnp.asarray(v, jnp.float32 if v.dtype.kind == "f" else jnp.int32) for v in inputs]
+    return jax.lax.scan(step, x, rows)[0]

@@ -1,0 +1,20 @@
+"""Command lines of the programs beside `main`: a mistake ends in one line, like all others."""
+
+import argparse
+from typing import NoReturn
+
+from selfloop_jax.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes leave as `UsageError` with the usage behind them."""
+
+    def __init__(self, prog: str, usage: str, description: str | None):
+        super().__init__(
+            prog=f"python -m selfloop_jax.{prog}", description=description, allow_abbrev=False
+        )
+        self.told = usage
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse on whatever does not fit."""
+        raise UsageError(f"{message}; usage: {self.told}")

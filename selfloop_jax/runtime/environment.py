@@ -1,0 +1,130 @@
+"""What decides bits beside the config: threads, XLA flags, versions, devices; and the compile cache."""
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from selfloop_jax.runtime import store
+
+M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # of malloc.h
+
+
+def configure(section: Any) -> None:
+    """Fixes what decides bits before the first use of a backend: threads, CPU devices, compiler flags.
+
+    Section `parallel`. Also switches on the persistent compilation cache, and has freed memory
+    kept.
+    """
+    _keep_freed_memory()
+    os.environ["NPROC"] = str(section.nproc)
+    flags = os.environ.get("XLA_FLAGS", "")
+    if section.deterministic and "xla_gpu_deterministic_ops" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    jax.config.update("jax_num_cpu_devices", section.cpu_devices)
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/selfloop_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc, where that is the C library, keep large blocks instead of giving each back to the system.
+
+    A program on the CPU takes and frees its buffers at every call, and pages that are mapped anew
+    cost up to a fifth of a training step. Blocks that large stay only in the first arena.
+    """
+    libc = ctypes.CDLL(None)
+    # Some versions refuse so large a threshold, and the others without it would make it worse.
+    if hasattr(libc, "mallopt") and libc.mallopt(M_MMAP_THRESHOLD, 2**30):
+        libc.mallopt(M_TRIM_THRESHOLD, 2**30)
+        libc.mallopt(M_ARENA_MAX, 1)
+
+
+def count_compilations() -> Callable[[], int]:
+    """A function that says how many programs were compiled, or read from the cache, since this call."""
+    seen = []
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return lambda: len(seen)
+
+
+def device_info() -> dict[str, Any]:
+    """The devices as the manifest names them."""
+    device = jax.devices()[0]
+    kind = device.device_kind if device.platform != "cpu" else _cpu_name()
+    return {
+        "platform": device.platform,
+        "device_kind": kind,
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
+        "nproc": os.environ.get("NPROC", ""),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _cpu_name() -> str:
+    """Model and the vector extensions that decide which code the compiler makes."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            lines = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {name.strip(): value.strip() for name, value in lines.items()}
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    wide = [name for name in ("avx2", "avx512f", "amx_tile", "sve") if name in flags]
+    return " ".join([facts.get("model name", platform.machine()), *wide])
+
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "ml-collections",
+    "scikit-learn",
+    "mlxtend",
+)
+
+
+def manifest(stand_in: str | None) -> store.Json:
+    """What the bits of a run hang on beside its config, and the code's state."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "python": platform.python_version(),
+        **versions,
+        **device_info(),
+        "stand_in": stand_in,
+        "git": git_state(),
+        "host": platform.node(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def git_state() -> str:
+    """Commit of the code, with +dirty where files differ from it; empty outside a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+dirty",
+        "--abbrev=40",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,27 @@
+"""Typed JAX keys made from the key paths of `rng.py`."""
+
+import hashlib
+import operator
+
+import jax
+import numpy as np
+
+from selfloop_jax.runtime.rng import KeyPath
+
+
+def _number(part: int | str) -> int:
+    """uint32 of one part of an address: an integer is itself, a name the head of its sha256."""
+    if isinstance(part, str):
+        return int.from_bytes(hashlib.sha256(part.encode()).digest()[:4], "little")
+    number = operator.index(part)
+    if not 0 <= number < 2**32:
+        raise ValueError(f"address part {part} is not in [0, 2**32)")
+    return number
+
+
+def key(address: KeyPath) -> jax.Array:
+    """Typed threefry key of an address: its seed's key with every further part folded in."""
+    result = jax.random.key(_number(address[0]), impl="threefry2x32")
+    for part in address[1:]:
+        result = jax.random.fold_in(result, np.uint32(_number(part)))
+    return result

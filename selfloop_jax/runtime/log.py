@@ -1,0 +1,126 @@
+"""Progress for people and JSON lines for programs; a loss that is not finite ends the run here."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from selfloop_jax.errors import RunError
+from selfloop_jax.runtime import store
+
+
+class Metrics:
+    """Appends lines to metrics.jsonl; of a step logged again after a resume the last line counts."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, **fields: Any) -> None:
+        """One line, on disk when this returns to the kernel."""
+        if not store.leading:
+            return
+        with open(self.path, "a") as file:
+            file.write(json.dumps(fields) + "\n")
+
+
+class Progress:
+    """One phase's progress: a status line on a terminal, a line an interval elsewhere.
+
+    Metrics stay on the device until an interval is over, and are fetched while the next one runs.
+    """
+
+    def __init__(
+        self, metrics: Metrics, generation: int, phase: str, every_steps: int, every_seconds: float
+    ):
+        self.metrics = metrics
+        self.generation = generation
+        self.phase = phase
+        self.every_steps = every_steps
+        self.every_seconds = every_seconds
+        self.where = f"generation {generation}, {phase}"
+        self.rate = 0.0
+
+    def begin(self, done: int, total: int, images_per_step: int) -> None:
+        """Starts the clock at `done` of `total` steps."""
+        self.first, self.done, self.total, self.images = done, done, total, images_per_step
+        self.started = self.shown = time.perf_counter()
+        self.waiting: list[tuple[int, Any]] = []
+        self.ready: list[tuple[int, Any]] = []
+        if done:
+            say(f"{self.where}: going on at step {done} of {total}")
+            self.metrics.write(
+                generation=self.generation, phase=self.phase, step=done, event="resumed"
+            )
+
+    def record(self, done: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of the dispatch that ended at step `done`, unread."""
+        self.waiting.append((done, metrics))
+        if done // self.every_steps > self.done // self.every_steps:
+            self._fetch(self.ready)
+            self.ready, self.waiting = self.waiting, []
+        self.done = done
+
+    def flush(self) -> None:
+        """Reads all that is outstanding."""
+        self._fetch(self.ready + self.waiting)
+        self.ready, self.waiting = [], []
+
+    def advance(self, done: int) -> None:
+        """Progress of a phase without metrics."""
+        self.done = done
+        self._show(done, "")
+
+    def end(self) -> None:
+        """Closes the status line."""
+        self.rate = self._rate()
+        if sys.stderr.isatty() and store.leading:
+            sys.stderr.write("\r\x1b[K")
+        if self.done > self.first:
+            say(f"{self.where}: {self.total} steps, {self.rate:.0f} images/s")
+
+    def _fetch(self, items: list[tuple[int, Any]]) -> None:
+        """Means over an interval to metrics.jsonl; RunError on the first loss that is not finite."""
+        if not items:
+            return
+        values = jax.device_get([metrics for _, metrics in items])
+        for (done, _), value in zip(items, values, strict=True):
+            bad = np.flatnonzero(~np.isfinite(value["loss"]))
+            if len(bad):
+                step = done - len(value["loss"]) + 1 + bad[0]
+                raise RunError(f"{self.where}, step {step}: loss is {value['loss'][bad[0]]}")
+        done = items[-1][0]
+        means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
+        line = {"generation": self.generation, "phase": self.phase, "step": done, **means}
+        self.metrics.write(**line, images_per_second=round(self._rate(), 1))
+        self._show(done, f"loss {means['loss']:.4f}  ")
+
+    def _rate(self) -> float:
+        """Of what was dispatched: metrics are read an interval later."""
+        elapsed = time.perf_counter() - self.started
+        return (self.done - self.first) * self.images / max(elapsed, 1e-9)
+
+    def _show(self, done: int, text: str) -> None:
+        now, rate = time.perf_counter(), self._rate()
+        terminal = sys.stderr.isatty()
+        if now - self.shown < (0.2 if terminal else self.every_seconds):
+            return
+        self.shown = now
+        left = (self.total - self.done) * self.images / max(rate, 1e-9)
+        line = (
+            f"{self.where}: step {done}/{self.total}  {text}{rate:.0f} images/s  {left:.0f} s left"
+        )
+        if terminal and store.leading:
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+        else:
+            say(line)
+
+
+def say(text: str) -> None:
+    """One line to the person at the terminal."""
+    if store.leading:
+        print(text, file=sys.stderr, flush=True)

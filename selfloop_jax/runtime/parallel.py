@@ -1,0 +1,149 @@
+"""Programs over all devices: the one place that maps them, and the one place that knows where arrays lie.
+
+State, keys and the pool are replicated, batches are split along their first axis. With several
+processes every array lies on the process's own devices, and the programs alone reach over all.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from selfloop_jax.errors import RunError
+from selfloop_jax.runtime import multihost, store
+
+AXIS = "devices"
+
+
+Tree = Any
+
+
+# Dispatches under way at most. XLA's CPU client lets 32 through per device and then blocks one of
+# the threads that the other devices need to arrive at a collective: with as few threads as devices,
+# a deadlock.
+IN_FLIGHT = 8
+
+
+@cache
+def _devices() -> list[jax.Device]:
+    """All devices, those of a process side by side: the order of the axis."""
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
+@cache
+def _sharding(spec: PartitionSpec) -> NamedSharding:
+    own = [device for device in _devices() if device.process_index == jax.process_index()]
+    return NamedSharding(Mesh(np.array(own), (AXIS,)), spec)
+
+
+def device_count() -> int:
+    """Devices that a batch is split over."""
+    return jax.device_count()
+
+
+def replicated() -> NamedSharding:
+    """The placement of state, keys and pools."""
+    return _sharding(PartitionSpec())
+
+
+def replicate(tree: Tree) -> Tree:
+    """A copy of every leaf on every device of this process."""
+    return jax.device_put(tree, replicated())
+
+
+def shard(tree: Tree) -> Tree:
+    """Host arrays [N,...] to [devices, N / devices, ...], one part on each device of this process."""
+    count = jax.device_count()
+    return _local_shards(
+        jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), tree)
+    )
+
+
+def shard_steps(tree: Tree) -> Tree:
+    """Host arrays of k batches, [k,B,...], to [devices, k, B / devices, ...], one part on each device."""
+    count = jax.device_count()
+    return _local_shards(
+        jax.tree.map(lambda x: x.reshape(len(x), count, -1, *x.shape[2:]).swapaxes(0, 1), tree)
+    )
+
+
+def _local_shards(parts: Tree) -> Tree:
+    """Of host arrays [devices,...] the parts of this process's devices, each on its own."""
+    own, first = jax.local_device_count(), jax.process_index() * jax.local_device_count()
+    return jax.device_put(
+        jax.tree.map(lambda x: x[first : first + own], parts), _sharding(PartitionSpec(AXIS))
+    )
+
+
+def train_program(step: Callable) -> Callable:
+    """Maps `step(state, batch, key) -> (state, metrics)` to `program(state, pool, rows, key)`.
+
+    pool: arrays [N,...], replicated. rows: {"index": int32[devices, k, B / devices]} of k steps, or
+    with an empty pool the batches themselves, [devices, k, B / devices, ...]. Every step's batch
+    carries `position`, each example's place in the global batch, and its key is the phase's key
+    with the step folded in. Metrics come back as [k]. The state is donated.
+    """
+
+    def one_device(state, pool, rows, key):
+        local = jax.tree.leaves(rows)[0].shape[1]
+        position = jax.lax.axis_index(AXIS) * local + jnp.arange(local)
+
+        def one_step(state, row):
+            batch = {name: array[row["index"]] for name, array in pool.items()} if pool else row
+            return step(state, {**batch, "position": position}, jax.random.fold_in(key, state.step))
+
+        if jax.tree.leaves(rows)[0].shape[0] > 1:
+            return jax.lax.scan(one_step, state, rows)
+        state, metrics = one_step(state, jax.tree.map(lambda x: x[0], rows))
+        return state, jax.tree.map(lambda x: x[None], metrics)
+
+    return jax.pmap(
+        one_device,
+        axis_name=AXIS,
+        in_axes=(None, None, 0, None),
+        out_axes=(None, None),
+        donate_argnums=(0,),
+        devices=_devices(),
+    )
+
+
+def limit_in_flight(results: deque[Tree], newest: Tree, steps: int = 1) -> None:
+    """Notes the result of a dispatch of so many steps and waits until about IN_FLIGHT steps are under way."""
+    results.append(newest)
+    if len(results) > max(2, IN_FLIGHT // steps):
+        jax.block_until_ready(results.popleft())
+
+
+def map_over_devices(function: Callable) -> Callable:
+    """Maps `function(shared, rows)` over devices: `shared` replicated, `rows` host arrays [N,...] -> [N,...].
+
+    N must be a multiple of the device count. The result is on the host, of every process, when this
+    returns.
+    """
+    program = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=_devices())
+
+    def call(shared: Tree, rows: Tree) -> Tree:
+        out = program(shared, shard(rows))
+        return multihost.gather(
+            jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(out))
+        )
+
+    return call
+
+
+def check_replicas(tree: Tree, where: str) -> None:
+    """Raises RunError unless every device holds the same bits: a forgotten mean over devices shows here."""
+    if jax.process_count() > 1:
+        leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+        multihost.check_equal(store.digest_arrays(leaves), where)
+    if jax.local_device_count() == 1:
+        return
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        first, *others = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        if any(first.tobytes() != other.tobytes() for other in others):
+            raise RunError(f"{where}: devices disagree on {jax.tree_util.keystr(path)}")

@@ -1,0 +1,46 @@
+"""Counter-based random numbers keyed by a path, on the host (NumPy only).
+
+A key path is a seed followed by names and numbers: `(seed, "generation", 2, "diffusion", "noise")`.
+The same path gives the same numbers whatever was sampled before, so nothing random is ever stored.
+`keys.py` makes JAX keys of the same paths.
+"""
+
+import hashlib
+import operator
+
+import numpy as np
+from scipy.special import ndtri
+
+KeyPath = tuple[int | str, ...]
+
+
+def words(address: KeyPath, count: int) -> np.ndarray:
+    """uint64[count] words of an address: Philox's raw output, which NumPy keeps fixed (NEP 19).
+
+    Word i does not depend on `count`.
+    """
+    parts = tuple(part if isinstance(part, str) else operator.index(part) for part in address)
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)
+
+
+def inner_uniforms(address: KeyPath, shape: tuple[int, ...]) -> np.ndarray:
+    """float64[shape] strictly between 0 and 1, where quantiles are finite."""
+    return ((words(address, int(np.prod(shape))) >> np.uint64(12)) + 0.5).reshape(shape) * 2.0**-52
+
+
+def normals(address: KeyPath, shape: tuple[int, ...]) -> np.ndarray:
+    """float64[shape] standard normals."""
+    return ndtri(inner_uniforms(address, shape))
+
+
+def uniforms(address: KeyPath, ids: np.ndarray) -> np.ndarray:
+    """float64[N] in [0, 1): one number per id, the same for an id in whatever company it comes."""
+    if not len(ids):
+        return np.zeros(0)
+    return (words(address, int(ids.max()) + 1)[ids] >> np.uint64(11)) * 2.0**-53
+
+
+def permutation(address: KeyPath, count: int) -> np.ndarray:
+    """int64[count]: the argsort of the address's words."""
+    return np.argsort(words(address, count), kind="stable")

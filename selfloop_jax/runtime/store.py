@@ -1,0 +1,116 @@
+"""Atomic files, arrays and JSON on disk, and their digests. No jax here."""
+
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfloop_jax.errors import RunError
+
+Json = dict[str, Any]
+
+
+leading = True  # whether this process writes: of several that make one run the first alone
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+    if not leading:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raises RunError where the disk of `path` has fewer than `needed` bytes left."""
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise RunError(f"{path}: not saved: {needed} bytes are needed, the disk has {free} left")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic JSON; NaN and infinities become null."""
+    text = json.dumps(jsonable(value), indent=1, sort_keys=False, allow_nan=False)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON; RunError where the file is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: missing") from error
+    except ValueError as error:
+        raise RunError(f"{path}: damaged, not JSON") from error
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> str:
+    """Atomic uncompressed npz, byte for byte a function of the arrays; returns its digest."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def read_npz(path: Path, expected: str | None = None) -> dict[str, np.ndarray]:
+    """Arrays of an npz, its bytes compared with the digest `expected`; RunError names a damaged file."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: missing") from error
+    if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+        raise RunError(f"{path}: damaged: its digest is not the recorded one")
+    try:
+        with np.load(io.BytesIO(data)) as file:
+            return dict(file)
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds on damaged bytes.
+        raise RunError(f"{path}: damaged: {error}") from error
+
+
+def digest_arrays(arrays: dict[str, np.ndarray]) -> str:
+    """sha256 over sorted (name, dtype, shape, little-endian C-order bytes)."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
+        digest.update(repr((name, array.dtype.str, array.shape)).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def flatten(tree: Json, prefix: str = "") -> Json:
+    """Nested dictionaries to dotted names."""
+    flat: Json = {}
+    for name, value in tree.items():
+        inner = isinstance(value, dict) and value
+        flat.update(flatten(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value})
+    return flat
+
+
+def jsonable(value: Any) -> Any:
+    """The value as JSON gives it back: floats that it cannot hold as None, arrays as lists, names as text."""
+    if isinstance(value, dict):
+        return {str(name): jsonable(inner) for name, inner in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [jsonable(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

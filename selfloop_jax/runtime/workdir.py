@@ -1,0 +1,150 @@
+"""The folder of a run: lock, config.json, manifest.json, inputs.json and the records of its generations. No jax here."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.runtime import store
+
+# What may differ between two starts of one run without touching a single bit.
+MAY_CHANGE = ("log.", "report.")
+
+
+# What a manifest must not change in; the rest of it is told, not compared.
+BIT_RELEVANT = (
+    *("python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("platform", "device_kind", "device_count", "process_count", "nproc", "xla_flags"),
+)
+
+
+# What of a record is about the making, not the made.
+NOT_IN_DIGEST = ("seconds", "images_per_second", "compilations", "finished", "exact", "git")
+
+
+def generation_dir(workdir: Path, generation: int) -> Path:
+    """The folder of one generation."""
+    return workdir / f"gen_{generation:04d}"
+
+
+def digest_record(record: store.Json) -> str:
+    """sha256 of a record without what is about its making (seconds, dates, code version)."""
+    kept = {name: value for name, value in record.items() if name not in NOT_IN_DIGEST}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def records(workdir: Path, generations: int) -> list[store.Json]:
+    """Committed records from generation 0 on, each checked against the one before it."""
+    found: list[store.Json] = []
+    for generation in range(generations):
+        path = generation_dir(workdir, generation) / "record.json"
+        if not path.exists():
+            break
+        record = store.read_json(path)
+        if found:
+            name = f"gen_{generation - 1:04d}/record.json"
+            parents = record.get("parents") if isinstance(record, dict) else None
+            if not isinstance(parents, dict):
+                raise RunError(f"{path}: damaged: it names no parents")
+            if parents.get(name) != digest_record(found[-1]):
+                raise RunError(f"{workdir / name}: damaged: its digest is not the one in {path}")
+        found.append(record)
+    return found
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """One run per workdir; UsageError where another process holds it."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not store.leading:
+        yield
+        return
+    with open(workdir / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"--workdir={workdir}: another run is using it") from error
+        yield
+
+
+def write_or_check_config(workdir: Path, config: store.Json) -> None:
+    """Writes config.json, or checks that this run's differs from it only where a run may."""
+    path = workdir / "config.json"
+    if not path.exists():
+        if any(workdir.glob("gen_*")):
+            raise RunError(f"{path}: missing")
+        store.write_json(path, config)
+        return
+    check_config(workdir, config)
+    if store.read_json(path) != json.loads(json.dumps(config)):
+        store.write_json(path, config)
+
+
+def check_config(workdir: Path, config: store.Json) -> None:
+    """Raises UsageError naming the first field in which a run's stored config forbids `config`."""
+    stored = store.read_json(workdir / "config.json")
+    if not isinstance(stored, dict):
+        raise RunError(f"{workdir / 'config.json'}: damaged: no object")
+    before = store.flatten(stored)
+    after = store.flatten(json.loads(json.dumps(config)))
+    for field in sorted(before.keys() | after.keys()):
+        was, now = before.get(field), after.get(field)
+        longer = field == "loop.generations" and isinstance(was, int) and now > was
+        if was != now and not longer and not field.startswith(MAY_CHANGE):
+            raise UsageError(
+                f"{field} = {now}: the run in {workdir} has {was}; allowed are the same value "
+                "or another --workdir"
+            )
+
+
+def write_or_check_inputs(workdir: Path, inputs: store.Json) -> None:
+    """Writes inputs.json, or checks that a run goes on with the images and weights it began with.
+
+    RunError names what differs.
+    """
+    path = workdir / "inputs.json"
+    if path.exists() or any(workdir.glob("gen_*")):
+        check_inputs(workdir, inputs)
+    else:
+        store.write_json(path, inputs)
+
+
+def check_inputs(workdir: Path, inputs: store.Json) -> None:
+    """Raises RunError where images or weights are not those that the run in `workdir` began with."""
+    before, after = (
+        store.flatten(store.read_json(workdir / "inputs.json")),
+        store.flatten(store.jsonable(inputs)),
+    )
+    for field in sorted(before.keys() | after.keys()):
+        if before.get(field) != after.get(field):
+            what = "the real images are" if field.startswith("data.") else f"the file of {field} is"
+            raise RunError(f"{workdir}: {what} no longer what the run began with ({field} differs)")
+
+
+def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -> bool:
+    """Writes manifest.json or compares with its last entry; whether all of the run is exact.
+
+    A difference is a UsageError naming the field, or with `accept` a further entry.
+    """
+    path = workdir / "manifest.json"
+    if not path.exists() and any(workdir.glob("gen_*")):
+        raise RunError(f"{path}: missing")
+    entries = store.read_json(path) if path.exists() else []
+    changed = manifest_difference(entries[-1], manifest) if entries else None
+    if changed and not accept:
+        raise UsageError(
+            f"{changed} = {manifest[changed]}: the run in {workdir} was made with {entries[-1][changed]}; "
+            "its bits may differ: pass --accept_manifest to go on, marked as not exact"
+        )
+    if changed or not entries:
+        entries.append(manifest)
+        store.write_json(path, entries)
+    return len(entries) == 1
+
+
+def manifest_difference(old: store.Json, new: store.Json) -> str | None:
+    """The first field that decides bits and differs, or None."""
+    return next((field for field in BIT_RELEVANT if old.get(field) != new.get(field)), None)

@@ -1,0 +1,122 @@
+"""Random changes to training images, drawn anew for every example and step.
+
+Pure functions on the device. An example's changes are keyed by its place in the global batch, so
+they do not depend on how a batch is split over devices. What is off is not traced.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selfloop_jax.errors import UsageError
+
+# Luma and the two axes of colour of the YIQ colour space (NTSC), from RGB.
+YIQ = np.float32([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+
+RGB = np.linalg.inv(YIQ)
+
+
+def flip(x: jax.Array, key: jax.Array, wanted: bool) -> jax.Array:
+    """Left and right swapped with probability one half."""
+    del wanted  # else it would not be called
+    return jnp.where(jax.random.bernoulli(key), x[:, ::-1], x)
+
+
+def crop(x: jax.Array, key: jax.Array, padding: int) -> jax.Array:
+    """A window of the same size in the image whose edge is repeated `padding` times on every side."""
+    padded = jnp.pad(x, ((padding, padding), (padding, padding), (0, 0)), mode="edge")
+    row, column = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+    return jax.lax.dynamic_slice(padded, (row, column, 0), x.shape)
+
+
+def brightness(x: jax.Array, key: jax.Array, amount: float) -> jax.Array:
+    """Every value, counted from black, times a factor."""
+    return jnp.clip((x + 1) * _factor(key, amount) - 1, -1, 1)
+
+
+def contrast(x: jax.Array, key: jax.Array, amount: float) -> jax.Array:
+    """Every value's distance from the image's mean luma times a factor."""
+    mean = jnp.mean(_mix(x, YIQ[:1]))
+    return jnp.clip(mean + (x - mean) * _factor(key, amount), -1, 1)
+
+
+def saturation(x: jax.Array, key: jax.Array, amount: float) -> jax.Array:
+    """Every pixel's distance from its own luma times a factor."""
+    luma = _mix(x, YIQ[:1])
+    return jnp.clip(luma + (x - luma) * _factor(key, amount), -1, 1)
+
+
+def hue(x: jax.Array, key: jax.Array, turns: float) -> jax.Array:
+    """Colours turned about the grey axis, in the IQ plane of YIQ: luma stays, unlike under a turn in HSV."""
+    angle = 2 * jnp.pi * jax.random.uniform(key, minval=-turns, maxval=turns)
+    y, i, q = jnp.split(_mix(x, YIQ), 3, axis=-1)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    turned = jnp.concatenate([y, cos * i - sin * q, sin * i + cos * q], axis=-1)
+    return jnp.clip(_mix(turned, RGB), -1, 1)
+
+
+TRANSFORMS = (
+    flip,
+    crop,
+    brightness,
+    contrast,
+    saturation,
+    hue,
+)  # as the section names them, in this order
+
+
+LIMITS = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
+
+
+CHANGES_COLOUR = ("brightness", "contrast", "saturation", "hue")  # brightness by what it cuts off
+
+
+def augment(pixels: jax.Array, key: jax.Array, position: jax.Array, section: Any) -> jax.Array:
+    """float32[B,H,W,3] in [-1, 1] -> the same, changed as section `augment` says.
+
+    position: int32[B], places in the global batch. A transform that the section lacks is off. Each
+    has its own key, so switching one on leaves the draws of the others.
+    """
+    wanted = [(number, f) for number, f in enumerate(TRANSFORMS) if section.get(f.__name__)]
+    if not wanted:
+        return pixels
+
+    def one(x, key):
+        for number, transform in wanted:
+            x = transform(x, jax.random.fold_in(key, number), section[transform.__name__])
+        return x
+
+    return jax.vmap(one)(pixels, jax.vmap(jax.random.fold_in, (None, 0))(key, position))
+
+
+def check(section: Any, path: str, side: int, coloured: bool) -> None:
+    """Raises UsageError where section `path` asks for what cannot be, or for what would change the group.
+
+    side: of the images, pixels. coloured: whether an image's colour is its group.
+    """
+    padding = section.get("crop", 0)
+    if not 0 <= padding < side:
+        raise UsageError(
+            f"{path}.crop = {padding}: allowed are 0 to {side - 1} for images of {side} pixels"
+        )
+    for name, limit in LIMITS.items():
+        amount = section.get(name, 0.0)
+        if not 0 <= amount <= limit:
+            raise UsageError(f"{path}.{name} = {amount}: allowed are 0 to {limit:g}")
+        if amount and coloured and name in CHANGES_COLOUR:
+            raise UsageError(
+                f"{path}.{name} = {amount}: allowed is 0 where an image's colour is its group"
+            )
+
+
+def _factor(key: jax.Array, amount: float) -> jax.Array:
+    """Uniform in [1 - amount, 1 + amount]."""
+    return jax.random.uniform(key, minval=1 - amount, maxval=1 + amount)
+
+
+def _mix(x: jax.Array, matrix: np.ndarray) -> jax.Array:
+    """[H,W,3] and [K,3] -> [H,W,K]: sums over channels, spelled out so that no matrix unit rounds them."""
+    return sum(x[..., c : c + 1] * matrix[None, None, :, c] for c in range(3))

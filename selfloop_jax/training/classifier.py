@@ -1,0 +1,178 @@
+"""The classifier: its loss, its trainer, and its predictions over a set."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from selfloop_jax.errors import UsageError
+from selfloop_jax.models import torch_file, torch_weights
+from selfloop_jax.models.lenet import LeNet
+from selfloop_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+from selfloop_jax.models.vgg import VGG
+from selfloop_jax.runtime import log, parallel
+from selfloop_jax.training import step
+from selfloop_jax.training.augment import augment
+from selfloop_jax.training.pixels import normalize, to_unit_range
+
+# Blocks or convolutions per stage: He et al. 2016, table 1; Simonyan and Zisserman 2015, table 1, A
+# and D.
+RESNETS = {"resnet18": ((2, 2, 2, 2), BasicBlock), "resnet50": ((3, 4, 6, 3), Bottleneck)}
+
+
+VGGS = {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3)}
+
+
+def build(section: Any, num_classes: int, dtype: str | None = None) -> nn.Module:
+    """The network that a classifier's section asks for; `dtype` of activations, None: the input's."""
+    if section.network == "lenet":
+        return LeNet(num_classes=num_classes, dtype=dtype)
+    shared = {
+        "width": section.width,
+        "layout": section.layout,
+        "axis_name": parallel.AXIS,
+        "dtype": dtype,
+    }
+    if section.network in VGGS:
+        return VGG(num_classes, VGGS[section.network], **shared)
+    stages, block = RESNETS.get(section.network, (tuple(section.stages), BasicBlock))
+    return ResNet(num_classes, stages, block=block, **shared)
+
+
+def check(section: Any, name: str) -> None:
+    """Raises UsageError where section `name` asks for weights or a freeze that its network cannot have."""
+    if section.init_from and section.network == "lenet":
+        allowed = " | ".join(("resnet", *RESNETS, *VGGS))
+        raise UsageError(
+            f"{name}.init_from = {section.init_from}: allowed with {name}.network = {allowed}"
+        )
+    if section.init_from and not Path(section.init_from).expanduser().is_file():
+        raise UsageError(f"{name}.init_from = {section.init_from}: no such file")
+    if section.freeze and not section.init_from:
+        raise UsageError(f"{name}.freeze = True: allowed where {name}.init_from names weights")
+
+
+def loss(params, batch_stats, batch, key, *, model: nn.Module, section: Any):
+    """Cross-entropy with label smoothing, mean over this device's examples; aux: statistics, accuracy.
+
+    What is random (augmentation, dropout) is keyed by an example's place in the global batch. Where
+    all but the head is frozen, BatchNorm reads its running statistics and leaves them as they are.
+    """
+    augment_key, dropout_key = jax.random.split(key)
+    x = augment(to_unit_range(batch["pixels"]), augment_key, batch["position"], section.augment)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, batch["position"])
+    logits, updated = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        normalize(x, section.normalize),
+        train=not section.freeze,
+        mutable=["batch_stats"],
+        **({"keys": keys} if isinstance(model, VGG) else {}),
+    )
+    target = optax.smooth_labels(
+        jax.nn.one_hot(batch["label"], logits.shape[-1]), section.label_smoothing
+    )
+    value = optax.softmax_cross_entropy(logits, target).mean()
+    accuracy = jnp.mean(logits.argmax(-1) == batch["label"])
+    return value, (updated.get("batch_stats", batch_stats), {"accuracy": accuracy})
+
+
+def make_trainer(
+    model: nn.Module, section: Any, side: int, steps_per_dispatch: int, name: str = "classifier"
+) -> step.Trainer:
+    """The trainer of section `name` for images of `side` pixels.
+
+    Where the section names weights they are read here, once, and every `init` starts from them, but
+    for a head of another shape; UsageError where they do not fit.
+    """
+    init = partial(_init, model=model, side=side)
+    bound = partial(loss, model=model, section=section)
+    trainable = head_only if section.freeze else step.train_all
+    trainer = step.make_trainer(init, bound, section, steps_per_dispatch, trainable)
+    return _pretrained(trainer, model, section.init_from, name) if section.init_from else trainer
+
+
+def _init(key: jax.Array, *, model: nn.Module, side: int) -> Any:
+    return model.init(key, jnp.zeros((1, side, side, 3)))
+
+
+def head_only(params: Any) -> Any:
+    """A bool per leaf: whether it belongs to the last layer."""
+    head = torch_weights.head(params)
+    return {
+        name: jax.tree.map(lambda _, here=name == head: here, layer)
+        for name, layer in params.items()
+    }
+
+
+def _pretrained(trainer: step.Trainer, model: nn.Module, file: str, name: str) -> step.Trainer:
+    """The trainer with an `init` that puts a file's weights over the random ones."""
+    weights = torch_file.read(file, f"{name}.init_from")
+    loaded, report = torch_weights.load(
+        step.ema_variables(trainer.abstract), weights, model, name, file
+    )
+    _log_loaded(report, name, file)
+
+    def init(key: jax.Array) -> step.Variables:
+        return _overlay(trainer.init(key), parallel.replicate(loaded))
+
+    return replace(trainer, init=init)
+
+
+def _overlay(tree: Any, over: Any) -> Any:
+    """The tree with the leaves of `over` in place of its own."""
+    return unflatten_dict({**flatten_dict(tree), **flatten_dict(over)})
+
+
+def _log_loaded(report: torch_weights.Report, name: str, file: str) -> None:
+    """What was loaded, and what was not, to the person at the terminal."""
+    new = "; the head starts anew" if report.new_head else ""
+    log.say(f"{name}: {report.loaded} tensors loaded from {file}{new}")
+    if report.unused:
+        log.say(
+            f"{name}: not used, {len(report.unused)} tensors of the file: {', '.join(report.unused)}"
+        )
+
+
+def weights_digest(section: Any, name: str = "classifier") -> str | None:
+    """sha256 of the file of weights that training starts from, None without one; UsageError if it is gone."""
+    if not section.init_from:
+        return None
+    try:
+        with open(Path(section.init_from).expanduser(), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"{name}.init_from = {section.init_from}: {error.strerror}") from None
+
+
+def make_predict(
+    model: nn.Module, section: Any, batch: int, features: bool = False
+) -> Callable[[step.Variables, np.ndarray], np.ndarray]:
+    """`predict(weights, pixels uint8[N,H,W,3]) -> logits float32[N,C]`, in padded batches of `batch`.
+
+    With `features` it gives what the last layer reads, float32[N,D], in place of the logits.
+    """
+
+    def one_device(weights, pixels):
+        return model.apply(
+            weights, normalize(to_unit_range(pixels), section.normalize), features=features
+        )
+
+    program = parallel.map_over_devices(one_device)
+
+    def predict(weights: step.Variables, pixels: np.ndarray) -> np.ndarray:
+        batches = max(1, -(-len(pixels) // batch))  # of no image one too: its shape is the answer's
+        padding = np.zeros((batches * batch - len(pixels), *pixels.shape[1:]), np.uint8)
+        padded = np.concatenate([pixels, padding])
+        parts = [program(weights, padded[i : i + batch]) for i in range(0, len(padded), batch)]
+        return np.concatenate(parts)[: len(pixels)]
+
+    return predict

@@ -1,0 +1,59 @@
+"""The generator: a U-Net trained as a denoiser."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selfloop_jax.diffusion import processes
+from selfloop_jax.models.unet import UNet
+from selfloop_jax.training import step
+from selfloop_jax.training.augment import augment
+from selfloop_jax.training.pixels import to_unit_range
+
+
+def build(
+    section: Any, num_classes: int, num_groups: int, dtype: str | None = None
+) -> tuple[UNet, processes.Process]:
+    """Network and process that section `diffusion` asks for; `dtype` of activations, None: the input's."""
+    groups = num_groups if section.condition_on == "label_group" else 0
+    net = {**section.unet, "multipliers": tuple(section.unet.multipliers)}
+    net["attention"] = tuple(section.unet.attention)
+    kind = processes.Ddpm if section.process == "ddpm" else processes.Edm
+    return UNet(num_classes=num_classes, num_groups=groups, dtype=dtype, **net), kind(
+        **section[section.process]
+    )
+
+
+def loss(params, batch_stats, batch, key, *, model: UNet, process: processes.Process, section: Any):
+    """Denoising loss, mean over this device's examples; noise is keyed by place in the global batch.
+
+    Section `diffusion`: label_dropout and augment.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])
+    example_keys, drop_keys, net_keys = jax.vmap(partial(jax.random.split, num=3), out_axes=1)(keys)
+    augment_key = jax.random.fold_in(key, np.uint32(2**31))  # no place in a batch
+    x_0 = augment(to_unit_range(batch["pixels"]), augment_key, batch["position"], section.augment)
+    x, level, target = jax.vmap(process.example)(example_keys, x_0)
+    dropped = jax.vmap(partial(jax.random.bernoulli, p=section.label_dropout))(drop_keys)
+    label = jnp.where(dropped, model.num_classes, batch["label"])
+    group = jnp.where(dropped | (batch["group"] < 0), model.num_groups, batch["group"])
+    output = model.apply({"params": params}, x, level, label, group, net_keys)
+    return jnp.mean((output - target) ** 2), (batch_stats, {})
+
+
+def make_trainer(
+    model: UNet, process: processes.Process, section: Any, side: int, steps_per_dispatch: int
+) -> step.Trainer:
+    """The generator's trainer for images of `side` pixels."""
+    bound = partial(loss, model=model, process=process, section=section)
+    return step.make_trainer(
+        partial(_init, model=model, side=side), bound, section, steps_per_dispatch
+    )
+
+
+def _init(key: jax.Array, *, model: UNet, side: int) -> Any:
+    one = jnp.zeros(1, jnp.int32)
+    return model.init(key, jnp.zeros((1, side, side, 3)), jnp.zeros(1), one, one)

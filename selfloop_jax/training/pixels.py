@@ -1,0 +1,21 @@
+"""uint8 pixels to what networks read, and back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Of the pixels of ImageNet in [0, 1], as torchvision's weights expect them to be standardised.
+MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+
+
+def to_unit_range(pixels: jax.Array) -> jax.Array:
+    """uint8[...] -> float32[...] in [-1, 1]."""
+    return pixels.astype(jnp.float32) / 127.5 - 1
+
+
+def normalize(x: jax.Array, kind: str) -> jax.Array:
+    """float32[N,H,W,3] in [-1, 1] -> what the network reads: the same (unit), or standardised (imagenet)."""
+    if kind == "unit":
+        return x
+    mean, deviation = (v.reshape(1, 1, 1, 3) for v in (2 * MEAN - 1, 2 * DEVIATION))
+    return (x - mean) / deviation

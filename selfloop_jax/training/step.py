@@ -1,0 +1,165 @@
+"""One training step of any network: state, optimizer, EMA and the pure function that is mapped over devices."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from selfloop_jax.runtime import parallel
+
+# loss(params, batch_stats, batch, key) -> (loss [], (batch_stats, metrics {name: []}))
+Loss = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
+
+
+Variables = dict[str, Any]  # what a network computes with: params, batch_stats
+
+
+Trainable = Callable[[Any], Any]  # params -> a bool per leaf
+
+
+@struct.dataclass
+class TrainState:
+    """All that training carries from step to step; arrays only."""
+
+    step: jax.Array
+    params: Any
+    ema_params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def train_all(params: Any) -> Any:
+    """All leaves are trained."""
+    return jax.tree.map(lambda _: True, params)
+
+
+def optimizer(section: Any, trainable: Trainable = train_all) -> optax.GradientTransformation:
+    """AdamW with clipping, linear warm-up and cosine decay to 0.
+
+    Peak learning rate and total steps live in the optimizer's state, so that phases of other
+    lengths run the same compiled step. Weight decay leaves vectors (norms, biases) alone. What is
+    not trained has no moments.
+    """
+
+    def build(learning_rate, total_steps):
+        def schedule(count):
+            warm = jnp.minimum(1.0, (count + 1) / section.warmup_steps)
+            return (
+                learning_rate
+                * warm
+                * 0.5
+                * (1 + jnp.cos(jnp.pi * jnp.minimum(count / total_steps, 1.0)))
+            )
+
+        chain = optax.chain(
+            optax.clip_by_global_norm(section.clip_norm),
+            optax.adamw(
+                schedule,
+                b2=section.adam_b2,
+                weight_decay=section.weight_decay,
+                mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+            ),
+        )
+        return chain if trainable is train_all else optax.masked(chain, trainable)
+
+    return optax.inject_hyperparams(build)(learning_rate=0.0, total_steps=1.0)
+
+
+def make_step(
+    loss: Loss, tx: optax.GradientTransformation, ema_decay: float, trainable: Trainable = train_all
+) -> Callable:
+    """The step `(state, batch, key) -> (state, metrics)`; gradients and metrics are means over all devices.
+
+    The average of weights warms up: its decay is min(ema_decay, (1 + step) / (10 + step)). What is
+    not trained keeps its bits, in the average too.
+    """
+
+    def chosen(trained, held):
+        return jax.tree.map(
+            lambda wanted, a, b: a if wanted else b, trainable(trained), trained, held
+        )
+
+    def held_loss(params, *rest):
+        return loss(chosen(params, jax.lax.stop_gradient(params)), *rest)
+
+    def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
+        gradient = jax.value_and_grad(held_loss, has_aux=True)
+        (value, (stats, metrics)), grads = gradient(state.params, state.batch_stats, batch, key)
+        grads, metrics = jax.lax.pmean((grads, {"loss": value, **metrics}), parallel.AXIS)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = chosen(optax.apply_updates(state.params, updates), state.params)
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)) if ema_decay else 0.0
+        ema = jax.tree.map(
+            lambda old, new: decay * old + (1 - decay) * new, state.ema_params, params
+        )
+        ema = chosen(ema, state.ema_params)
+        return TrainState(state.step + 1, params, ema, stats, opt_state), metrics
+
+    return step
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One kind of network, compiled once per run and trained many times."""
+
+    init: Callable[[jax.Array], Variables]  # key -> random ones
+    start: Callable[
+        [Variables, float, float], TrainState
+    ]  # from where, learning rate, steps -> step 0
+    program: Callable
+    abstract: TrainState
+    batch: int
+    steps_per_dispatch: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of scalars in the network, trained or held."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params))
+
+
+def make_trainer(
+    init: Callable[[jax.Array], Any],
+    loss: Loss,
+    section: Any,
+    steps_per_dispatch: int,
+    trainable: Trainable = train_all,
+) -> Trainer:
+    """`init(key)` gives a network's variables: `params` and perhaps `batch_stats`."""
+    tx = optimizer(section, trainable)
+
+    def new(key):
+        return {"batch_stats": {}, **init(key)}
+
+    def start(variables, learning_rate, steps):
+        return _start(tx, variables, learning_rate, steps)
+
+    place = parallel.replicated()
+    return Trainer(
+        init=jax.jit(new, out_shardings=place),
+        start=jax.jit(start, out_shardings=place),
+        program=parallel.train_program(make_step(loss, tx, section.ema_decay, trainable)),
+        abstract=jax.eval_shape(lambda key: start(new(key), 0.0, 1.0), jax.random.key(0)),
+        batch=section.batch,
+        steps_per_dispatch=steps_per_dispatch,
+    )
+
+
+def _start(tx, variables, learning_rate, steps) -> TrainState:
+    """Step 0 from given weights, the average starting on them; copies, since training donates its state."""
+    params, ema, stats = (
+        jax.tree.map(jnp.copy, variables[name]) for name in ("params", "params", "batch_stats")
+    )
+    opt_state = tx.init(params)
+    hyper = {"learning_rate": learning_rate, "total_steps": steps}
+    hyper = {name: jnp.asarray(value, jnp.float32) for name, value in hyper.items()}
+    opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, **hyper})
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, stats, opt_state)
+
+
+def ema_variables(state: TrainState) -> Variables:
+    """What a trained network is used with: its averaged weights."""
+    return {"params": state.ema_params, "batch_stats": state.batch_stats}

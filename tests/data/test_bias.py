@@ -1,0 +1,150 @@
+"""The initial bias put in by subsampling: tables for crossed and nested groups, and what is left out."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfloop_jax.data.bias import aligned_groups, group_table, largest, subsample
+from selfloop_jax.data.images import REAL, Images
+from selfloop_jax.errors import UsageError
+
+SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+NESTED = np.kron(np.eye(3, dtype=int), np.ones((1, 5), int)).astype(
+    bool
+)  # 3 classes of 5 groups each
+
+
+ADDRESS = (0, "data", "subsample")
+
+
+def section(**values):
+    return SimpleNamespace(
+        **({"bias": "unbiased", "rho": 0.9, "ratio": 0.5, "per_class": ()} | values)
+    )
+
+
+def images(counts):
+    """Images whose joint histogram is `counts` int[C,G+1], its first column those of unknown group."""
+    counts = np.asarray(counts)
+    label, group = np.repeat(
+        np.indices(counts.shape).reshape(2, -1), counts.ravel(), axis=1
+    ).astype(np.int32)
+    order = np.argsort((np.arange(len(label)) * 7919) % 1009, kind="stable")  # not sorted by cell
+    n = len(label)
+    pixels, origin = np.zeros((n, 1, 1, 3), np.uint8), np.full(n, REAL, np.int32)
+    return Images(
+        pixels, label[order], group[order] - 1, origin, np.arange(5, 5 + n, dtype=np.uint32)
+    )
+
+
+def names(classes, groups):
+    return [f"c{i}" for i in range(classes)], [f"g{i}" for i in range(groups)]
+
+
+def test_geometric_shares_fall_by_the_ratio():
+    crossed = group_table(section(bias="geometric"), np.ones((2, 2), bool))
+    np.testing.assert_allclose(crossed, [[2 / 3, 1 / 3], [1 / 3, 2 / 3]])
+    nested = group_table(section(bias="geometric"), NESTED)
+    for c in range(3):
+        np.testing.assert_allclose(nested[c, 5 * c : 5 * c + 5], np.array([16, 8, 4, 2, 1]) / 31)
+        assert nested[c].sum() == pytest.approx(1)
+
+
+def test_one_nested_group_at_a_share():
+    table = group_table(section(bias="rho", rho=0.6), NESTED)
+    np.testing.assert_allclose(table[1], [*[0] * 5, 0.6, 0.1, 0.1, 0.1, 0.1, *[0] * 5])
+    np.testing.assert_allclose(group_table(section(), NESTED), NESTED / 5)
+
+
+def test_one_row_serves_all_classes():
+    row = (0.4, 0.3, 0.1, 0.1, 0.1)
+    table = group_table(section(bias="per_class", per_class=(row,)), NESTED)
+    assert [table[c, NESTED[c]].tolist() for c in range(3)] == [list(row)] * 3
+
+
+def test_classes_with_different_numbers_of_groups_have_rows_of_their_own():
+    members = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], bool)
+    table = group_table(section(bias="per_class", per_class=((0.2, 0.8), (1.0,), (1.0,))), members)
+    assert table.tolist() == [[0.2, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert group_table(section(bias="rho"), members)[1].tolist() == [0, 0, 1, 0]
+    with pytest.raises(UsageError, match="of 1/2 probabilities"):
+        group_table(section(bias="per_class", per_class=((0.2, 0.8),)), members)
+
+
+def test_a_group_is_aligned_only_by_the_margin():
+    table = np.array([[0.51, 0.49], [0.52, 0.48], [0.5, 0.5]])
+    assert aligned_groups(table, 0.03).tolist() == [-1, 0, -1]
+
+
+@SETTINGS
+@given(st.data())
+def test_a_subset_has_the_table_and_keeps_the_class_shares(data):
+    counts = np.array(
+        data.draw(
+            st.lists(st.lists(st.integers(1, 40), min_size=4, max_size=4), min_size=2, max_size=4)
+        )
+    )
+    counts[:, 0] = 2  # unknown group
+    bias = data.draw(
+        st.sampled_from([section(), section(bias="rho", rho=0.8), section(bias="geometric")])
+    )
+    table = group_table(bias, np.ones((len(counts), 3), bool))
+    have = images(counts)
+    found = subsample(have, table, 0, ADDRESS, names(*table.shape))
+    known = counts[:, 1:].sum(axis=1)
+    exact = len(found) * (known / known.sum())[:, None] * table
+    assert abs(found.joint(*table.shape) - exact).max() < 1
+    assert (found.joint(*table.shape) <= counts[:, 1:]).all()
+    assert (found.group >= 0).all()
+    largest = min((counts[:, 1:] / ((known / known.sum())[:, None] * table)).ravel())
+    assert len(found) == int(largest + 1e-9)
+    assert (np.diff(found.id.astype(int)) > 0).all()
+
+
+def test_a_smaller_subset_lies_within_a_larger_one_and_follows_the_address():
+    have = images([[0, 50, 50], [0, 50, 50]])
+    table = group_table(section(), np.ones((2, 2), bool))
+    sets = {
+        n: set(subsample(have, table, n, ADDRESS, names(2, 2)).id.tolist()) for n in (20, 60, 200)
+    }
+    assert sets[20] < sets[60] < sets[200]
+    assert [len(ids) for ids in sets.values()] == [20, 60, 200]
+    other = set(subsample(have, table, 20, (1, "data", "subsample"), names(2, 2)).id.tolist())
+    assert other != sets[20]
+
+
+def test_without_a_table_the_composition_stays_unknown_groups_too():
+    have = images([[10, 20, 30], [0, 40, 100]])
+    found = subsample(have, None, 100, ADDRESS, names(2, 2))
+    assert found.joint(2, 2).tolist() == [[10, 15], [20, 50]]
+    assert (found.group < 0).sum() == 5
+
+
+def test_the_largest_subset_is_as_large_as_said():
+    table = group_table(section(), np.ones((2, 2), bool))
+    have = images([[3, 5, 5], [0, 5, 9]])
+    assert largest(have, table) == len(subsample(have, table, 0, ADDRESS, names(2, 2))) == 17
+    assert largest(images([[0, 5, 0], [0, 5, 9]]), table) == 0
+    assert largest(have.take(slice(0)), table) == 0
+
+
+def test_a_size_that_empties_a_class_is_an_error_that_names_it():
+    with pytest.raises(
+        UsageError, match=r"^data\.train_size = 5: too few to leave an image of class c1"
+    ):
+        subsample(images([[0, 50, 50], [0, 2, 3]]), None, 5, ADDRESS, names(2, 2))
+
+
+def test_an_empty_cell_or_too_large_a_size_is_an_error_that_names_it():
+    table = group_table(section(), np.ones((2, 2), bool))
+    with pytest.raises(
+        UsageError, match=r"^data\.bias: class c1 has no training image of group g0$"
+    ):
+        subsample(images([[0, 5, 5], [3, 0, 5]]), table, 0, ADDRESS, names(2, 2))
+    with pytest.raises(UsageError, match=r"^data\.train_size = 21: allowed are up to 17 images"):
+        subsample(images([[0, 5, 5], [0, 5, 9]]), table, 21, ADDRESS, names(2, 2))

@@ -1,0 +1,562 @@
+"""The user's own images: what a folder gives, each wrong one with its line, and builds killed half-way."""
+
+import dataclasses
+import errno
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import types
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from selfloop_jax.data.sources import folder
+from selfloop_jax.data.sources.base import Missing, Outline
+from selfloop_jax.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+
+
+SIDE = 8
+
+
+ROWS = {
+    "train": [
+        ("a.png", "cat", 0),
+        ("b.jpg", "cat", 1),
+        ("c.webp", "dog", 0),
+        ("deep/d.png", "dog", ""),
+    ],
+    "test": [("e.png", "dog", 0), ("f.png", "cat", 1), ("g.PNG", "cat", -1)],
+}
+
+
+def section(root, **changes):
+    fields = {
+        "dir": str(root / "mine"),
+        "image_size": SIDE,
+        "on_bad_image": "refuse",
+        "colorize": "none",
+    }
+    return types.SimpleNamespace(**fields | {"cache_dir": str(root / "cache")} | changes)
+
+
+def load(root, **changes):
+    return folder.load(section(root, **changes), prepare=True)
+
+
+def draw(path, shade):
+    """An image that only its shade tells from the others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (SIDE, SIDE), (shade, shade, shade)).save(path)
+
+
+def table(rows, header="file_name,label,group"):
+    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
+
+
+def build(root, rows=ROWS):
+    """<root>/mine with a metadata.csv per split; image i of the whole is of shade 10 * i."""
+    shade = 0
+    for split, listed in rows.items():
+        for file, *_ in listed:
+            draw(root / "mine" / split / file, shade)
+            shade += 10
+        (root / "mine" / split / "metadata.csv").write_text(table(listed))
+    return root / "mine"
+
+
+def shades(images):
+    return images.pixels[:, 4, 4, 0]
+
+
+def entries(root):
+    """What is cached, but for locks."""
+    return [path for path in (root / "cache").glob("*") if path.suffix != ".lock"]
+
+
+def refused(root, **changes):
+    """The one line that the folder ends in; nothing was cached."""
+    before = entries(root)
+    with pytest.raises(UsageError) as caught:
+        load(root, **changes)
+    assert entries(root) == before
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_a_folder_with_a_table(tmp_path):
+    build(tmp_path)
+    source = load(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert source.groups == ("0", "1")
+    assert not source.nested
+    assert source.validation is source.reserve is source.probe is None
+    assert source.train.label.tolist() == [0, 0, 1, 1]
+    assert source.train.group.tolist() == [0, 1, 0, -1]
+    assert source.test.label.tolist() == [1, 0, 0]
+    assert source.test.group.tolist() == [0, 1, -1]
+    assert source.train.id.tolist() == [0, 1, 2, 3]
+    assert source.test.id.tolist() == [4, 5, 6]
+    assert (source.train.origin == -1).all()
+    assert source.train.pixels.shape == (4, SIDE, SIDE, 3)
+    np.testing.assert_allclose(shades(source.train), [0, 10, 20, 30], atol=3)
+    np.testing.assert_array_equal(shades(source.test), [40, 50, 60])
+    assert source.facts == {
+        "images": {"train": 4, "test": 3},
+        "bad_images": [],
+        "bad_image_count": 0,
+        "converted": {},
+        "stand_in": None,
+        "test_cells_empty": 2,  # cat of group 0, dog of group 1
+    }
+
+
+def test_a_second_load_comes_from_the_cache(tmp_path, monkeypatch):
+    build(tmp_path)
+    first = load(tmp_path)
+    monkeypatch.setattr(folder, "decode_all", lambda *_, **__: pytest.fail("decoded again"))
+    second = load(tmp_path)
+    for field in dataclasses.fields(first):
+        if field.name not in ("train", "test"):
+            assert getattr(first, field.name) == getattr(second, field.name)
+    for name in ("train", "test"):
+        np.testing.assert_array_equal(getattr(first, name).pixels, getattr(second, name).pixels)
+        np.testing.assert_array_equal(getattr(first, name).id, getattr(second, name).id)
+
+
+def test_a_changed_file_or_size_is_decoded_again_and_a_changed_label_is_not(tmp_path):
+    mine = build(tmp_path)
+    load(tmp_path)
+    os.utime(mine / "train" / "a.png", ns=(1, 1))
+    load(tmp_path)
+    assert len(entries(tmp_path)) == 2
+    assert load(tmp_path, image_size=4).train.pixels.shape == (4, 4, 4, 3)
+    assert len(entries(tmp_path)) == 3
+    path = mine / "train" / "metadata.csv"
+    path.write_text(path.read_text().replace("a.png,cat", "a.png,dog"))
+    assert load(tmp_path).train.label.tolist() == [1, 0, 1, 1]
+    assert len(entries(tmp_path)) == 3
+
+
+def test_a_folder_per_class(tmp_path):
+    for i, name in enumerate(
+        ["train/10/x.png", "train/9/b.png", "train/9/a.png", "test/9/c.png", "test/10/d.png"]
+    ):
+        draw(tmp_path / "mine" / name, 10 * i)
+    (tmp_path / "mine" / "train" / "9" / ".DS_Store").touch()
+    source = load(tmp_path)
+    assert source.classes == ("9", "10")  # integers in numerical order
+    assert source.groups == ()
+    assert not source.nested
+    assert (source.train.group == -1).all()
+    assert source.train.label.tolist() == [1, 0, 0]
+    assert shades(source.train).tolist() == [0, 20, 10]
+    assert source.test.label.tolist() == [1, 0]
+    assert source.facts["test_cells_empty"] == 0
+
+
+def test_validation_and_reserve_are_taken_where_they_are(tmp_path):
+    build(tmp_path, {**ROWS, "validation": [("h.png", "cat", 0)], "reserve": [("i.png", "dog", 1)]})
+    source = load(tmp_path)
+    assert source.validation.id.tolist() == [7]
+    assert source.reserve.id.tolist() == [8]
+    assert shades(source.reserve).tolist() == [80]
+    assert source.facts["images"] == {"train": 4, "test": 3, "validation": 1, "reserve": 1}
+
+
+def test_groups_within_classes_are_nested(tmp_path):
+    listed = [("a.png", "x", 0), ("b.png", "x", 1), ("c.png", "y", 2), ("d.png", "y", 3)]
+    build(tmp_path, {"train": listed, "test": listed[1:]})
+    source = load(tmp_path)
+    assert source.nested
+    assert source.facts["test_cells_empty"] == 1
+    build(
+        tmp_path,
+        {"train": [(file, "x", group) for file, _, group in listed], "test": [("a.png", "x", 0)]},
+    )
+    assert not load(tmp_path).nested  # with one class there is nothing to be nested in
+
+
+def test_groups_have_names_where_a_file_gives_them(tmp_path):
+    mine = build(tmp_path)
+    (mine / "groups.txt").write_text("red\ngreen\nnever seen\n")
+    assert load(tmp_path).groups == ("red", "green", "never seen")
+
+
+def test_a_table_from_a_spreadsheet_is_read(tmp_path):
+    """Byte order mark, carriage returns, quotes, white space, columns in another order and more of them."""
+    mine = build(tmp_path)
+    rows = [
+        "group,label,note,file_name",
+        '0, cat ,"a, b",a.png',
+        "1,cat,,b.jpg",
+        "",
+        ",dog,,c.webp",
+    ]
+    text = "\r\n".join([*rows, "0,dog,,deep/d.png", ""])
+    (mine / "train" / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    source = load(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert source.train.group.tolist() == [0, 1, -1, 0]
+
+
+def test_bad_images_can_be_skipped_and_ids_stay(tmp_path):
+    mine = build(tmp_path)
+    (mine / "train" / "a.png").write_bytes(b"broken")
+    (mine / "test" / "g.PNG").unlink()
+    source = load(tmp_path, on_bad_image="skip")
+    assert source.train.id.tolist() == [1, 2, 3]
+    assert source.test.id.tolist() == [4, 5]
+    assert source.facts["bad_image_count"] == 2
+    assert source.facts["bad_images"] == [
+        ["train/a.png", "not a PNG, JPEG or WebP image"],
+        ["test/g.PNG", "no such file"],
+    ]
+    (mine / "train" / "b.jpg").write_bytes(b"broken")
+    with pytest.raises(UsageError, match="train: class 'cat' has no image here"):
+        load(tmp_path, on_bad_image="skip")
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_every_row_becomes_its_image(tmp_path_factory, data):
+    """Any table without fault: labels, groups, ids and pixels of row i are those of image i."""
+    root = tmp_path_factory.mktemp("any")
+    names = data.draw(
+        st.lists(st.text("abc1", min_size=1, max_size=3), min_size=1, max_size=3, unique=True)
+    )
+    rows, shade = {}, 0
+    for split in ("train", "test"):
+        extra = data.draw(st.lists(st.sampled_from(names), max_size=3))
+        labels = data.draw(st.permutations(names + extra))
+        groups = [0, *data.draw(st.lists(st.sampled_from([-1, 0, 1]), min_size=8, max_size=8))]
+        rows[split] = [(f"{i}.png", label, groups[i]) for i, label in enumerate(labels)]
+    rows["train"][0] = (*rows["train"][0][:2], 1)
+    rows["test"][0] = (*rows["test"][0][:2], 0)
+    build(root, rows)
+    source = load(root)
+    assert set(source.classes) == set(names)
+    for split, images in (("train", source.train), ("test", source.test)):
+        assert [source.classes[c] for c in images.label] == [label for _, label, _ in rows[split]]
+        assert images.group.tolist() == [group for *_, group in rows[split]]
+        assert shades(images).tolist() == [shade + 10 * i for i in range(len(images))]
+        shade += 10 * len(images)
+    assert np.concatenate([source.train.id, source.test.id]).tolist() == list(range(shade // 10))
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+@pytest.mark.parametrize("value", ["", "no/such/folder"])
+def test_a_folder_that_is_not_there_is_missing(tmp_path, value, prepare):
+    with pytest.raises(Missing) as caught:
+        folder.load(section(tmp_path, dir=value), prepare)
+    assert caught.value.field == "data.dir"
+    assert str(caught.value).startswith(f"data.dir = '{value}': ")
+    assert str(caught.value).endswith("set it to the folder with train/ and test/")
+
+
+def test_images_not_decoded_yet_are_missing_unless_to_be_prepared(tmp_path):
+    build(tmp_path)
+    with pytest.raises(Missing, match="not decoded yet at 8 pixels") as caught:
+        folder.load(section(tmp_path), prepare=False)
+    assert caught.value.outline == Outline(classes=2, groups=2, train=4, test=3)
+    load(tmp_path)
+    assert len(folder.load(section(tmp_path), prepare=False).train) == 4
+
+
+@pytest.mark.parametrize(("colorize", "groups"), [("none", 1), ("two_colour", 2)])
+def test_an_outline_without_groups_has_one_or_the_colours(tmp_path, colorize, groups):
+    for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png"):
+        draw(tmp_path / "mine" / name, 0)
+    with pytest.raises(Missing) as caught:
+        folder.load(section(tmp_path, colorize=colorize), prepare=False)
+    assert caught.value.outline == Outline(classes=2, groups=groups, train=2, test=2)
+
+
+@pytest.mark.parametrize(
+    ("split", "content", "wanted"),
+    [
+        (
+            "train",
+            "a.png,cat,0\nz.png,dog,0",
+            "{csv}, row 3, file_name = 'z.png': no such file in {dir}",
+        ),
+        (
+            "test",
+            "e.png,cat,0\nf.png,cow,0",
+            "{csv}, row 3, file_name = 'f.png': label = 'cow': allowed are the",
+        ),
+        (
+            "train",
+            "a.png,cat,red",
+            "{csv}, row 2: group = 'red': allowed are 0, 1, ..., and -1 or nothing",
+        ),
+        ("train", "a.png,cat,1.0", "{csv}, row 2: group = '1.0': allowed are"),
+        ("train", "a.png,cat,-2", "{csv}, row 2: group = '-2': allowed are"),
+        ("train", "a.png,cat,²", "{csv}, row 2: group = '²': allowed are"),
+        ("train", "a.png,cat,99999999999", "{csv}, row 2: group = '99999999999': allowed are"),
+        (
+            "train",
+            "a.png,cat,0\nb.jpg,dog,7",
+            "{csv}, row 3, file_name = 'b.jpg': group = 7, but no image has group 2",
+        ),
+        (
+            "train",
+            "a.png,cat,0\n\n./a.png,dog,1",
+            "{csv}, row 4, file_name = './a.png': the same file as {csv}, row 2",
+        ),
+        ("train", "a.png,,0", "{csv}, row 2: label = '': allowed are names and integers"),
+        ("train", "a.png,cat", "{csv}, row 2: 2 cells under 3 columns"),
+        (
+            "train",
+            "../test/e.png,cat,0",
+            "{csv}, row 2, file_name = '../test/e.png': outside of the folder",
+        ),
+        (
+            "train",
+            "deep/../a.png,cat,0",
+            "{csv}, row 2, file_name = 'deep/../a.png': outside of the folder",
+        ),
+        (
+            "train",
+            "/etc/x.png,cat,0",
+            "{csv}, row 2, file_name = '/etc/x.png': outside of the folder",
+        ),
+        (
+            "train",
+            "nul\0.png,cat,0",
+            "{csv}, row 2, file_name = 'nul\\x00.png': outside of the folder",
+        ),
+        (
+            "train",
+            "link.png,cat,0",
+            "{csv}, row 2, file_name = 'link.png': outside of the folder; allowed are",
+        ),
+        (
+            "train",
+            "a.tiff,cat,0",
+            "{csv}, row 2, file_name = 'a.tiff': allowed are files of type .png .jpg .jpeg .webp",
+        ),
+        (
+            "train",
+            "huge.png,cat,0\na.png,dog,0",
+            "first {csv}, row 2, file_name = 'huge.png': 20000 x 20000 pixels are",
+        ),
+        (
+            "train",
+            "broken.png,cat,0\na.png,dog,0",
+            "first {csv}, row 2, file_name = 'broken.png': not a PNG, JPEG",
+        ),
+        ("train", 'a.png,"cat,0', "{csv}, row 2: not a CSV"),
+        ("train", "", "{csv}: it lists no image"),
+        ("train", "a.png,cat,0\nb.jpg,dog,", "{dir_test}: class 'dog' has no image here"),
+        ("test", "e.png,cat,\nf.png,dog,-1", "{dir}: no image has a group, but others do"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path, split, content, wanted):
+    mine = build(tmp_path, {**ROWS, "test": [("e.png", "cat", 0), ("f.png", "cat", 1)]})
+    if "{dir_test}" not in wanted:
+        (mine / "test" / "metadata.csv").write_text(
+            table([("e.png", "cat", 0), ("f.png", "dog", 1)])
+        )
+    draw(tmp_path / "outside.png", 0)
+    (mine / "train" / "link.png").symlink_to(tmp_path / "outside.png")
+    (mine / "train" / "broken.png").write_bytes(b"GIF89a")
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    (mine / "train" / "huge.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )  # fmt: skip
+    path = mine / split / "metadata.csv"
+    path.write_text(f"file_name,label,group\n{content}\n")
+    line = wanted.format(csv=path, dir=mine / split, dir_test=mine / "test")
+    assert line in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"", "row 1: no column 'file_name' among []"),
+        (b"file,label\na.png,cat\n", "row 1: no column 'file_name' among ['file', 'label']"),
+        (b"file_name;label\na.png;cat\n", "row 1: no column 'file_name' among ['file_name;label']"),
+        (b"file_name,class\na.png,cat\n", "row 1: no column 'label' among"),
+        (b"file_name,label,label\na.png,cat,dog\n", "row 1: two columns 'label' among"),
+        (b"file_name,label\n\n", ": it lists no image"),
+        (b"file_name,label\na.png,caf\xe9\n", ": byte 25 is not UTF-8"),
+        (b"\xff\xfef\0i\0", ": byte 0 is not UTF-8"),
+    ],
+)
+def test_a_wrong_table_is_named(tmp_path, content, wanted):
+    path = build(tmp_path) / "train" / "metadata.csv"
+    path.write_bytes(content)
+    line = refused(tmp_path)
+    assert line.startswith(f"{path}")
+    assert wanted in line
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_folder_without_a_split_is_named(tmp_path, split):
+    mine = build(tmp_path)
+    (mine / split).rename(mine / "other")
+    assert refused(tmp_path).startswith(f"data.dir = '{mine}': no folder {split}/ in it")
+
+
+def test_class_folders_must_hold_images_and_nothing_else(tmp_path):
+    mine = tmp_path / "mine"
+    for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png"):
+        draw(mine / name, 0)
+    assert (
+        refused(tmp_path)
+        == f"{mine}/test: class 'b' has no image here; train and test need some of each"
+    )
+    (mine / "test" / "b").mkdir()
+    assert refused(tmp_path).startswith(f"{mine}/test/b: class 'b' has no image here")
+    draw(mine / "test" / "b" / "1.png", 0)
+    (mine / "test" / "c").mkdir()
+    draw(mine / "test" / "c" / "1.png", 0)
+    assert refused(tmp_path).startswith(
+        f"{mine}/test/c/1.png: label = 'c': allowed are the classes of train: 'a', 'b'"
+    )
+    (mine / "test" / "c").rename(mine / "test" / "b" / "c")
+    assert refused(tmp_path).startswith(f"{mine}/test/b/c: allowed are files of type")
+    (mine / "test" / "b" / "c").rename(mine / "test" / "b" / "c.png")
+    assert refused(tmp_path).startswith(f"{mine}/test/b/c.png: no such file")
+    (mine / "test" / "b" / "c.png" / "1.png").rename(mine / "test" / "1.png")
+    assert refused(tmp_path).startswith(f"{mine}/test/1.png: no class: ")
+
+
+def test_a_class_folder_must_not_lead_elsewhere(tmp_path):
+    mine = tmp_path / "mine"
+    for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png", "b/1.png"):
+        draw(mine / name, 0)
+    (mine / "test" / "b").symlink_to(mine / "b")
+    assert refused(tmp_path).startswith(f"{mine}/test/b/1.png: outside of the folder")
+    (mine / "test" / "b").unlink()
+    (mine / "test").rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "b").mkdir()
+    draw(tmp_path / "elsewhere" / "b" / "1.png", 0)
+    (mine / "test").symlink_to(tmp_path / "elsewhere")  # A split itself may be a link.
+    assert len(load(tmp_path).test) == 2
+
+
+@pytest.mark.parametrize("linked", ["file", "split"])
+def test_a_file_in_two_splits_is_refused(tmp_path, linked):
+    mine = build(tmp_path)
+    if linked == "file":
+        (mine / "test" / "e.png").unlink()
+        os.link(mine / "train" / "a.png", mine / "test" / "e.png")
+    else:
+        shutil.rmtree(mine / "test")
+        (mine / "test").symlink_to("train")
+    name = {"file": "e.png", "split": "a.png"}[linked]
+    assert refused(tmp_path) == (
+        f"{mine}/test/metadata.csv, row 2, file_name = '{name}': the same file as "
+        f"{mine}/train/metadata.csv, row 2, file_name = 'a.png'; an image is listed once"
+    )
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    mine = build(tmp_path)
+
+    def listdir(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert refused(tmp_path).startswith(f"data.dir = '{mine}': Permission denied; set it to")
+
+
+def test_an_empty_split_is_named(tmp_path):
+    mine = build(tmp_path)
+    (mine / "validation").mkdir()
+    assert refused(tmp_path).startswith(f"{mine}/validation: empty; needed are a metadata.csv or")
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        ("red\n", "metadata.csv, row 3, file_name = 'b.jpg': group = 1: {path} names 0 to 0 alone"),
+        ("red\nred\n", "{path}: a name is empty or stands twice"),
+        ("red\n\ngreen\n", "{path}: a name is empty or stands twice"),
+    ],
+)
+def test_wrong_names_of_groups_are_told(tmp_path, names, wanted):
+    path = build(tmp_path) / "groups.txt"
+    path.write_text(names)
+    assert wanted.format(path=path) in refused(tmp_path)
+
+
+KILLED = """
+import os, shutil, signal, sys, time, types
+from pathlib import Path
+from selfloop_jax.data import folder
+
+def section(cache):
+    fields = {"dir": sys.argv[1], "image_size": 48, "on_bad_image": "refuse", "colorize": "none"}
+    return types.SimpleNamespace(**fields, cache_dir=cache)
+
+def build(cache, delay=None):
+    child = os.fork()
+    if not child:
+        folder.load(section(cache), True)
+        os._exit(0)
+    if delay is not None:
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+def entries(cache):
+    return [path for path in Path(cache).glob("*") if path.is_dir() and path.suffix != ".tmp"]
+
+def files(cache):
+    return {path.name: path.read_bytes() for folder in entries(cache) for path in folder.iterdir()}
+
+whole, killed = sys.argv[2:]
+start = time.perf_counter()
+assert build(whole) == 0
+took = time.perf_counter() - start
+deaths = parts = 0
+for i in range(24):
+    deaths += build(killed, took * (0.2 + 0.8 * (i * 0.618 % 1))) == signal.SIGKILL
+    parts += any(Path(killed).glob("*.tmp"))
+    for entry in entries(killed):
+        assert files(killed) == files(whole)
+        shutil.rmtree(entry)
+assert build(killed) == 0
+assert files(killed) == files(whole)
+assert not any(Path(killed).glob("*.tmp"))
+print(deaths, parts)
+"""
+
+
+def test_a_killed_build_leaves_no_part_of_an_entry(tmp_path):
+    """Killed at moments spread over the whole build; the next one gives the same files, and no leftovers."""
+    pixels = np.random.Philox(key=1).random_raw(150 * 150 * 3).astype(np.uint8).reshape(150, 150, 3)
+    for split, count in (("train", 24), ("test", 6)):
+        for i in range(count):
+            path = tmp_path / "mine" / split / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.roll(pixels, i)).save(path, compress_level=1)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            KILLED,
+            *(str(tmp_path / name) for name in ("mine", "whole", "killed")),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) > 0
+    assert "decoding again" not in done.stderr

@@ -1,0 +1,459 @@
+"""Hard ImageNet from a stand-in in the official layout: classes, groups, hold-out, masks, wrong input."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import standin_hardimagenet
+from ml_collections import ConfigDict
+from PIL import Image
+
+from selfloop_jax.data.sources import hardimagenet
+from selfloop_jax.data.sources.base import Missing, Outline
+from selfloop_jax.data.sources.pickles import load_plain
+from selfloop_jax.errors import UsageError
+
+TRAIN, VAL = 14, 3
+
+
+WNIDS = [wnid for _, wnid, _ in hardimagenet.CLASSES]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, dict[str, str]]:
+    """Both layouts, never changed."""
+    root = tmp_path_factory.mktemp("standin")
+    return {
+        name: standin_hardimagenet.make(root / name, name, TRAIN, VAL)
+        for name in ("own", "download")
+    }
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory) -> str:
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def copy(made, tmp_path) -> dict[str, str]:
+    """A copy of one layout to break; its files are links, to be replaced and not written to."""
+    root = Path(made["download"]["images_dir"]).parent
+    shutil.copytree(root, tmp_path / "copy", copy_function=os.link)
+    dirs = {
+        k: str(tmp_path / "copy" / Path(v).relative_to(root)) for k, v in made["download"].items()
+    }
+    return {**dirs, "cache_dir": str(tmp_path / "cache")}
+
+
+def section(dirs: dict[str, str], **changes) -> ConfigDict:
+    values = {
+        "image_size": 16,
+        "group": "rank",
+        "bands": 2,
+        "holdout": 2,
+        "on_bad_image": "refuse",
+        **{"images_dir": "", "masks_dir": "", "meta_dir": "", "cache_dir": ""},
+        **dirs,
+        **changes,
+    }
+    return ConfigDict(values)
+
+
+def load(dirs: dict[str, str], **changes):
+    return hardimagenet.load(section(dirs, **changes), prepare=True)
+
+
+def message(dirs: dict[str, str], **changes) -> str:
+    with pytest.raises(UsageError) as caught:
+        load(dirs, **changes)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def replace_file(path: str | Path, data: bytes) -> None:
+    """Without writing through the link."""
+    Path(path).unlink(missing_ok=True)
+    Path(path).write_bytes(data)
+
+
+def columns(images) -> dict[str, np.ndarray]:
+    return {k: v for k, v in vars(images).items() if v is not None}
+
+
+def same(a, b) -> None:
+    assert columns(a).keys() == columns(b).keys()
+    for name, value in columns(a).items():
+        np.testing.assert_array_equal(value, columns(b)[name], err_msg=name)
+
+
+def test_both_layouts_give_the_same_source(made, caches):
+    own, download = (load(made[name], cache_dir=caches) for name in ("own", "download"))
+    for split in ("train", "test", "probe"):
+        same(getattr(own, split), getattr(download, split))
+    assert own.facts == download.facts
+    assert (own.classes, own.groups, own.nested) == (download.classes, ("first", "last"), False)
+    assert own.facts["images"]["listed"] == {"train": 15 * TRAIN, "val": 15 * VAL}
+    assert (own.facts["ranked_without_mask"], own.facts["without_rank"]) == (15, 0)
+    assert own.facts["stand_in"] == standin_hardimagenet.MARK
+    assert own.facts["converted"]["L"] > 0
+    assert own.facts["converted"]["CMYK"] > 0
+    assert json.loads(json.dumps(own.facts)) == own.facts
+    assert (
+        not {"classes", "groups", "sizes"} & own.facts.keys()
+    )  # the record has these beside the facts
+
+
+def test_a_second_start_reads_the_cache_and_needs_no_preparation(made, caches):
+    before = load(made["own"], cache_dir=caches)
+    after = hardimagenet.load(section(made["own"], cache_dir=caches), prepare=False)
+    same(before.train, after.train)
+    same(before.probe, after.probe)
+    assert before.facts == after.facts
+
+
+def test_groups_follow_the_ranking(made, caches):
+    """Names count up along the stand-in's ranking, so halves of the sorted numbers are the bands."""
+    source = load(made["own"], cache_dir=caches)
+    names = sorted(path.name for path in (Path(made["own"]["masks_dir"]) / "train").glob("*.JPEG"))
+    for images in (source.train, source.test):
+        for i, label, group in zip(images.id, images.label, images.group, strict=True):
+            wnid, number = names[i].split("_")[0], int(names[i].split("_")[2].removesuffix(".JPEG"))
+            assert wnid == WNIDS[label]
+            assert group == (number // 7) * 2 // TRAIN
+    joint = source.train.joint(15, 2) + source.test.joint(15, 2)
+    np.testing.assert_array_equal(joint, TRAIN // 2)
+    np.testing.assert_array_equal(source.test.joint(15, 2), 2)
+
+
+def test_bands_of_uneven_classes_differ_by_one(made, caches):
+    source = load(made["own"], cache_dir=caches, bands=4, holdout=1)
+    joint = source.train.joint(15, 4) + source.test.joint(15, 4)
+    assert source.groups == ("first", "middle 1", "middle 2", "last")
+    assert set(joint.flat) == {3, 4}
+    assert load(made["own"], cache_dir=caches, bands=3).groups == ("first", "middle", "last")
+
+
+def test_the_holdout_is_apart_and_fixed(made, caches):
+    source = load(made["own"], cache_dir=caches)
+    assert not set(source.train.id) & set(source.test.id)
+    assert len(source.train) + len(source.test) == 15 * TRAIN
+    more = load(made["own"], cache_dir=caches, holdout=3)
+    assert set(source.test.id) < set(more.test.id)
+    probe = source.probe
+    np.testing.assert_array_equal(probe.id, 15 * TRAIN + np.arange(15 * VAL))
+    assert (probe.group == -1).all()
+    assert set(probe.masks.flat) == {0, 255}
+    np.testing.assert_array_equal(np.bincount(probe.label), VAL)
+    assert source.train.masks is None
+
+
+def test_the_holdout_hangs_on_names_and_not_on_places(made, copy, caches):
+    """Without the mask of one class's last image all others lie one place further up in the listing."""
+
+    def held(source, dirs):
+        names = sorted(path.name for path in Path(dirs["masks_dir"], "train").iterdir())
+        return {names[i] for i in source.test.id}
+
+    before = held(load(made["own"], cache_dir=caches), made["own"])
+    last = f"{WNIDS[6]}_{WNIDS[6]}_{(TRAIN - 1) * 7 + 1}.JPEG"
+    Path(copy["masks_dir"], "train", last).unlink()
+    after = held(load(copy), copy)
+    assert before - {last} <= after
+    assert len(after) == len(before)
+
+
+def test_a_skipped_image_moves_no_other(made, copy, caches):
+    whole = load(made["own"], cache_dir=caches)
+    masks = sorted(Path(copy["masks_dir"], "train").iterdir())
+    lost = [3, 40]
+    for i in lost:
+        wnid, file = masks[i].name.split("_", 1)
+        Path(copy["images_dir"], "train", wnid, file).unlink()
+    source = load(copy, on_bad_image="skip", holdout=2)
+    assert source.facts["bad_image_count"] == 2
+    assert source.facts["bad_images"][0][0].startswith("train/n0")
+    kept = {
+        i: g
+        for images in (source.train, source.test)
+        for i, g in zip(images.id, images.group, strict=True)
+    }
+    before = {
+        i: g
+        for images in (whole.train, whole.test)
+        for i, g in zip(images.id, images.group, strict=True)
+    }
+    assert kept == {i: g for i, g in before.items() if i not in lost}
+    assert set(whole.test.id) - set(lost) <= set(source.test.id)
+
+
+def test_masks_lie_on_the_objects_of_their_images(copy):
+    """Images that are white where their masks are, of odd sizes: after resize and crop they still match."""
+    for mask in Path(copy["masks_dir"], "val").iterdir():
+        wnid, file = mask.name.split("_", 1)
+        image = Path(copy["images_dir"], "val", wnid, file)
+        with Image.open(mask) as drawn:
+            white = drawn.convert("RGB")
+        image.unlink()
+        white.save(image, "JPEG", quality=95)
+    probe = load(copy, image_size=64).probe
+    bright = probe.pixels.mean(axis=-1) > 127
+    wrong = (bright != (probe.masks > 0)).mean(axis=(1, 2))
+    assert wrong.max() < 0.01
+    assert 0.03 < (probe.masks > 0).mean() < 0.4
+
+
+def test_groups_by_area_are_cut_at_each_class_s_training_quantiles(made, caches):
+    source = load(made["own"], cache_dir=caches, group="mask_area", bands=2)
+    assert source.groups == ("small", "large")
+    sizes = source.train.joint(15, 2)
+    assert abs(sizes - TRAIN // 2).max() <= 1  # one more where two areas are equal
+    assert sizes.sum() == len(source.train) == 15 * TRAIN
+    assert source.test is source.probe
+    area = (source.test.masks > 0).mean(axis=(1, 2))
+    assert (source.test.group >= 0).all()
+    assert source.train.masks is None
+    for c in range(15):
+        own = source.test.label == c
+        small, large = area[own & (source.test.group == 0)], area[own & (source.test.group == 1)]
+        assert not len(small) or not len(large) or small.max() <= large.min()
+    finer = load(made["own"], cache_dir=caches, group="mask_area", bands=3)
+    assert finer.groups == ("small", "middle", "large")
+
+
+def test_class_order_from_the_pickle_or_the_table(copy):
+    source = load(copy, group="mask_area", meta_dir="")
+    assert source.classes == tuple(name for _, _, name in hardimagenet.CLASSES)
+    assert source.facts["class_order"] == "built-in"
+    order = [index for index, _, _ in hardimagenet.CLASSES][::-1]
+    replace_file(f"{copy['meta_dir']}/hard_imagenet_idx.pkl", pickle.dumps(order))
+    turned = load(copy, group="mask_area")
+    assert turned.classes == source.classes[::-1]
+    assert turned.facts["class_order"] == "hard_imagenet_idx.pkl"
+    np.testing.assert_array_equal(turned.train.label, 14 - source.train.label)
+    np.testing.assert_array_equal(turned.train.id, source.train.id)
+    Path(copy["meta_dir"], "idx_to_wnid.pkl").unlink()
+    assert load(copy, group="mask_area").classes == turned.classes
+
+
+def test_without_masks_the_ranking_says_which_images(made, caches):
+    source = load({**made["own"], "masks_dir": ""}, cache_dir=caches)
+    assert source.probe is None
+    assert len(source.train) + len(source.test) == 15 * (TRAIN + 1)
+    assert (
+        "data.group = mask_area: allowed is rank for an image directory without masks"
+        in message({**made["own"], "masks_dir": ""}, group="mask_area")
+    )
+
+
+def test_what_is_not_there_is_missing(made, tmp_path):
+    with pytest.raises(Missing, match=r"^data.images_dir = '': set it to") as caught:
+        load({})
+    assert caught.value.field == "data.images_dir"
+    for field in ("images_dir", "masks_dir", "meta_dir"):
+        with pytest.raises(Missing, match=f"^data.{field} = /nowhere: no such folder"):
+            load({**made["own"], field: "/nowhere"})
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"bands": 3, "holdout": 1}, {"masks_dir": ""}, {"group": "mask_area"}]
+)
+def test_what_is_known_before_decoding_is_what_comes_out(made, caches, tmp_path, changes):
+    fields = {**made["own"], **changes}
+    with pytest.raises(
+        Missing, match=r"^data.images_dir = .*: not decoded yet at 16 pixels"
+    ) as caught:
+        hardimagenet.load(section(fields, cache_dir=str(tmp_path)), prepare=False)
+    source = load(fields, cache_dir=caches)
+    assert caught.value.outline == Outline(
+        15, len(source.groups), len(source.train), len(source.test)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"image_size": 20}, "data.image_size = 20: allowed are multiples of 8 from 16 to 224"),
+        ({"image_size": 232}, "data.image_size = 232: allowed are multiples of 8"),
+        ({"meta_dir": ""}, "data.group = rank: allowed is mask_area without a ranking"),
+        ({"holdout": 7}, "data.holdout = 7: dog sled, first has 7 images; allowed are fewer"),
+    ],
+)
+def test_fields_that_do_not_fit(made, caches, changes, expected):
+    assert expected in message({**made["own"], "cache_dir": caches, **changes})
+
+
+def test_a_class_that_is_not_on_disk_is_named(copy):
+    shutil.rmtree(Path(copy["images_dir"], "val", WNIDS[3]))
+    assert f"no folder val/{WNIDS[3]} (ski); all 15 classes must be there" in message(copy)
+    for mask in Path(copy["masks_dir"], "train").glob(f"{WNIDS[5]}_*"):
+        mask.unlink()
+    assert f"no masks in train/ for {WNIDS[5]} (swimming cap)" in message(copy)
+
+
+def test_a_class_without_a_usable_image_is_named(copy):
+    for image in Path(copy["images_dir"], "val", WNIDS[0]).iterdir():
+        replace_file(image, b"")
+    text = message(copy, on_bad_image="skip")
+    assert f"no usable val images for {WNIDS[0]} (dog sled)" in text
+
+
+def test_a_class_whose_masks_are_all_empty_is_named(copy):
+    masks = sorted(Path(copy["masks_dir"], "val").glob(f"{WNIDS[3]}_*"))
+    for mask in masks:
+        with Image.open(mask) as drawn:
+            empty = Image.new("L", drawn.size, 0)
+        mask.unlink()
+        empty.save(mask)
+    assert (
+        f"data.masks_dir = {copy['masks_dir']}: no object in any val mask for {WNIDS[3]} (ski)"
+        in message(copy)
+    )
+    wnid, file = masks[0].name.split("_", 1)
+    mask, image = masks[0], Path(copy["images_dir"], "val", wnid, file)
+    with Image.open(image) as drawn:
+        some = Image.new("L", drawn.size, 90)
+    mask.unlink()
+    some.save(mask)
+    assert load(copy).probe.masks.any(axis=(1, 2)).sum() == 15 * VAL - VAL + 1
+
+
+@pytest.mark.parametrize("field", ["images_dir", "masks_dir"])
+def test_a_folder_that_cannot_be_read_is_named(made, monkeypatch, field):
+    def listdir(path):
+        if str(path).startswith(made["own"][field]):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return before(path)
+
+    before = os.listdir
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert message(made["own"]) == f"data.{field} = {made['own'][field]}: {made['own'][field]}/" + (
+        "train: Permission denied"
+    )
+
+
+def test_a_user_that_there_is_not_is_a_missing_folder(made):
+    with pytest.raises(Missing, match=r"^data.images_dir = ~nosuch/images: no such folder"):
+        load({**made["own"], "images_dir": "~nosuch/images"})
+
+
+def test_bad_images_are_refused_with_the_first_or_skipped_and_listed(copy):
+    first, *_, last = sorted(Path(copy["images_dir"], "train", WNIDS[1]).glob(f"{WNIDS[1]}_?.JPEG"))
+    replace_file(first, b"no image")
+    replace_file(
+        Path(copy["masks_dir"], "train", f"{WNIDS[1]}_{last.name}"), last.read_bytes()[:200]
+    )
+    text = message(copy)
+    assert f"2 of {15 * TRAIN} images cannot be used, first train/{WNIDS[1]}/{first.name}: " in text
+    facts = load(copy, on_bad_image="skip").facts
+    assert facts["bad_image_count"] == 2
+    assert [path for path, _ in facts["bad_images"]] == [
+        f"train/{WNIDS[1]}/{x.name}" for x in (first, last)
+    ]
+    assert "its mask" in facts["bad_images"][1][1]
+    assert facts["images"]["train"] + facts["images"]["test"] == 15 * TRAIN - 2
+
+
+class Trap:
+    """Makes a folder as soon as it is unpickled by the ordinary way."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["hard_imagenet_idx", "idx_to_wnid", "paths_by_rank"])
+def test_a_malicious_pickle_is_refused_and_not_run(copy, tmp_path, name):
+    path, trap = f"{copy['meta_dir']}/{name}.pkl", tmp_path / "sprung"
+    replace_file(path, pickle.dumps({0: Trap(trap)}))
+    assert f"{path}: it wants to import posix.mkdir: allowed are pickles of dicts" in message(copy)
+    assert not trap.exists()
+    pickle.loads(Path(path).read_bytes())
+    assert trap.exists()
+
+
+@pytest.mark.parametrize("name", ["hard_imagenet_idx", "idx_to_wnid", "paths_by_rank"])
+@pytest.mark.parametrize("value", [7, [1, 2], {"a": 1}, [[1]], {537: ["x"]}, None])
+def test_a_pickle_of_another_shape_is_damaged(copy, name, value):
+    path = Path(copy["meta_dir"], f"{name}.pkl")
+    replace_file(path, pickle.dumps(value))
+    text = message(copy)
+    assert text.startswith(str(path.parent))
+    assert "damaged" in text or "no ranks for n03218198 (dog sled)" in text
+
+
+@pytest.mark.parametrize(
+    "entry", ["train/n03218198/nul\0", "a/b\udc80", "a/b\nc", ["x"], b"train/a/b", 7]
+)
+def test_ranks_that_are_no_paths_are_damaged(copy, entry):
+    path = Path(copy["meta_dir"], "paths_by_rank.pkl")
+    ranking = load_plain(path)
+    ranking[537].append(entry)
+    replace_file(path, pickle.dumps(ranking))
+    assert message(copy).startswith(
+        f"{path}: damaged: allowed is a dictionary of lists of paths train/"
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        # {(((...))): 1}, which overflows the interpreter's stack.
+        (
+            b"\x80\x04})" + b"\x85" * 2_000_000 + b"K\x01s.",
+            "it has more than 10000 tuples: allowed are",
+        ),
+        (pickle.dumps(bytes(17 * 2**20)), "it has more than 16 MiB: allowed are"),
+        (b"\x80\x04Nr\xff\xff\xff\x7f.", "it has no object of number 2147483647: allowed are"),
+    ],
+    ids=["deep", "long", "number"],
+)
+def test_a_pickle_that_is_not_safe_to_read_is_not_read(tmp_path, data, expected):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=f"^{path}: {expected}"):
+        load_plain(path)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_plain_containers_load_at_every_protocol(tmp_path, protocol):
+    value = {1: [2.5, "x", None, True], "y": ({3, 4}, frozenset({5}), 10**30, -1)}
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(value, protocol))
+    assert load_plain(path) == value
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (pickle.dumps(np.int64(3)), "it wants to import numpy"),
+        (pickle.dumps(np.arange(3)), "it wants to import numpy"),
+        (pickle.dumps([1, 2])[:-3], "damaged, not a pickle"),
+        (b"", "damaged, not a pickle"),
+        (b"PK\x03\x04", "damaged, not a pickle"),
+        (b"cno\x07ne\nnothing\n.", "it wants to import 'no\\x07ne.nothing'"),
+        (b"\x80\x04\x8c\x03abcQ.", "it refers to an object outside of itself"),
+    ],
+)
+def test_other_pickles_end_in_one_line(tmp_path, data, expected):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(data)
+    with pytest.raises(UsageError) as caught:
+        load_plain(path)
+    assert str(caught.value).startswith(f"{path}: {expected}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_that_cannot_be_read_says_why(copy, tmp_path):
+    with pytest.raises(UsageError, match=f"^{tmp_path}: Is a directory$"):
+        load_plain(tmp_path)
+    path = Path(copy["meta_dir"], "paths_by_rank.pkl")
+    path.unlink()
+    assert message(copy) == f"{path}: No such file or directory"

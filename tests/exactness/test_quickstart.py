@@ -1,0 +1,174 @@
+"""The shipped quickstart, shrunk, from the command line to the report; and rarer settings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+
+from selfloop_jax.measure import fairness
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("quickstart") / "run"
+    done = runs.run(workdir, "--config.report.enabled=True")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"report: {workdir / 'report.html'}"
+    return workdir
+
+
+def record(workdir: Path, generation: int) -> dict:
+    return json.loads((workdir / f"gen_{generation:04d}/record.json").read_text())
+
+
+def test_every_generation_has_its_files(finished):
+    names = {
+        "record.json",
+        "samples.npz",
+        "predictions.npz",
+        "diffusion",
+        "classifier",
+        "pool.json",
+    }
+    for generation in range(3):
+        assert names <= {path.name for path in (finished / f"gen_{generation:04d}").iterdir()}
+    assert not list(finished.glob("gen_*/samples.part"))
+    assert not list(finished.glob("**/*.tmp"))
+    assert (finished / "report.html").stat().st_size > 50_000
+
+
+def test_pools_accumulate_with_provenance(finished):
+    pools = [record(finished, g)["pool"] for g in range(3)]
+    assert [p["size"] for p in pools] == [900, 1100, 1300]
+    assert [p["generated"] for p in pools] == [{}, {"0": 200}, {"0": 200, "1": 200}]
+    assert [int(np.sum(p["joint"])) + p["unknown_group"] for p in pools] == [900, 1100, 1300]
+    assert pools[0]["unknown_group"] == 0
+
+
+def test_every_fairness_number_can_be_recomputed_from_the_predictions(finished):
+    for generation in range(3):
+        stored = np.load(finished / f"gen_{generation:04d}/predictions.npz")
+        columns = stored["label"], stored["logits"].argmax(1), stored["group"]
+        again = fairness.summary(*columns, 10, 2)
+        aligned = record(finished, generation)["data"]["aligned_group"]
+        again["aligned_contrast"] = fairness.aligned_contrast(*columns, aligned, 10, 2)
+        assert again == record(finished, generation)["metrics"]
+
+
+def test_every_number_carries_its_uncertainty_and_its_floor(finished):
+    for generation in range(3):
+        found = record(finished, generation)
+        beside = found["uncertainty"]["metrics"]
+        assert beside.keys() == found["metrics"].keys() - {"undefined_cells"}
+        for name, bounds in beside.items():
+            assert bounds["low"] - 1e-9 <= found["metrics"][name] <= bounds["high"] + 1e-9, name
+        assert found["uncertainty"]["paired"]  # every digit in both colours
+        assert found["fidelity"]["floor"]["frechet"] < found["fidelity"]["overall"]["frechet"]
+        assert (
+            found["fidelity"]["features"]["digest"] == record(finished, 0)["digests"]["classifier"]
+        )
+        assert {"kl_to_real", "total_variation_to_real"} <= found["samples"]["beside"].keys()
+        stored = np.load(finished / f"gen_{generation:04d}/neighbours.npz")
+        assert stored["pixels"].shape == stored["neighbour"].shape == (30, 8, 8, 3)
+
+
+def test_the_test_set_shows_every_digit_in_every_colour(finished):
+    stored = np.load(finished / "gen_0000/predictions.npz")
+    assert len(stored["id"]) == len(np.unique(stored["id"])) == 720
+    assert np.bincount(stored["group"]).tolist() == [360, 360]
+
+
+def test_nothing_is_compiled_after_generation_0_though_the_pool_grows(finished):
+    compiled = [record(finished, g)["compilations"] for g in range(3)]
+    assert compiled[0] > 0
+    assert compiled[1:] == [0, 0]
+
+
+def test_parents_name_everything_read_of_earlier_generations(finished):
+    assert record(finished, 0)["parents"] == {}
+    assert set(record(finished, 2)["parents"]) == {
+        *(
+            "gen_0000/samples.npz",
+            "gen_0001/samples.npz",
+            "gen_0001/diffusion",
+            "gen_0001/record.json",
+        ),
+        "gen_0000/classifier",
+    }
+
+
+def test_progress_is_one_line_an_interval_and_metrics_are_json_lines(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert {line["phase"] for line in lines} == {"diffusion", "classifier", "generated_classifier"}
+    losses = [
+        line["loss"] for line in lines if (line["generation"], line["phase"]) == (0, "diffusion")
+    ]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+
+
+def test_a_complete_run_says_so_and_changes_no_file(finished):
+    def state():
+        return {
+            p: (p.stat().st_mtime_ns, p.read_bytes()) for p in finished.rglob("*") if p.is_file()
+        }
+
+    before = state()
+    again = runs.run(finished, "--config.report.enabled=True")
+    assert again.returncode == 0
+    assert "complete: 3 generations" in again.stderr
+    assert state() == before
+
+
+VARIANTS = {
+    "ddpm": [
+        *("diffusion.process=ddpm", "sample.sampler=ancestral", "sample.guidance=1.0"),
+        *(
+            "diffusion.condition_on=label_group",
+            "loop.group_source=condition",
+            "pool.rule=substitute",
+        ),
+        *(
+            "loop.label_source=frozen",
+            "data.bias=rho",
+            "sample.count=900",
+            "sample.batch_per_device=150",
+        ),
+        *("pool.alpha=0.3", "sample.condition=real", "diffusion.unet.dropout=0.1"),
+    ],
+    "host": [
+        *(
+            "diffusion.process=edm",
+            "data.placement=host",
+            "parallel.steps_per_dispatch=4",
+            "classifier.network=lenet",
+        ),
+        *(
+            "pool.rule=fresh",
+            "pool.n_real=100",
+            "pool.n_generated=150",
+            "loop.label_source=previous",
+        ),
+        *("data.colorize=background", "data.bias=unbiased", "diffusion.later.start=scratch"),
+        *(
+            "measure.generated_only=first",
+            "classifier.later.start=previous",
+            "sample.condition=pool",
+        ),
+        *("sample.sampler=euler", "diffusion.unet.stem=2", "diffusion.unet.attention=(4,)"),
+        "measure.batch=400",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rarer_settings_run_and_repeat_exactly(name, tmp_path):
+    overrides = [f"--config.{override}" for override in VARIANTS[name]]
+    overrides.append("--config.loop.generations=2")
+    done = runs.run(tmp_path / "run", *overrides)
+    assert done.returncode == 0, done.stderr
+    assert record(tmp_path / "run", 1)["compilations"] == 0
+    again = runs.main(f"--workdir={tmp_path / 'run'}", "--replay=1")
+    assert again.returncode == 0, again.stderr

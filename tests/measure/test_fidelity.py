@@ -1,0 +1,451 @@
+"""Fidelity against the authors' package, textbook formulas written out, and what must not change a number."""
+
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import prdc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import linalg, stats
+
+from selfloop_jax.measure import fidelity
+from selfloop_jax.measure.wilson import wilson
+
+SETTINGS = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+
+MANIFOLD = ("precision", "recall", "density", "coverage")
+
+
+K = 5
+
+
+def normal(seed, n, d=16, scale=1.0, shift=0.0):
+    """float32[n,d]"""
+    return (np.random.RandomState(seed).randn(n, d) * scale + shift).astype(np.float32)
+
+
+def kid(a, b):
+    """Unbiased MMD^2 from whole kernel matrices in float64 (Binkowski et al. 2018)."""
+    a, b, (m, d), n = a.astype(np.float64), b.astype(np.float64), a.shape, len(b)
+    k_aa, k_bb, k_ab = ((x @ y.T / d + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    within = (k_aa.sum() - np.trace(k_aa)) / (m * (m - 1)) + (k_bb.sum() - np.trace(k_bb)) / (
+        n * (n - 1)
+    )
+    return within - 2 * k_ab.mean()
+
+
+def frechet(a, b):
+    """The published formula, by way of a general matrix root."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    s_a, s_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    shift = a.mean(axis=0) - b.mean(axis=0)
+    return shift @ shift + np.trace(s_a + s_b) - 2 * np.trace(linalg.sqrtm(s_a @ s_b)).real
+
+
+def distances(queries, base):
+    """float64[M,N]"""
+    return np.sqrt(((queries[:, None].astype(np.float64) - base[None]) ** 2).sum(axis=2))
+
+
+lattice = st.integers(0, 2**32 - 1).map(lambda seed: np.random.RandomState(seed))
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "k"), [(7, 9, 5), (64, 65, 3), (300, 200, 5), (1027, 1003, 5), (200, 130, 90)]
+)
+def test_manifold_equals_the_authors_package(n, m, k):
+    real, generated = normal(0, n), normal(1, m, scale=0.9, shift=0.1)
+    expected = prdc.compute_prdc(real, generated, k)
+    assert fidelity.manifold(real, generated, k) == pytest.approx(expected, rel=1e-12)
+
+
+@SETTINGS
+@given(lattice, st.integers(7, 70), st.integers(7, 70), st.integers(1, 5))
+def test_manifold_equals_the_authors_package_where_distances_tie(random, n, m, k):
+    """Points of a small lattice: many duplicates, many neighbours at the same distance."""
+    real = random.randint(0, 3, (n, 3)).astype(np.float32)
+    generated = random.randint(0, 3, (m, 3)).astype(np.float32)
+    expected = prdc.compute_prdc(real, generated, k)
+    assert fidelity.manifold(real, generated, k) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [K, K + 1, 1003])
+def test_identical_sets_cover_each_other(n):
+    """An open ball holds its own image and k - 1 neighbours: density 1."""
+    real = normal(0, n)
+    found = fidelity.manifold(real, real[np.random.RandomState(1).permutation(n)], K)
+    expected = 1.0 if n > K else math.nan
+    assert found == pytest.approx(dict.fromkeys(MANIFOLD, expected), nan_ok=True)
+
+
+def test_sets_far_apart_share_nothing():
+    found = fidelity.manifold(normal(0, 50), normal(1, 50, shift=100), K)
+    assert found == dict.fromkeys(MANIFOLD, 0.0)
+
+
+def test_balls_of_images_with_k_copies_are_empty():
+    """Open balls of radius 0: rounding must not make them a little larger, or distances in them."""
+    real = np.repeat(normal(0, 60), K + 1, axis=0)
+    assert fidelity.manifold(real, real[::-1], K) == dict.fromkeys(MANIFOLD, 0.0)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(500, 300, 8), (2000, 1500, 32)])
+def test_frechet_equals_the_formula_with_a_matrix_root(n, m, d):
+    mix = np.random.RandomState(2).randn(d, d).astype(np.float32)
+    a, b = normal(0, n, d), normal(1, m, d, scale=1.2, shift=0.3) @ mix
+    assert fidelity.frechet(a, b) == pytest.approx(frechet(a, b), rel=1e-6)
+
+
+def test_frechet_of_diagonal_gaussians():
+    scale_a, scale_b, shift = np.array([1, 2, 0.5]), np.array([3, 1, 0.5]), np.array([0, 1, -2])
+    a, b = normal(0, 100_000, 3) * scale_a, normal(1, 100_000, 3) * scale_b + shift
+    closed = (shift**2).sum() + ((scale_a - scale_b) ** 2).sum()
+    assert fidelity.frechet(a, b) == pytest.approx(closed, rel=0.02)
+
+
+def test_frechet_of_fewer_images_than_features():
+    """Exact where rooted covariances would be off by the root of a rounding error."""
+    a = normal(0, 10, 64)
+    assert fidelity.frechet(a, a) == pytest.approx(0, abs=1e-12)
+    assert fidelity.frechet(a, a.astype(np.float64) + 0.5) == pytest.approx(64 * 0.25, rel=1e-12)
+
+
+def test_frechet_of_dead_features():
+    a, b = normal(0, 100, 8), normal(1, 100, 8)
+    a[:, 3:] = b[:, 3:] = 0
+    assert fidelity.frechet(a, b) == pytest.approx(frechet(a[:, :3], b[:, :3]), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(2, 2, 3), (65, 64, 8), (1027, 2050, 16)])
+def test_kernel_distance_equals_whole_matrices(n, m, d):
+    a, b = normal(0, n, d), normal(1, m, d, scale=1.3, shift=0.2)
+    assert fidelity.kernel_distance(a, b) == pytest.approx(kid(a, b), rel=1e-9)
+
+
+def test_kernel_distance_of_one_distribution_is_accurate_about_zero():
+    a, b = normal(0, 1500, 8), normal(1, 1100, 8)
+    expected = kid(a, b)
+    assert abs(expected) < 0.02
+    assert fidelity.kernel_distance(a, b) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 70), (65, 1), (1003, 1027)])
+def test_nearest_equals_brute_force(n, m):
+    queries, base = normal(0, n), normal(1, m)
+    index, distance = fidelity.nearest(queries, base)
+    expected = distances(queries, base)
+    assert index.dtype == np.int64
+    assert index.tolist() == expected.argmin(axis=1).tolist()
+    assert distance == pytest.approx(expected.min(axis=1), rel=1e-12)
+
+
+def test_a_duplicate_is_at_distance_zero_however_far_out():
+    """Neighbours are a few float32 steps apart: about their mean they are far from each other."""
+    base = (1000 + np.random.RandomState(0).randint(0, 4, (500, 64)) * 2.0**-14).astype(np.float32)
+    index, distance = fidelity.nearest(base[::-1], base)
+    assert index.tolist() == list(range(499, -1, -1))
+    assert (distance == 0).all()
+
+
+def test_a_duplicate_is_at_distance_zero_in_the_tiles_too():
+    """|x|^2 + |y|^2 - 2xy alone is a rounding error there, of either sign."""
+    blocks = fidelity._blocks(normal(0, 1500, 64).astype(np.float64))
+    same = [
+        squared
+        for rows, columns, (squared, _) in fidelity._visit(fidelity._closest, blocks, blocks[:1])
+    ]
+    assert (same[0] == 0).all()
+    assert (same[1] > 1).all()
+
+
+def test_near_duplicates_are_told_apart():
+    """In float32 |x|^2 + |y|^2 - 2xy would see only noise here."""
+    query = normal(0, 1, shift=10)
+    base = np.concatenate([query + step * np.float32(1e-4) for step in (3, -2, 1, -4)])
+    index, distance = fidelity.nearest(query, base)
+    assert index.tolist() == [2]
+    assert distance == pytest.approx(distances(query, base)[:, 2], rel=1e-12)
+
+
+def test_of_equally_near_rows_the_first_is_taken():
+    """In whatever tile: there are three."""
+    assert fidelity.nearest(normal(0, 1), np.repeat(normal(0, 1), 2100, axis=0))[0].tolist() == [0]
+
+
+def test_no_base_is_an_error():
+    with pytest.raises(ValueError, match="base: no rows"):
+        fidelity.nearest(normal(0, 3), normal(0, 0))
+
+
+def test_copies_of_training_images_are_memorised():
+    train, held_out = normal(0, 300), normal(1, 300)
+    found = fidelity.memorization(train[:100], train, held_out)
+    assert (found["median_ratio"], found["share_nearer"], found["count"], found["base"]) == (
+        0,
+        1,
+        100,
+        300,
+    )
+    assert found["high"] == 1
+
+
+def test_new_images_are_as_near_to_either():
+    found = fidelity.memorization(normal(2, 1000), normal(0, 800), normal(1, 800))
+    assert found["low"] < 0.5 < found["high"]
+    assert found["median_ratio"] == pytest.approx(1, abs=0.03)
+
+
+def test_copies_of_what_both_sets_hold_say_nothing():
+    real = normal(0, 50)
+    found = fidelity.memorization(real[:20], real, real[::-1])
+    assert (found["median_ratio"], found["share_nearer"]) == (1, 0.5)
+
+
+def test_interval_is_wilsons_where_every_image_has_a_neighbour_of_its_own():
+    train, held_out = normal(0, 80), normal(1, 80)
+    found = fidelity.memorization(np.concatenate([train[:30], held_out[:60]]), train, held_out)
+    expected = stats.binomtest(30, 90).proportion_ci(method="wilson")
+    assert (found["effective"], found["share_nearer"]) == pytest.approx((90, 1 / 3))
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+    assert (wilson(0, 10)[0], wilson(10, 10)[1]) == (0, 1)
+
+
+def test_images_with_the_same_neighbour_count_as_fewer():
+    train, held_out = normal(0, 80), normal(1, 80)
+    generated = np.concatenate([np.repeat(train[:1], 6, axis=0), held_out[:1], held_out[:1]])
+    found = fidelity.memorization(generated, train, held_out)
+    assert (found["effective"], found["share_nearer"]) == pytest.approx((64 / (36 + 4), 0.75))
+
+
+def test_interval_holds_where_few_real_images_are_nearest_to_most():
+    """Many features, few real images: an interval for independent images misses in a third and more."""
+    missed = missed_if_independent = 0
+    for trial in range(60):
+        sets = (normal(3 * trial + i, n, 64) for i, n in enumerate((400, 100, 100)))
+        found = fidelity.memorization(*sets)
+        low, high = wilson(found["share_nearer"] * 400, 400)
+        missed += not found["low"] < 0.5 < found["high"]
+        missed_if_independent += not low < 0.5 < high
+    assert missed <= 3
+    assert missed_if_independent >= 20
+
+
+def test_sets_of_unequal_size_are_an_error():
+    with pytest.raises(ValueError, match="train: 5 rows, allowed are as many as held_out has, 4"):
+        fidelity.memorization(normal(0, 3), normal(1, 5), normal(2, 4))
+
+
+@pytest.mark.parametrize(("n", "base"), [(0, 4), (4, 0)])
+def test_memorization_of_nothing_is_undefined(n, base):
+    found = fidelity.memorization(normal(0, n), normal(1, base), normal(2, base))
+    assert math.isnan(found["share_nearer"])
+    assert math.isnan(found["median_ratio"])
+
+
+def numbers(a, b):
+    index, distance = fidelity.nearest(a, b)
+    return {**fidelity.summary(a, b, 3), "nearest": distance.sum(), "index": index.sum()}
+
+
+def test_size_of_tiles_does_not_matter(monkeypatch):
+    a, b = normal(0, 203), normal(1, 130, scale=0.9)
+    whole = numbers(a, b)
+    monkeypatch.setattr(fidelity, "TILE", 64)
+    assert numbers(a, b) == pytest.approx(whole, rel=1e-9)
+
+
+@SETTINGS
+@given(lattice, st.integers(5, 64), st.integers(5, 64))
+def test_order_rotation_and_shift_do_not_matter(random, n, m):
+    a, b = random.randn(n, 6), random.randn(m, 6) + 0.3
+    rotation = np.linalg.qr(random.randn(6, 6))[0]
+    before = fidelity.summary(a, b, 3)
+    rotated = fidelity.summary(
+        a[random.permutation(n)] @ rotation, b[random.permutation(m)] @ rotation, 3
+    )
+    assert rotated == pytest.approx(before, rel=1e-6, abs=1e-9)
+    shifted = fidelity.summary(a + 2, b + 2, 3)
+    assert {**shifted, "kernel": 0} == pytest.approx({**before, "kernel": 0}, rel=1e-6, abs=1e-9)
+
+
+@SETTINGS
+@given(lattice, st.integers(4, 64), st.integers(4, 64))
+def test_ranges_and_symmetries(random, n, m):
+    a, b = random.randn(n, 6).astype(np.float32), (random.randn(m, 6) * 2).astype(np.float32)
+    one, other = fidelity.summary(a, b, 3), fidelity.summary(b, a, 3)
+    assert all(0 <= one[name] <= 1 for name in ("precision", "recall", "coverage"))
+    assert one["frechet"] >= 0
+    assert one["frechet"] == pytest.approx(other["frechet"], rel=1e-9)
+    assert one["kernel"] == pytest.approx(other["kernel"], rel=1e-9, abs=1e-12)
+    assert (one["precision"], one["recall"]) == (other["recall"], other["precision"])
+
+
+def test_the_rest_of_the_program_stays_float32():
+    dtypes = []
+    blocks = fidelity._blocks(np.zeros((70, 2)))
+    for _ in fidelity._visit(fidelity._closest, blocks, blocks):
+        dtypes.append(jnp.asarray(np.zeros(1)).dtype)
+    assert dtypes == [jnp.float32]
+
+
+def test_summary_holds_every_measure():
+    a, b = normal(0, 90), normal(1, 80, scale=0.9)
+    found = fidelity.summary(a, b)
+    assert list(found) == ["frechet", "kernel", *MANIFOLD, "count"]
+    assert found["frechet"] == fidelity.frechet(a, b)
+    assert found["precision"] == fidelity.manifold(b, a, 5)["precision"]
+    assert found["count"] == 90
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 10), (10, 0), (1, 10), (10, 1), (0, 0)])
+def test_too_few_images_give_nan_for_everything(n, m):
+    found = fidelity.summary(normal(0, n), normal(1, m), k=3)
+    assert all(math.isnan(found[name]) for name in ("frechet", "kernel", *MANIFOLD))
+
+
+@pytest.mark.parametrize("n", [2, K])
+def test_k_images_have_distances_but_no_manifold(n):
+    found = fidelity.summary(normal(0, n), normal(1, 20), K)
+    assert np.isfinite([found["frechet"], found["kernel"]]).all()
+    assert all(math.isnan(found[name]) for name in MANIFOLD)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_features_that_are_not_finite_are_an_error(value):
+    bad = normal(0, 10)
+    bad[3, 3] = value
+    for measure in (fidelity.frechet, fidelity.kernel_distance, fidelity.nearest):
+        with pytest.raises(ValueError, match="features: NaN"):
+            measure(bad, normal(1, 10))
+    with pytest.raises(ValueError, match="features: NaN"):
+        fidelity.manifold(normal(1, 10), bad, 3)
+
+
+def labelled(features, label=0, group=0):
+    n = len(features)
+    return fidelity.Labelled(features, np.broadcast_to(label, n), np.broadcast_to(group, n))
+
+
+def halves(n):
+    return np.arange(n) % 2
+
+
+ADDRESS = (0, "generation", 1, "fidelity")
+
+
+def test_report_compares_with_the_floor_at_equal_sizes():
+    generated = labelled(normal(0, 120, shift=0.5), halves(120), -1)
+    real, held_out = labelled(normal(1, 200), halves(200)), labelled(normal(2, 80), halves(80))
+    found = fidelity.report(generated, real, held_out, 3, 1, ADDRESS)
+    assert (found["overall"]["count"], found["floor"]["count"]) == (80, 80)
+    assert [one["count"] for one in found["per_class"]] == [40, 40, 0]
+    assert [one["count"] for one in found["per_class_floor"]] == [40, 40, 0]
+    assert math.isnan(found["per_class"][2]["frechet"])
+    # Frechet's bias falls with the sample size: all 120 images would have looked better than the
+    # floor's 80.
+    assert found["floor"] == pytest.approx(fidelity.summary(held_out.features, real.features))
+    assert found["overall"]["frechet"] > found["floor"]["frechet"]
+    # nothing drawn has a known group
+    assert [one["count"] for one in found["per_group"]] == [0]
+    json.dumps(found)
+
+
+def test_report_of_equal_sizes_leaves_nothing_out():
+    label = halves(60)
+    sets = [labelled(normal(seed, 60), label, 1 - label) for seed in range(3)]
+    found = fidelity.report(*sets, 2, 2, ADDRESS, k=3)
+    generated, real, _ = (one.features for one in sets)
+    assert found["overall"] == pytest.approx(fidelity.summary(generated, real, 3))
+    for c in range(2):
+        direct = fidelity.summary(generated[label == c], real[label == c], 3)
+        assert found["per_class"][c] == pytest.approx(direct)
+        assert found["per_group"][1 - c] == pytest.approx(direct)
+    assert not any(note.startswith(("sizes", "memorization")) for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("generated", "held_out", "cut"), [(100, 40, "overall"), (40, 100, "floor")]
+)
+def test_report_draws_by_address(generated, held_out, cut):
+    sets = [labelled(normal(seed, n)) for seed, n in enumerate((generated, 60, held_out))]
+    first, again = (fidelity.report(*sets, 1, 0, ADDRESS) for _ in range(2))
+    other = fidelity.report(*sets, 1, 0, (1, *ADDRESS[1:]))
+    assert first == again
+    assert first[cut]["frechet"] != pytest.approx(other[cut]["frechet"], rel=1e-6)
+
+
+def test_report_tells_copies_from_new_images():
+    train, held_out = normal(0, 400), normal(1, 400)
+    copies = train[:100] + normal(2, 100, scale=0.05)
+    real = labelled(train)
+    found = fidelity.report(labelled(copies), real, labelled(held_out), 1, 1, ADDRESS)[
+        "memorization"
+    ]
+    assert (found["share_nearer"], found["base"], found["count"]) == (1, 400, 100)
+    assert found["floor"]["low"] < 0.5 < found["floor"]["high"]
+    assert (found["floor"]["base"], found["floor"]["count"]) == (200, 200)
+
+
+def test_notes_name_what_was_too_small():
+    generated, held_out = (
+        labelled(normal(0, 30), halves(30)),
+        labelled(normal(1, 10), np.arange(10) // 4 % 2),
+    )
+    notes = fidelity.report(
+        generated, labelled(normal(2, 50), halves(50)), held_out, 3, 1, ADDRESS
+    )["notes"]
+    few = "fewer than 2048: biased upwards by small samples; compare with the floor only"
+    assert notes == [
+        "sizes: of 30 generated and 10 held-out images the larger set is cut to the smaller, overall and in"
+        " every class and group",
+        "memorization: 10 of 50 training images are searched, as many as are held out: copies of the others"
+        " are not seen",
+        f"frechet, overall: 10 images for 16 features, {few}",
+        "frechet, overall: 10 images for 16 features: their covariance is rank-deficient",
+        f"frechet, per_class: 4 to 6 images for 16 features, {few}",
+        "frechet, per_class: 4 images for 16 features: their covariance is rank-deficient",
+        "per_class 1, 2: a set has no more than k = 5 images: undefined numbers are NaN",
+        f"frechet, per_group: 10 images for 16 features, {few}",
+        "frechet, per_group: 10 images for 16 features: their covariance is rank-deficient",
+    ]
+
+
+def test_a_note_where_held_out_images_were_drawn_otherwise():
+    sets = [labelled(normal(seed, 400, shift=shift)) for seed, shift in ((0, 0), (1, 0), (2, 1))]
+    told = [
+        note
+        for note in fidelity.report(*sets, 0, 0, ADDRESS)["notes"]
+        if "even of held-out" in note
+    ]
+    assert len(told) == 1
+    sets[2] = labelled(normal(2, 400))
+    assert not any(
+        "even of held-out" in note for note in fidelity.report(*sets, 0, 0, ADDRESS)["notes"]
+    )
+
+
+def test_enough_images_need_no_notes():
+    assert fidelity._notes("overall", [2048], 64, 5) == []
+    assert len(fidelity._notes("overall", [2048], 512, 5)) == 1
+
+
+def test_report_without_held_out_images_has_no_numbers():
+    empty = labelled(normal(0, 0))
+    found = fidelity.report(labelled(normal(1, 20)), labelled(normal(2, 20)), empty, 1, 1, ADDRESS)
+    assert math.isnan(found["floor"]["frechet"])
+    assert math.isnan(found["memorization"]["share_nearer"])
+    assert math.isnan(found["memorization"]["floor"]["share_nearer"])
+
+
+def test_without_held_out_images_only_the_floor_is_missing():
+    features = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    column = np.zeros(60, np.int32)
+    some, none = (fidelity.Labelled(features[:n], column[:n], column[:n]) for n in (60, 0))
+    found = fidelity.report(some, some, none, 1, 1, (0, "x"), 3)
+    assert found["overall"] == fidelity.summary(features, features, 3)
+    assert math.isnan(found["floor"]["frechet"])
+    assert math.isnan(found["memorization"]["share_nearer"])

@@ -1,0 +1,321 @@
+"""Weights from files: logits against PyTorch's, what does not fit, what must not run, and frozen networks."""
+
+import json
+import os
+import pickle
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from reference import formula
+from safetensors.numpy import save_file
+
+from selfloop_jax import config as configs
+from selfloop_jax.data.images import Images
+from selfloop_jax.errors import UsageError
+from selfloop_jax.models import torch_file
+from selfloop_jax.runtime import environment, keys, parallel
+from selfloop_jax.training import checkpoints, classifier, fit
+from selfloop_jax.training.step import ema_variables
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+
+
+SIDE = 8
+
+
+def section(**changes):
+    out = configs.default().classifier
+    out.update({"batch": 8, "warmup_steps": 1, **changes})
+    return out
+
+
+def weights(shapes):
+    """{torchvision's name: float32} by formula."""
+    return {name: formula.tensor(name, shape) for name, shape in shapes.items()}
+
+
+def torch_save(path, pickled):
+    """An archive as torch.save lays it out, around any pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
+
+
+@pytest.mark.parametrize(("network", "width"), [("resnet18", 64), ("resnet50", 64), ("vgg11", 8)])
+def test_logits_are_those_of_torchvision(network, width, tmp_path, capsys):
+    """From uint8 to logits, by the way that training and prediction take."""
+    case = json.loads((REFERENCE / f"{network}.json").read_text())
+    file = str(tmp_path / "weights.safetensors")
+    save_file(weights(case["shapes"]), file)
+    asked = section(
+        network=network, width=width, layout="imagenet", normalize="imagenet", init_from=file
+    )
+    model, expected = classifier.build(asked, 10), np.array(case["logits"])
+    trainer = classifier.make_trainer(model, asked, case["side"], 1)
+    found = trainer.init(keys.key((0, "init")))
+    logits = classifier.make_predict(model, asked, 4)(
+        found, formula.images(case["count"], case["side"])
+    )
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    said = capsys.readouterr().err
+    assert "tensors loaded" in said
+    assert not any(word in said for word in ("anew", "not used"))
+
+
+def test_a_file_of_torch_save_is_read_without_torch():
+    found = torch_file.read(str(REFERENCE / "tiny.pth"), "x")
+    expected = json.loads((REFERENCE / "tiny.json").read_text())
+    assert list(found) == list(expected)
+    for name, value in found.items():
+        assert str(value.dtype) == expected[name]["dtype"].removeprefix("torch.")
+        assert value.astype(np.float64).tolist() == expected[name]["values"], name
+    assert found["empty"].shape == (0, 3)
+
+
+def test_safetensors_are_read_in_every_type(tmp_path):
+    values = {
+        name: np.array([1, -2, 3]).astype(dtype)
+        for name, dtype in (
+            ("a", np.float32),
+            ("b", np.float16),
+            ("c", np.int64),
+            ("d", ml_dtypes.bfloat16),
+        )
+    }
+    save_file(values, tmp_path / "x.safetensors")
+    found = torch_file.read(str(tmp_path / "x.safetensors"), "x")
+    assert {name: x.dtype for name, x in found.items()} == {
+        name: x.dtype for name, x in values.items()
+    }
+    assert all(x.tolist() == [1, -2, 3] for x in found.values())
+
+
+def refusal(file):
+    with pytest.raises(UsageError) as caught:
+        torch_file.read(str(file), "classifier.init_from")
+    assert str(caught.value).startswith(f"classifier.init_from = {file}: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class Evil:
+    """Makes whoever unpickles it write a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (self.path,))
+
+
+def test_a_file_that_wants_to_run_something_is_refused_and_runs_nothing(tmp_path):
+    for number, payload in enumerate(({"w": Evil(tmp_path / "ran")}, Evil(tmp_path / "ran"))):
+        file = tmp_path / f"{number}.pth"
+        torch_save(file, pickle.dumps(payload, protocol=2))
+        assert (
+            f"wants to import '{os.mkdir.__module__}.mkdir': allowed are tensors alone"
+            in refusal(file)
+        )
+    torch_save(file, b"cbuiltins\neval\n(Vopen('ran', 'w')\ntR.")
+    assert "wants to import 'builtins.eval': allowed are tensors alone" in refusal(file)
+    assert not (tmp_path / "ran").exists()
+
+
+def storage_of(numbers, length):
+    """Pickle of a tensor of `length` numbers over a storage of as many as `numbers`, as torch.save has it."""
+    name = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    reference = b"((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI%d\ntQ" % numbers
+    return b"(dVw\n" + name + reference + b"I0\n(I%d\nt(I1\nttRs." % length
+
+
+def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path):
+    file = tmp_path / "x.pth"
+    for length, fits in ((4, True), (5, False), (10**12, False), (-1, False)):
+        torch_save(file, storage_of(4, length))
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr("x/data/0", np.arange(4, dtype=np.float32).tobytes())
+        if fits:
+            assert torch_file.read(str(file), "x")["w"].tolist() == [0, 1, 2, 3]
+        else:
+            assert "damaged" in refusal(file)
+    torch_save(file, storage_of(4, 4))
+    assert "damaged" in refusal(file)  # no storage at all
+
+
+@pytest.mark.parametrize("source", ["tiny.pth", "x.safetensors"])
+def test_damaged_files_are_refused(source, tmp_path):
+    save_file({"w": np.arange(100.0)}, tmp_path / "x.safetensors")
+    data = ((REFERENCE if source == "tiny.pth" else tmp_path) / source).read_bytes()
+    file = tmp_path / f"damaged{Path(source).suffix}"
+    for kept in (0, 10, len(data) // 2, len(data) - 1):
+        file.write_bytes(data[:kept])
+        assert "damaged or unreadable" in refusal(file)
+    if source == "tiny.pth":  # safetensors have no checksums; the digest in the record covers them
+        place = data.index(np.float32([4, 5, 6, 7]).tobytes())
+        file.write_bytes(data[:place] + b"\x01" + data[place + 1 :])
+        assert "damaged or unreadable" in refusal(file)
+
+
+def test_other_files_are_refused(tmp_path):
+    assert "no such file" in refusal(tmp_path / "gone.pth")
+    assert "allowed are files that end in .safetensors | .pth | .pt" in refusal(tmp_path / "x.h5")
+    (tmp_path / "old.pth").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
+    assert "PyTorch's format of before 1.6" in refusal(tmp_path / "old.pth")
+    for content in (b"N.", b"(d.", b"(dVepoch\nI3\ns."):
+        torch_save(tmp_path / "x.pth", content)
+        assert "allowed" in refusal(tmp_path / "x.pth")
+
+
+NARROW = {"network": "resnet", "stages": (1, 1), "width": 2, "layout": "imagenet"}
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """Weights of a ResNet of two blocks, 2 and 4 channels and 10 classes."""
+    shapes = json.loads((REFERENCE / "resnet18.json").read_text())["shapes"]
+    kept = ("conv1", "bn1", "layer1.0", "layer2.0", "fc.bias")
+    shapes = {name: shape for name, shape in shapes.items() if name.startswith(kept)}
+    channels = {64: 2, 128: 4}
+    shapes = {name: tuple(channels.get(n, n) for n in shape) for name, shape in shapes.items()}
+    return weights(shapes | {"fc.weight": (10, 4)})
+
+
+def pretrained(tmp_path, tensors, classes=10, **changes):
+    """The trainer of a network that starts from a file of `tensors`."""
+    file = tmp_path / "w.safetensors"
+    save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, file)
+    asked = section(**{**NARROW, "init_from": str(file), **changes})
+    return classifier.make_trainer(classifier.build(asked, classes), asked, SIDE, 1)
+
+
+def test_init_puts_the_files_weights_in_and_keeps_a_head_of_another_size(narrow, tmp_path, capsys):
+    counter = {"bn1.num_batches_tracked": np.array(3), "extra.weight": np.zeros(3, np.float32)}
+    trainer = pretrained(tmp_path, narrow | counter, classes=7)
+    found = trainer.init(keys.key((0, "init")))
+    report = capsys.readouterr().err.splitlines()
+    assert report == [
+        f"classifier: 30 tensors loaded from {tmp_path / 'w.safetensors'}; the head starts anew",
+        "classifier: not used, 3 tensors of the file: extra.weight, fc.bias, fc.weight",
+    ]
+    asked = section(**NARROW)
+    own = classifier.make_trainer(classifier.build(asked, 7), asked, SIDE, 1).init(
+        keys.key((0, "init"))
+    )
+    params, equal = found["params"], np.testing.assert_array_equal
+    equal(params["Conv_0"]["kernel"], narrow["conv1.weight"].transpose(2, 3, 1, 0))
+    equal(params["BasicBlock_1"]["BatchNorm_2"]["scale"], narrow["layer2.0.downsample.1.weight"])
+    equal(params["Dense_0"]["kernel"], own["params"]["Dense_0"]["kernel"])
+    equal(found["batch_stats"]["BatchNorm_0"]["var"], narrow["bn1.running_var"])
+    assert all(x.sharding == parallel.replicated() for x in jax.tree.leaves(found))
+    shape = partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+    assert shape(found) == shape(ema_variables(trainer.abstract))
+    assert checkpoints.state_digest(
+        trainer.init(keys.key((0, "init")))
+    ) == checkpoints.state_digest(found)
+
+
+def misfit(tmp_path, tensors, **changes):
+    with pytest.raises(UsageError) as caught:
+        pretrained(tmp_path, tensors, **changes)
+    start = f"classifier.init_from = {tmp_path / 'w.safetensors'}: "
+    assert str(caught.value).startswith(start)
+    return str(caught.value).removeprefix(start)
+
+
+def test_what_does_not_fit_is_named(narrow, tmp_path):
+    assert misfit(tmp_path, narrow, layout="small") == (
+        "its stem is 7x7: allowed with classifier.layout = imagenet"
+    )
+    small = narrow | {"conv1.weight": narrow["conv1.weight"][:, :, :3, :3]}
+    assert misfit(tmp_path, small) == "its stem is 3x3: allowed with classifier.layout = small"
+    lacking = {name: x for name, x in narrow.items() if name != "layer1.0.bn1.running_var"}
+    assert misfit(tmp_path, lacking) == (
+        "does not fit this network: layer1.0.bn1.running_var is missing, not (2,)"
+    )
+    many = misfit(tmp_path, narrow, width=4)
+    assert many.startswith("does not fit this network: ")
+    assert many.count(" is (") == 3
+    assert many.endswith("; and 27 more")
+
+
+def test_a_head_that_is_not_in_the_file_starts_anew(narrow, tmp_path, capsys):
+    pretrained(tmp_path, {name: x for name, x in narrow.items() if not name.startswith("fc.")})
+    assert capsys.readouterr().err.endswith("; the head starts anew\n")
+
+
+def test_digest_is_that_of_the_file(tmp_path):
+    assert classifier.weights_digest(section()) is None
+    (tmp_path / "x.pth").write_bytes(b"abc")
+    digest = classifier.weights_digest(section(init_from=str(tmp_path / "x.pth")))
+    assert digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(UsageError, match=r"annotator.init_from = gone.pth: No such file"):
+        classifier.weights_digest(section(init_from="gone.pth"), "annotator")
+
+
+def test_check_refuses_what_a_network_cannot_have():
+    file = str(REFERENCE / "tiny.pth")
+    classifier.check(section(init_from=file, freeze=True), "classifier")
+    with pytest.raises(
+        UsageError, match=r"annotator.init_from = .*: allowed with annotator.network ="
+    ):
+        classifier.check(section(network="lenet", init_from=file), "annotator")
+    with pytest.raises(UsageError, match=r"classifier.init_from = gone.pth: no such file"):
+        classifier.check(section(init_from="gone.pth"), "classifier")
+    with pytest.raises(
+        UsageError, match=r"classifier.freeze = True: allowed where classifier.init_from"
+    ):
+        classifier.check(section(freeze=True), "classifier")
+
+
+def run(trainer, weights, steps=3, total=10.0):
+    """The state after some steps on random images, on the host."""
+    random = np.random.default_rng(0)
+    pool = Images(
+        pixels=random.integers(0, 256, (16, SIDE, SIDE, 3), np.uint8),
+        label=random.integers(0, 10, 16, np.int32),
+        group=np.zeros(16, np.int32),
+        origin=np.full(16, -1, np.int32),
+        id=np.arange(16, dtype=np.uint32),
+    )
+    arrays, key = fit.put_on_devices(pool, 16, "device"), parallel.replicate(jax.random.key(1))
+    state = trainer.start(weights, 0.1, total)
+    for step in range(steps):
+        index = np.arange(8)[None] + 8 * (step % 2)
+        state, _ = trainer.program(state, arrays, parallel.shard_steps({"index": index}), key)
+    return jax.device_get(state)
+
+
+def test_of_a_frozen_network_only_the_head_changes_a_bit(narrow, tmp_path):
+    narrow = narrow | {
+        "bn1.bias": np.float32([-0.0, 0.0])
+    }  # adding zero would turn the first into the second
+    hard = {"freeze": True, "weight_decay": 0.5, "ema_decay": 0.9, "clip_norm": 1e-3}
+    trainer = pretrained(tmp_path, narrow, **hard)
+    weights = trainer.init(keys.key((0, "init")))
+    start, end = jax.device_get(trainer.start(weights, 0.1, 10.0)), run(trainer, weights)
+    moved = {
+        jax.tree_util.keystr(path)
+        for (path, a), b in zip(
+            jax.tree_util.tree_flatten_with_path(
+                (start.params, start.ema_params, start.batch_stats)
+            )[0],
+            jax.tree.leaves((end.params, end.ema_params, end.batch_stats)),
+            strict=True,
+        )
+        if a.tobytes() != b.tobytes()
+    }
+    assert moved == {f"[{i}]['Dense_0']['{leaf}']" for i in (0, 1) for leaf in ("kernel", "bias")}
+    moments = [x for x in jax.tree.leaves(end.opt_state) if np.ndim(x)]
+    assert sorted(x.shape for x in moments) == [(4, 10), (4, 10), (10,), (10,)]
+
+
+def test_another_length_of_a_frozen_training_compiles_nothing(narrow, tmp_path):
+    trainer = pretrained(tmp_path, narrow, freeze=True)
+    run(trainer, trainer.init(keys.key((0, "init"))), steps=1, total=10.0)
+    compiled = environment.count_compilations()
+    run(trainer, trainer.init(keys.key((1, "init"))), steps=2, total=99.0)
+    assert compiled() == 0

@@ -1,0 +1,230 @@
+"""Two processes with two devices each make one run: its bits, its ends, and mistakes in starting it."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import runs
+
+from selfloop_jax.runtime.workdir import lock
+
+PROCESSES = ["--config.parallel.processes=2", "--config.loop.generations=2"]
+
+
+def environment(process: int, port: int) -> dict[str, str]:
+    names = {
+        "COORDINATOR_ADDRESS": f"localhost:{port}",
+        "NUM_PROCESSES": "2",
+        "PROCESS_ID": str(process),
+    }
+    return {**os.environ, **{f"JAX_{name}": value for name, value in names.items()}}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("localhost", 0))
+        return sock.getsockname()[1]
+
+
+def start(workdir: Path, *extra: str, second: tuple[str, ...] = ()) -> list[subprocess.Popen]:
+    """Both processes of a shrunk run; `second` are further arguments of process 1. Output to files."""
+    port, processes = free_port(), []
+    for process in (0, 1):
+        command = runs.command(workdir, *PROCESSES, *extra, *(second if process else ()))
+        with (workdir.parent / f"process{process}.txt").open("w") as said:
+            processes.append(
+                subprocess.Popen(
+                    command,
+                    cwd=runs.ROOT,
+                    env=environment(process, port),
+                    stdout=subprocess.DEVNULL,
+                    stderr=said,
+                )
+            )
+    return processes
+
+
+def end(
+    processes: list[subprocess.Popen], workdir: Path, seconds: float = 300
+) -> tuple[list[int], list[str]]:
+    """Exit codes and what both said."""
+    until = time.monotonic() + seconds
+    try:
+        codes = [process.wait(max(until - time.monotonic(), 0.1)) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return codes, [(workdir.parent / f"process{i}.txt").read_text() for i in (0, 1)]
+
+
+def digests(workdir: Path) -> list[dict]:
+    return [
+        json.loads(path.read_text())["digests"]
+        for path in sorted(workdir.glob("gen_*/record.json"))
+    ]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A run of two processes."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    codes, said = end(start(workdir), workdir)
+    assert codes == [0, 0], said
+    assert "generation 1 done" in said[0]
+    assert said[1] == ""  # process 0 speaks
+    return workdir
+
+
+def test_images_drawn_by_two_processes_are_those_of_one_from_the_same_weights(made, tmp_path):
+    """One process with as many devices takes over the two processes' weights and draws."""
+    workdir = Path(shutil.copytree(made, tmp_path / "run"))
+    shutil.rmtree(workdir / "gen_0001")
+    for name in ("sample", "label", "generated_classifier", "measure", "record"):
+        (workdir / f"gen_0000/{name}.json").unlink()
+    config = json.loads((workdir / "config.json").read_text())
+    config["parallel"] |= {"processes": 1, "cpu_devices": 4}
+    config["loop"]["generations"] = 1
+    (workdir / "config.json").write_text(json.dumps(config))
+    one = ("--config.loop.generations=1", "--config.parallel.cpu_devices=4", "--accept_manifest")
+    done = runs.run(workdir, *one)
+    assert done.returncode == 0, done.stderr
+    (alone,), both = digests(workdir), digests(made)[0]
+    assert alone["diffusion"] == both["diffusion"]  # taken over, not trained
+    assert alone["pixels"] == both["pixels"]
+    assert alone["samples.npz"] == both["samples.npz"]
+
+
+def past(workdir: Path, *name: str):
+    return lambda: workdir.joinpath(*name).exists()
+
+
+def interrupt(workdir: Path, moment, process: int, sent: int) -> tuple[list[int], list[str], float]:
+    """Starts the run, signals one process once the moment has come; exit codes, words, seconds to the end."""
+    processes = start(workdir)
+    while not moment() and all(one.poll() is None for one in processes):
+        time.sleep(0.01)
+    processes[process].send_signal(sent)
+    sent_at = time.monotonic()
+    codes, said = end(processes, workdir)
+    return codes, said, time.monotonic() - sent_at
+
+
+def test_stopped_or_killed_in_one_process_the_same_command_ends_in_the_same_bits(made, tmp_path):
+    workdir = tmp_path / "run"
+    moment = past(workdir, "gen_0000", "diffusion", "8")
+    codes, said, seconds = interrupt(workdir, moment, 1, signal.SIGTERM)
+    assert codes == [143, 143], said
+    assert "stopped at generation 0" in said[0]
+    assert seconds < 60
+    # Killed, a process says nothing; the other one ends within a minute, and not as if it were
+    # done.
+    moment = past(workdir, "gen_0000", "sample.json")
+    codes, said, seconds = interrupt(workdir, moment, 1, signal.SIGKILL)
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] not in (0, 143)
+    assert "another task died" in said[0] or "error: generation 0" in said[0]
+    assert seconds < 60
+    moment = past(workdir, "gen_0001", "diffusion", "8")
+    codes, said, seconds = interrupt(workdir, moment, 0, signal.SIGKILL)
+    assert codes[0] == -signal.SIGKILL
+    assert codes[1] not in (0, 143)
+    assert "another task died" in said[1] or "error: generation 1" in said[1]
+    assert seconds < 60
+    codes, said = end(start(workdir), workdir)
+    assert codes == [0, 0], said
+    assert digests(workdir) == digests(made)
+
+
+def test_two_processes_replay_their_run(made, tmp_path):
+    workdir = Path(shutil.copytree(made, tmp_path / "run"))
+    codes, said = end(start(workdir, "--replay=1"), workdir)
+    assert codes == [0, 0], said
+    assert "generation 1: identical" in said[0]
+    assert not (workdir / ".replay").exists()
+
+
+def test_processes_of_different_configs_end_at_once(tmp_path):
+    workdir = tmp_path / "run"
+    codes, said = end(start(workdir, second=("--config.diffusion.batch=64",)), workdir)
+    assert codes == [2, 2]
+    for text in said:
+        assert (
+            text
+            == "error: config.diffusion.batch = 64 on process 1: allowed is 32, as on process 0\n"
+        )
+    assert not (workdir / "config.json").exists()
+
+
+def test_a_run_in_use_ends_both_processes(made, tmp_path):
+    workdir = Path(shutil.copytree(made, tmp_path / "run"))
+    with lock(workdir):
+        codes, said = end(start(workdir, "--config.loop.generations=3"), workdir, 60)
+    assert codes[0] == 2
+    assert codes[1] != 0
+    assert said[0] == f"error: --workdir={workdir}: another run is using it\n"
+
+
+def test_who_does_not_come_is_not_waited_for_forever(tmp_path):
+    done = subprocess.run(
+        runs.command(tmp_path / "run", *PROCESSES, "--config.parallel.connect_seconds=3"),
+        cwd=runs.ROOT,
+        env=environment(1, free_port()),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "error: parallel.processes = 2: not all of them met at localhost:" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_as_many_processes_as_configured_have_to_be_started(tmp_path):
+    done = subprocess.run(
+        runs.command(tmp_path / "run"),
+        cwd=runs.ROOT,
+        env=environment(0, free_port()),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: parallel.processes = 1: allowed is 2, as many as were started\n"
+
+
+def launch(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", f"launch/{script}", *arguments],
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_launch_scripts_refuse_what_they_cannot_start():
+    done = launch("local_multiprocess.sh", "two")
+    assert (done.returncode, done.stderr.split(":")[:2]) == (2, ["error", " N = two"])
+    environment = {name: value for name, value in os.environ.items() if name != "SLURM_NTASKS"}
+    done = subprocess.run(
+        ["bash", "launch/slurm.sh"], cwd=runs.ROOT, capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: SLURM_NTASKS is not set: start this script with sbatch\n",
+    )
+
+
+def test_slurm_starts_as_many_processes_as_tasks_and_says_how_to_go_on(tmp_path):
+    (tmp_path / "srun").write_text('#!/usr/bin/env bash\necho "$@"\nexit 143\n')
+    (tmp_path / "srun").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = launch(
+        "slurm.sh", "--config=x", PATH=path, SLURM_NTASKS="8", SLURM_SUBMIT_DIR=str(runs.ROOT)
+    )
+    assert done.returncode == 143
+    assert done.stdout.endswith("-m selfloop_jax.main --config=x --config.parallel.processes=8\n")
+    assert "the same command goes on from there" in done.stderr

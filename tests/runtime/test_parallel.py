@@ -1,0 +1,382 @@
+"""Programs over four devices against plain computations on one, and where their arrays lie."""
+
+from collections import deque
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import struct
+
+from selfloop_jax.data.images import Images, batch_indices
+from selfloop_jax.diffusion import processes
+from selfloop_jax.errors import RunError
+from selfloop_jax.loop import context, runner
+from selfloop_jax.models.resnet import ResNet
+from selfloop_jax.models.unet import UNet
+from selfloop_jax.runtime import environment, log, parallel
+from selfloop_jax.training import classifier, generator
+from selfloop_jax.training import fit as fitting
+from selfloop_jax.training.checkpoints import Checkpoints
+from selfloop_jax.training.fit import put_on_devices
+from selfloop_jax.training.step import TrainState, ema_variables, optimizer
+
+DEVICES, BATCH, STEPS, LEARNING_RATE, TOTAL = 4, 8, 4, 1e-2, 10.0
+
+
+SECTION = SimpleNamespace(
+    batch=BATCH,
+    warmup_steps=2,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    adam_b2=0.99,
+    ema_decay=0.3,
+    label_smoothing=0.1,
+    label_dropout=0.3,
+    augment={"flip": True},
+    normalize="unit",
+    freeze=False,
+    init_from="",
+)
+
+
+PROCESS = processes.Edm(
+    sigma_data=0.5, p_mean=-1.2, p_std=1.2, sigma_min=0.002, sigma_max=80.0, rho=7.0
+)
+
+
+U_NET = UNet(
+    3, 2, channels=8, multipliers=(1,), blocks=0, attention=(), heads=1, dropout=0.1, stem=2
+)
+
+
+RES_NET = ResNet(num_classes=3, stages=(1,), width=8, axis_name=parallel.AXIS)
+
+
+RANDOM = np.random.default_rng(0)
+
+
+POOL = Images(
+    pixels=RANDOM.integers(0, 256, (19, 8, 8, 3), np.uint8),
+    label=RANDOM.integers(0, 3, 19, np.int32),
+    group=RANDOM.integers(-1, 2, 19, np.int32),
+    origin=np.full(19, -1, np.int32),
+    id=np.arange(19, dtype=np.uint32),
+)
+
+
+KINDS = ["diffusion", "classifier"]
+
+
+# What a plain computation of each loss on one device needs: no axis to take means over.
+PLAIN = {
+    "diffusion": partial(generator.loss, model=U_NET, process=PROCESS, section=SECTION),
+    "classifier": partial(classifier.loss, model=replace(RES_NET, axis_name=None), section=SECTION),
+}
+
+
+@pytest.fixture(scope="module")
+def trainers():
+    """Trainers by kind and steps per dispatch."""
+
+    def make(kind, k):
+        if kind == "diffusion":
+            return generator.make_trainer(U_NET, PROCESS, SECTION, 8, k)
+        return classifier.make_trainer(RES_NET, SECTION, 8, k)
+
+    return {(kind, k): make(kind, k) for kind in KINDS for k in (1, 4)}
+
+
+def start(trainer):
+    """Step 0 from random weights, none of which is zero."""
+    random = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda x: random.normal(0, 0.2, x.shape).astype(np.float32), trainer.abstract.params
+    )
+    stats = jax.tree.map(lambda x: np.ones(x.shape, np.float32), trainer.abstract.batch_stats)
+    return trainer.start({"params": params, "batch_stats": stats}, LEARNING_RATE, TOTAL)
+
+
+def indices(steps=STEPS):
+    return np.stack([batch_indices((0, "order"), len(POOL), BATCH, step) for step in range(steps)])
+
+
+def run(trainer, state, key):
+    """State and losses after STEPS steps, as many a dispatch as the trainer wants."""
+    pool = put_on_devices(POOL, 24, "device")
+    losses = []
+    for index in np.split(indices(), STEPS // trainer.steps_per_dispatch):
+        rows = parallel.shard_steps({"index": index})
+        state, metrics = trainer.program(state, pool, rows, parallel.replicate(key))
+        losses.extend(np.asarray(metrics["loss"]))
+    return jax.device_get(state), np.array(losses)
+
+
+def run_plain(kind, state, key):
+    """The same on one device in one piece: gradient of the mean over the batch, AdamW, average of weights."""
+    tx = optimizer(SECTION)
+
+    @jax.jit
+    def step(state, batch):
+        gradient = jax.value_and_grad(PLAIN[kind], has_aux=True)
+        noise_key = jax.random.fold_in(key, state.step)
+        (loss, (stats, _)), grads = gradient(state.params, state.batch_stats, batch, noise_key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(SECTION.ema_decay, (1 + state.step) / (10 + state.step))
+        ema = jax.tree.map(lambda a, b: a + (1 - decay) * (b - a), state.ema_params, params)
+        return TrainState(state.step + 1, params, ema, stats, opt_state), loss
+
+    losses = []
+    for index in indices():
+        batch = {name: getattr(POOL, name)[index] for name in ("pixels", "label", "group")}
+        state, loss = step(state, {**batch, "position": np.arange(BATCH, dtype=np.int32)})
+        losses.append(np.asarray(loss))
+    return jax.device_get(state), np.array(losses)
+
+
+def assert_close(state, expected, tolerance=1e-5):
+    """Relative L2 per leaf: weights, averages, statistics and Adam's moments."""
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    for (path, leaf), other in zip(leaves, jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(leaf, np.float64), np.asarray(other, np.float64)
+        difference = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
+        assert difference <= tolerance, (jax.tree_util.keystr(path), difference)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_train_program_equals_a_plain_computation_on_one_device(trainers, kind):
+    trainer, key = trainers[kind, 1], jax.random.key(5)
+    plain, plain_losses = run_plain(kind, jax.device_get(start(trainer)), key)
+    state, losses = run(trainer, start(trainer), key)
+    assert state.step == plain.step == STEPS
+    np.testing.assert_allclose(losses, plain_losses, rtol=1e-5)
+    assert_close(state, plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_four_steps_a_dispatch_are_close_to_four_dispatches(trainers, kind):
+    key = jax.random.key(5)
+    one, one_losses = run(trainers[kind, 1], start(trainers[kind, 1]), key)
+    four, four_losses = run(trainers[kind, 4], start(trainers[kind, 4]), key)
+    np.testing.assert_allclose(four_losses, one_losses, rtol=1e-5)
+    assert_close(four, one)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_training_keeps_the_averaged_weights_and_starts_the_rest_over(trainers, kind):
+    trainer = trainers[kind, 1]
+    trained, _ = run(trainer, start(trainer), jax.random.key(5))
+    state = jax.device_get(trainer.start(ema_variables(trained), 0.5, 7.0))
+    assert state.step == 0
+    for new in (state.params, state.ema_params):
+        jax.tree.map(np.testing.assert_array_equal, new, trained.ema_params)
+    jax.tree.map(np.testing.assert_array_equal, state.batch_stats, trained.batch_stats)
+    assert state.opt_state.hyperparams["learning_rate"] == 0.5
+    assert state.opt_state.hyperparams["total_steps"] == 7
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
+    assert moments
+    assert not any(np.any(x) for x in moments)
+
+
+def fit(trainer, folder, placement):
+    """The final digest of STEPS steps of `train.fit`."""
+    folder.mkdir(exist_ok=True)
+    progress = log.Progress(log.Metrics(folder / "metrics.jsonl"), 0, "test", 1, 1e9)
+    checkpoints = Checkpoints(folder / "checkpoints", STEPS, 1)
+    begin = partial(start, trainer)
+    digest, _ = fitting.fit(
+        trainer, begin, POOL, 24, placement, (0,), STEPS, checkpoints, progress, lambda: False
+    )
+    return digest
+
+
+@pytest.mark.parametrize(
+    ("phase", "lower"), [("diffusion", "diffusion.batch"), ("sample", "sample.batch_per_device")]
+)
+def test_what_to_lower_is_named_where_memory_does_not_suffice(phase, lower, monkeypatch, tmp_path):
+    def full(_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
+
+    monkeypatch.setattr(runner, "PHASES", {phase: full})
+    gen = context.GenerationRun(None, 3, tmp_path, tmp_path)
+    with pytest.raises(RunError, match=rf"^generation 3, {phase}: out of memory: lower {lower}"):
+        runner.run_generation(gen, exact=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pool_on_the_host_gives_the_bits_of_pool_on_the_devices(trainers, kind, tmp_path):
+    digests = {
+        fit(trainers[kind, 1], tmp_path / placement, placement) for placement in ("host", "device")
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_training_copies_nothing_to_the_devices_behind_our_back(trainers, placement, tmp_path):
+    trainer = trainers["classifier", 1]
+    calls = []
+
+    def guarded(*arguments):
+        calls.append({len(leaf.sharding.device_set) for leaf in jax.tree.leaves(arguments)})
+        with jax.transfer_guard("disallow"):
+            return trainer.program(*arguments)
+
+    fit(replace(trainer, program=guarded), tmp_path, placement)
+    assert calls == [{DEVICES}] * STEPS
+
+
+def test_the_transfer_guard_sees_a_pool_left_on_the_host(trainers):
+    trainer = trainers["classifier", 1]
+    rows, pool = parallel.shard_steps({"index": indices(1)}), put_on_devices(POOL, 24, "host")
+    key = parallel.replicate(jax.random.key(0))
+    state = start(trainer)
+    with (
+        jax.transfer_guard("disallow"),
+        pytest.raises(Exception, match="Disallowed host-to-device transfer"),
+    ):
+        trainer.program(state, pool, rows, key)
+
+
+def test_replicate_puts_every_leaf_on_every_device():
+    tree = parallel.replicate({"a": np.arange(3), "key": jax.random.key(1)})
+    for leaf in jax.tree.leaves(tree):
+        assert leaf.sharding.is_fully_replicated
+        assert len(leaf.sharding.device_set) == DEVICES
+    assert parallel.device_count() == DEVICES
+
+
+def test_split_gives_each_device_its_part_in_order():
+    x = np.arange(24).reshape(12, 2)
+    parts = parallel.shard({"x": x})["x"]
+    np.testing.assert_array_equal(parts, x.reshape(4, 3, 2))
+    for device, shard in enumerate(
+        sorted(parts.addressable_shards, key=lambda shard: shard.device.id)
+    ):
+        np.testing.assert_array_equal(shard.data[0], x[3 * device : 3 * device + 3])
+
+
+def test_spread_maps_rows_in_order_and_shares_the_rest():
+    def function(shared, rows):
+        return {
+            "sum": shared + rows["x"] + rows["y"],
+            "rows": rows["x"][:, None] * jnp.ones((1, 2)),
+        }
+
+    rows = {"x": np.arange(8.0, dtype=np.float32), "y": np.float32(range(0, 80, 10))}
+    out = parallel.map_over_devices(function)(np.float32(100), rows)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(out))
+    np.testing.assert_array_equal(out["sum"], 100 + 11 * np.arange(8))
+    np.testing.assert_array_equal(out["rows"], np.repeat(np.arange(8)[:, None], 2, axis=1))
+
+
+@struct.dataclass
+class Counter:
+    step: jax.Array
+
+
+@struct.dataclass
+class Weights:
+    step: jax.Array
+    w: jax.Array
+
+
+def probe(state, batch, key):
+    """Tells what every device was given, in the order of the devices."""
+    seen = {**batch, "key": jax.random.key_data(key), "devices": jnp.ones(())}
+    return Counter(state.step + 1), jax.lax.all_gather(seen, parallel.AXIS)
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_every_step_gets_its_batch_positions_and_key(placement, k):
+    program = parallel.train_program(probe)
+    index, pool = indices(k), {"label": np.arange(100, 119, dtype=np.int32)}
+    if placement == "device":
+        rows, pool = {"index": index}, parallel.replicate(pool)
+    else:
+        rows, pool = {"label": pool["label"][index]}, {}
+    state, key = parallel.replicate(Counter(jnp.int32(7))), jax.random.key(3)
+    state, seen = program(state, pool, parallel.shard_steps(rows), parallel.replicate(key))
+    assert state.step == 7 + k
+    assert seen["devices"].shape == (k, DEVICES)
+    np.testing.assert_array_equal(np.reshape(seen["label"], (k, BATCH)), 100 + index)
+    np.testing.assert_array_equal(np.reshape(seen["position"], (k, BATCH)), [range(BATCH)] * k)
+    expected = [jax.random.key_data(jax.random.fold_in(key, 7 + i)) for i in range(k)]
+    for device in range(DEVICES):
+        np.testing.assert_array_equal(seen["key"][:, device], expected)
+
+
+def test_the_state_is_donated(trainers):
+    trainer = trainers["classifier", 1]
+    state, key = start(trainer), parallel.replicate(jax.random.key(0))
+    rows = parallel.shard_steps({"index": indices(1)})
+    trainer.program(state, put_on_devices(POOL, 24, "device"), rows, key)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def copies(values):
+    """A replicated array whose copy on device i is `values[i]`."""
+    shards = [
+        jax.device_put(np.float32(value), device)
+        for value, device in zip(values, jax.devices(), strict=True)
+    ]
+    return jax.make_array_from_single_device_arrays(
+        np.shape(values[0]), parallel.replicated(), shards
+    )
+
+
+def test_check_replicas_accepts_equal_copies():
+    parallel.check_replicas({"w": copies([[1, np.nan]] * 4), "key_data": copies([0.0] * 4)}, "here")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[1, 2], [1, 2], [1, 2], [1, np.nextafter(np.float32(2), np.float32(3))]],
+        [[1], [2], [1], [1]],
+        [0, 0, -0.0, 0],
+    ],
+)
+def test_check_replicas_names_the_leaf_whose_copies_differ(values):
+    state = {"good": copies([1.0] * 4), "layer": {"kernel": copies(values)}}
+    with pytest.raises(
+        RunError, match=r"generation 1, classifier, step 5: .*\['layer'\]\['kernel'\]"
+    ):
+        parallel.check_replicas(state, "generation 1, classifier, step 5")
+
+
+def test_a_forgotten_mean_over_devices_is_found():
+    def step(state, batch, key):
+        return Weights(state.step + 1, state.w + jnp.sum(batch["position"])), {}
+
+    state = parallel.replicate(Weights(jnp.int32(0), jnp.int32(0)))
+    rows = parallel.shard_steps({"x": np.zeros((1, BATCH), np.float32)})
+    state, _ = parallel.train_program(step)(state, {}, rows, parallel.replicate(jax.random.key(0)))
+    with pytest.raises(RunError, match=r"devices disagree on \.w"):
+        parallel.check_replicas(state, "test")
+
+
+def test_throttle_waits_for_the_oldest_beyond_its_bound():
+    waited, under_way = [], deque()
+    for i in range(parallel.IN_FLIGHT + 5):
+        parallel.limit_in_flight(
+            under_way, SimpleNamespace(block_until_ready=partial(waited.append, i))
+        )
+        assert len(under_way) <= parallel.IN_FLIGHT
+    assert waited == [0, 1, 2, 3, 4]
+
+
+def test_count_compilations_counts_new_programs_alone():
+    count = environment.count_compilations()
+    program = jax.jit(lambda x: x * 3 + 1)
+    program(np.float32(1))
+    first = count()
+    program(np.float32(2))
+    assert first == count() == 1
+    program(np.ones(3, np.float32))
+    assert count() == 2
