@@ -31,18 +31,16 @@ def assign_groups(
     if len(data.groups) == 1:
         return np.zeros(len(pixels), np.int32)
     if section.group_source == "condition":  # under another label, a nested group asked for is none
-        return np.where((asked >= 0) & data.members[assign_labels, asked], asked, UNKNOWN).astype(
-            np.int32
-        )
+        return np.where((asked >= 0) & data.members[label, asked], asked, UNKNOWN).astype(np.int32)
     if section.group_source == "oracle":
         return read_group(pixels, data.colours)
-    return most_likely_group(logits, assign_labels, data.members)
+    return most_likely_group(logits, label, data.members)
 
 
 def most_likely_group(logits: np.ndarray, label: np.ndarray, members: np.ndarray) -> np.ndarray:
     """int32[N]: the likeliest group that the image's class has, -1 where it has none; members bool[C,G]."""
-    best = np.where(members[assign_labels], logits, -np.inf).argmax(axis=1)
-    return np.where(members[assign_labels].any(axis=1), best, UNKNOWN).astype(np.int32)
+    best = np.where(members[label], logits, -np.inf).argmax(axis=1)
+    return np.where(members[label].any(axis=1), best, UNKNOWN).astype(np.int32)
 
 
 def confusion_matrices(
@@ -55,6 +53,6 @@ def confusion_matrices(
     """
     classes, groups = members.shape
     counts = np.zeros((classes, groups, groups), np.int64)
-    known = assign_groups >= 0
-    np.add.at(counts, (assign_labels[known], assign_groups[known], found[known]), 1)
+    known = group >= 0
+    np.add.at(counts, (label[known], group[known], found[known]), 1)
     return [table[np.ix_(row, row)] for table, row in zip(counts, members, strict=True)]
