@@ -1,5 +1,6 @@
-# Sourced by the launch scripts: makes the repository's own .venv once, and again when what it holds changes.
-# PYTHON names the interpreter (default python3), VENV the folder (default .venv in the repository).
+# The other launch scripts source this file. It makes the repository's own .venv once, and again when
+# its requirements change. PYTHON names the interpreter (default python3), VENV the folder (default
+# .venv in the repository).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON="${PYTHON:-python3}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# N processes on this machine make one run together, for trying out what several hosts do:
+# N processes on this machine make one run together, to try out what several hosts do:
 #   bash launch/local_multiprocess.sh 2 --config=configs/quickstart.py --config.parallel.cpu_devices=1
-# PORT names the port on which they meet (default: a free one).
+# PORT is the port of the coordinator (default: a free one).
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 if ! [[ "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
     echo "error: N = ${1:-}: allowed are numbers from 1: bash launch/local_multiprocess.sh N --config=..." >&2

@@ -7,10 +7,10 @@
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@120
 #SBATCH --open-mode=append
-# One process per GPU, on one node or several; options of sbatch before the script replace those above:
-#   bash launch/slurm.sh --prepare                                  # once, where packages can be had
+# One process per GPU, on one node or several. Options of sbatch before the script replace those above:
+#   bash launch/slurm.sh --prepare            # once, on a machine that can install packages
 #   sbatch --nodes=2 launch/slurm.sh --config=configs/hardimagenet.py --workdir=/shared/run
-# Two minutes before its time is over the job saves and ends; the same command goes on from there.
+# Two minutes before its time limit the job saves and exits; the same command resumes it.
 repository="${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"  # SLURM runs a copy of this file
 source "$repository/launch/env.sh"
 if [ "${1:-}" = --prepare ]; then
