@@ -48,12 +48,8 @@ def optimizer(section: Any, trainable: Trainable = train_all) -> optax.GradientT
     def build(learning_rate, total_steps):
         def schedule(count):
             warm = jnp.minimum(1.0, (count + 1) / section.warmup_steps)
-            return (
-                learning_rate
-                * warm
-                * 0.5
-                * (1 + jnp.cos(jnp.pi * jnp.minimum(count / total_steps, 1.0)))
-            )
+            done = jnp.minimum(count.astype(jnp.float32) / total_steps, 1.0)
+            return learning_rate * warm * 0.5 * (1 + jnp.cos(jnp.pi * done))
 
         chain = optax.chain(
             optax.clip_by_global_norm(section.clip_norm),
@@ -90,7 +86,9 @@ def make_step(
         gradient = jax.value_and_grad(held_loss, has_aux=True)
         (value, (stats, metrics)), grads = gradient(state.params, state.batch_stats, batch, key)
         grads, metrics = jax.lax.pmean((grads, {"loss": value, **metrics}), parallel.AXIS)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        # Optax raises floats to integer powers, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = chosen(optax.apply_updates(state.params, updates), state.params)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)) if ema_decay else 0.0
         ema = jax.tree.map(

@@ -125,7 +125,8 @@ def run_plain(kind, state, key):
         gradient = jax.value_and_grad(PLAIN[kind], has_aux=True)
         noise_key = jax.random.fold_in(key, state.step)
         (loss, (stats, _)), grads = gradient(state.params, state.batch_stats, batch, noise_key)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # as in training/step.py
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(SECTION.ema_decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(lambda a, b: a + (1 - decay) * (b - a), state.ema_params, params)

@@ -149,12 +149,13 @@ POOL = images(11)
 
 
 def linear_loss(params, batch_stats, batch, key):
-    x = batch["pixels"].reshape(-1, 12) / 255.0
+    x = batch["pixels"].reshape(-1, 12).astype(jnp.float32) / 255.0
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])
     noise = jax.vmap(jax.random.normal)(keys)
     mean = jax.lax.pmean(x.mean(), parallel.AXIS)
     stats = {"mean": 0.9 * batch_stats["mean"] + 0.1 * mean}
-    error = (x @ params["w"]).sum(axis=-1) + 0.1 * noise - batch["label"]
+    error = (x @ params["w"]).sum(axis=-1) + 0.1 * noise
+    error -= batch["label"].astype(jnp.float32)
     return jnp.mean(error**2), (stats, {"bias": error.mean()})
 
 
