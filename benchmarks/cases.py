@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks import presets
 from benchmarks.worker import Case, serve
+from selfloop_jax import config as configs
 from selfloop_jax.data import images
 from selfloop_jax.runtime import environment, keys, parallel, rng
 from selfloop_jax.sampling import sampler
@@ -37,7 +38,7 @@ def pool(side: int) -> images.Images:
     )
 
 
-def build(config: Any, case: str, steps: int = 1) -> Case:
+def build(config: configs.Config, case: str, steps: int = 1) -> Case:
     """One case of a config; a call of a training case makes `steps` steps."""
     dtype = None if config.parallel.precision == "float32" else config.parallel.precision
     if case in ("diffusion_train", "sample"):
@@ -63,7 +64,7 @@ def _run(function: Callable, *arguments: Any) -> None:
     function(*arguments)
 
 
-def _training(config: Any, trainer: step.Trainer, steps: int) -> Case:
+def _training(config: configs.Config, trainer: step.Trainer, steps: int) -> Case:
     shown = pool(config.data.image_size)
     arrays = fit.put_on_devices(shown, len(shown), "device")
     key = parallel.replicate(keys.key((0, "noise")))
@@ -85,7 +86,7 @@ def _training(config: Any, trainer: step.Trainer, steps: int) -> Case:
     return Case(call, trainer.batch * steps, trainer.parameters)
 
 
-def _sampling(config: Any, trainer: step.Trainer, draw: Callable) -> Case:
+def _sampling(config: configs.Config, trainer: step.Trainer, draw: Callable) -> Case:
     count = config.sample.batch_per_device * parallel.device_count()
     params = trainer.init(jax.random.key(0))["params"]
     key, ids = parallel.replicate(keys.key((0, "sample"))), np.arange(count, dtype=np.uint32)
@@ -105,7 +106,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1)
     args = parser.parse_args()
     config = presets.preset(args.preset, args.precision, args.devices)
-    environment.configure(config.parallel)
+    environment.configure(*presets.threads(config))
     device = environment.device_info()["device_kind"]
     serve(lambda: dataclasses.replace(build(config, args.case, args.steps), device=device))
 

@@ -40,7 +40,7 @@ def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> Non
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", x64)
     config = presets.preset("quick", devices=devices)
-    environment.configure(config.parallel)
+    environment.configure(*presets.threads(config))
     side = config.data.image_size
     if kind == "diffusion":
         net, process = generator.build(config.diffusion, presets.CLASSES, 0)
@@ -61,7 +61,6 @@ def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> Non
         params = parallel.replicate(
             jax.tree.unflatten(structure, [stored[str(i)] for i in range(len(stored))])
         )
-        config.sample.batch_per_device = IMAGES // 4
         draw = sampler.make_sampler(net, process, config.sample, side)
         key, pixels = parallel.replicate(keys.key((0, "sample"))), []
         for first in range(0, IMAGES, devices * IMAGES // 4):

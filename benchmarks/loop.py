@@ -21,6 +21,7 @@ from typing import Any
 import jax
 
 from benchmarks import presets
+from selfloop_jax import config as configs
 from selfloop_jax.loop import context, runner
 from selfloop_jax.measure import fidelity
 from selfloop_jax.runtime import environment, store
@@ -57,7 +58,7 @@ class Clock:
         self._end = ended
 
 
-def timed_study(config: Any, clock: Clock) -> context.RunContext:
+def timed_study(config: configs.Config, clock: Clock) -> context.RunContext:
     """A study whose programs run by the clock."""
     study = context.RunContext(config, runner.load(config), lambda: False)
     networks = study.networks
@@ -96,7 +97,8 @@ def main() -> None:
     args = parser.parse_args()
     config = presets.load(args.config).get_config()
     config.loop.generations = args.generations
-    environment.configure(config.parallel)
+    config = configs.typed(config)
+    environment.configure(*presets.threads(config))
     clock = Clock()
     study = timed_study(config, clock)
     runner.PHASES, outside = by_phase(clock)

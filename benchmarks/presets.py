@@ -4,10 +4,13 @@ quick: the quickstart's networks on 8x8 images; small: a U-Net of 1.1M parameter
 batch 64; cifar: the 35.7M U-Net of Ho et al. 2020 and ResNet-18 (11.2M) at 32 pixels.
 """
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from selfloop_jax import config as configs
 
@@ -20,23 +23,28 @@ CLASSES = 10
 IMAGES = 2048  # in the pool, of random pixels
 
 
-def preset(name: str, precision: str = "float32", devices: int = 1) -> Any:
+def preset(name: str, precision: str = "float32", devices: int = 1) -> configs.Config:
     """The config of a preset on so many CPU devices."""
     config = {"quick": _quickstart, "small": _small, "cifar": _cifar}[name]()
     config.parallel.precision = precision
     config.parallel.cpu_devices = devices
     config.sample.guidance = 1.0
     config.sample.steps = 10
-    return config
+    return configs.typed(config)
 
 
-def for_peers(config: Any) -> dict[str, Any]:
+def threads(config: configs.Config) -> tuple[int, int, bool]:
+    """The arguments of `environment.configure`."""
+    return config.parallel.nproc, config.parallel.cpu_devices, config.parallel.deterministic
+
+
+def for_peers(config: configs.Config) -> dict[str, Any]:
     """Layer lists, batch sizes and what else a program in another framework has to do likewise."""
     side = config.data.image_size
     return {
         "side": side,
         "classes": CLASSES,
-        "unet": config.diffusion.unet.to_dict(),
+        "unet": dataclasses.asdict(config.diffusion.unet),
         "diffusion_batch": config.diffusion.batch,
         "resnet": {"stages": list(config.classifier.stages), "width": config.classifier.width},
         "classifier_batch": config.classifier.batch,
@@ -57,14 +65,14 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def _quickstart() -> Any:
+def _quickstart() -> ConfigDict:
     config = load(Path(__file__).parent.parent / "configs" / "quickstart.py").get_config()
     config.measure.batch = 512
     config.sample.batch_per_device = 128
     return config
 
 
-def _small() -> Any:
+def _small() -> ConfigDict:
     config = configs.default()
     config.data.image_size = 32
     config.diffusion.process = "ddpm"
@@ -80,7 +88,7 @@ def _small() -> Any:
     return config
 
 
-def _cifar() -> Any:
+def _cifar() -> ConfigDict:
     config = _small()
     config.diffusion.unet.channels = 128
     config.diffusion.unet.multipliers = (1, 2, 2, 2)

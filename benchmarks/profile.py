@@ -15,11 +15,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from benchmarks import presets
+from selfloop_jax import config as configs
 from selfloop_jax.loop import context, runner
 from selfloop_jax.runtime import environment, store
 
@@ -36,7 +37,7 @@ KINDS = {
 OUTER = re.compile(r"(while|call|conditional)[.\d]*$")
 
 
-def shortened(config: Any, divisor: int) -> Any:
+def shortened(config: ConfigDict, divisor: int) -> configs.Config:
     """Two generations with so many times fewer steps and drawn images."""
     config.loop.generations = 2
     for section in (config.diffusion, config.classifier):
@@ -45,7 +46,7 @@ def shortened(config: Any, divisor: int) -> Any:
         )
     config.annotator.steps //= divisor
     config.sample.count //= divisor
-    return config
+    return configs.typed(config)
 
 
 def operations(trace: Path) -> Iterator[tuple[str, float]]:
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--shorter", type=int, default=2)
     args = parser.parse_args()
     config = shortened(presets.load(args.config).get_config(), args.shorter)
-    environment.configure(config.parallel)
+    environment.configure(*presets.threads(config))
     study = context.RunContext(config, runner.load(config), lambda: False)
     with tempfile.TemporaryDirectory() as folder:
         workdir, trace = Path(folder) / "run", Path(folder) / "trace"

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import cases, presets
+from selfloop_jax import config as configs
 from selfloop_jax.diffusion import solvers
 from selfloop_jax.runtime import environment, parallel
 from selfloop_jax.training import classifier, generator
@@ -28,7 +29,7 @@ from selfloop_jax.training import classifier, generator
 MIB = 2**20
 
 
-def forward_flops(config: Any, case: str) -> float:
+def forward_flops(config: configs.Config, case: str) -> float:
     """Per image drawn or predicted: the compiler's count of the network, times its evaluations."""
     n = 16
     if case == "sample":
@@ -48,7 +49,7 @@ def forward_flops(config: Any, case: str) -> float:
     return _flops(jax.jit(net.apply).lower(variables, *arguments)) / n * passes
 
 
-def training_flops(config: Any, case: str) -> float:
+def training_flops(config: configs.Config, case: str) -> float:
     """Per image trained on: the compiler's count of loss and gradient on one device."""
     n, side = 16, config.data.image_size
     if case == "diffusion_train":
@@ -101,7 +102,7 @@ def matmul_peak(precision: str) -> float:
 def measure(preset: str, case: str, precision: str, devices: int, rounds: int) -> None:
     """Prints the line of one case."""
     config = presets.preset(preset, precision, devices)
-    environment.configure(config.parallel)
+    environment.configure(*presets.threads(config))
     started = time.perf_counter()
     built = cases.build(config, case, steps=8 if case.endswith("train") else 1)
     built.call()

@@ -25,8 +25,8 @@ def get_config(arg="mnist5k,biased"):
     size, bias = configs.parse_arg(arg, ("mnist5k", "full"), ("biased", "unbiased"))
     config = configs.default()
     config.data.colorize = "foreground"
-    config.data.bias = {"biased": "rho", "unbiased": "unbiased"}[bias]
-    config.data.rho = 0.9
+    config.data.bias.kind = {"biased": "rho", "unbiased": "unbiased"}[bias]
+    config.data.bias.rho = 0.9
     config.pool.rule = "accumulate"
     config.diffusion.later.start = "previous"
     if size == "mnist5k":

@@ -41,8 +41,8 @@ def get_config(arg="accumulate,biased"):
     config.data.source = "mnist5k"
     config.data.image_size = 8
     config.data.colorize = "foreground"
-    config.data.bias = "rho"
-    config.data.rho = {"biased": 0.5, "unbiased": 0.1}[bias]
+    config.data.bias.kind = "rho"
+    config.data.bias.rho = {"biased": 0.5, "unbiased": 0.1}[bias]
     config.data.train_size = 1000
     config.pool.rule = rule
     config.loop.generations = 5
@@ -80,7 +80,7 @@ def sweep(out):
     """Stages of runs; a run is (name, argument, overrides). What a stage needs, the stages before it made."""
     for bias in BIASES:
         seeds = [
-            (seed, {"seed": seed, "loop.generation_zero": f"{out}/zero-{bias}-{seed}"})
+            (seed, {"seed": seed, "loop.branch_from": f"{out}/zero-{bias}-{seed}"})
             for seed in SEEDS
         ]
         arms = [(rule, seed, shared) for seed, shared in seeds for rule in RULES]
@@ -121,7 +121,7 @@ def response(out):
         (
             f"side-{level}-{s}",
             "accumulate,biased",
-            {"seed": s, "data.rho": level, "loop.generations": 1},
+            {"seed": s, "data.bias.rho": level, "loop.generations": 1},
         )
         for level, s in points
     ]
@@ -131,9 +131,9 @@ def response(out):
             f"{rule},biased",
             {
                 "seed": s,
-                "data.rho": level,
+                "data.bias.rho": level,
                 "loop.generations": 2,
-                "loop.generation_zero": f"{out}/side-{level}-{s}",
+                "loop.branch_from": f"{out}/side-{level}-{s}",
             },
         )
         for level, s in points

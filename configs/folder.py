@@ -1,6 +1,6 @@
 """Your own images: the loop on a folder. docs/your_data.md walks from the folder to the report.
 
-Claim: none, it hangs on the images. Data: `data.dir` with train/ and test/, each with a
+Claim: none, it hangs on the images. Data: `data.folder.dir` with train/ and test/, each with a
 metadata.csv of file_name, label and perhaps group, or with one folder a class. The composition is
 the images' own (`natural`); `unbiased` makes the groups of each class equally frequent by leaving
 images out, `biased` gives each class one group at a share of .9. The group of a drawn image is told
@@ -11,8 +11,8 @@ on: switch `augment.flip` on where left and right mean nothing.
 `small`: 8 pixels, for a laptop's CPU, where the walk of docs/your_data.md took
 3 minutes and 1.7 GiB on two cores of a shared AMD EPYC server.
 
-    python -m selfloop_jax.main --config=configs/folder.py --config.data.dir=my_images
-    python -m selfloop_jax.main --config=configs/folder.py:small,unbiased --config.data.dir=my_images
+    python -m selfloop_jax.main --config=configs/folder.py --config.data.folder.dir=my_images
+    python -m selfloop_jax.main --config=configs/folder.py:small,unbiased --config.data.folder.dir=my_images
 """
 
 from selfloop_jax import config as configs
@@ -23,8 +23,8 @@ def get_config(arg="large,natural"):
     config = configs.default()
     config.data.source = "folder"
     config.data.colorize = "none"
-    config.data.bias = {"natural": "natural", "biased": "rho", "unbiased": "unbiased"}[bias]
-    config.data.rho = 0.9
+    config.data.bias.kind = {"natural": "natural", "biased": "rho", "unbiased": "unbiased"}[bias]
+    config.data.bias.rho = 0.9
     config.pool.rule = "accumulate"
     config.loop.group_source = "annotator"
     config.diffusion.later.start = "previous"

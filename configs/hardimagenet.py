@@ -1,8 +1,8 @@
 """Hard ImageNet: the loop on 15 classes that are easily told by their surroundings (Moayeri et al. 2022).
 
 Claim: none yet; not yet run on the real images (a machine without them cannot). Data: about 19,000
-training and 750 validation images with a mask of the object each. `data.images_dir` is an ImageNet
-(only the 15 classes are read) or the 15-class image download, `data.masks_dir` and `data.meta_dir`
+training and 750 validation images with a mask of the object each. `data.hardimagenet.images_dir` is an ImageNet
+(only the 15 classes are read) or the 15-class image download, `data.hardimagenet.masks_dir` and `data.hardimagenet.meta_dir`
 are folders of the published masks and meta files (a pickle that holds more than plain containers,
 such as NumPy numbers, is refused: write it again with plain integers). Groups: the half of each
 class that was ranked first by strength of its spurious cue, and the half ranked last; 40 images per
@@ -16,7 +16,7 @@ frozen (`annotator`). Networks: at 64 pixels a U-Net in the range of ADM-64 (Dha
 For TPU slices and several GPUs; time: not yet measured. `--dry_run` prints sizes.
 
     python -m selfloop_jax.main --config=configs/hardimagenet.py \
-        --config.data.images_dir=DIR --config.data.masks_dir=DIR --config.data.meta_dir=DIR
+        --config.data.hardimagenet.images_dir=DIR --config.data.hardimagenet.masks_dir=DIR --config.data.hardimagenet.meta_dir=DIR
     ... --config=configs/hardimagenet.py:128,unbiased                  # default: 64,biased
 """
 
@@ -29,9 +29,9 @@ def get_config(arg="64,biased"):
     config.data.source = "hardimagenet"
     config.data.image_size = int(side)
     config.data.colorize = "none"
-    config.data.group = "rank"
-    config.data.bias = {"biased": "per_class", "unbiased": "unbiased"}[bias]
-    config.data.per_class = ((0.9, 0.1),)
+    config.data.hardimagenet.group = "rank"
+    config.data.bias.kind = {"biased": "per_class", "unbiased": "unbiased"}[bias]
+    config.data.bias.per_class = ((0.9, 0.1),)
     config.data.train_size = 6_000
     config.data.placement = "device"
     config.pool.rule = "accumulate"

@@ -21,8 +21,8 @@ def get_config(arg=""):
     config = configs.default()
     config.data.source = "digits"
     config.data.colorize = "two_colour"
-    config.data.bias = "per_class"
-    config.data.per_class = (0.3,) * 5 + (0.7,) * 5
+    config.data.bias.kind = "per_class"
+    config.data.bias.per_class = (0.3,) * 5 + (0.7,) * 5
     config.pool.rule = "accumulate"
     config.loop.generations = 4
 

@@ -13,8 +13,9 @@ import threading
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
+from selfloop_jax.config import Config, typed
 from selfloop_jax.errors import RunError, UsageError
 
 FLAGS = flags.FLAGS
@@ -55,7 +56,7 @@ def _fail(error: Exception, code: int) -> int:
     return code
 
 
-def _parse(argv: list[str]) -> tuple[ConfigDict, Path]:
+def _parse(argv: list[str]) -> tuple[Config, Path]:
     """Config and workdir from the command line; UsageError on whatever does not fit."""
     _check_config_flags(argv)
     try:
@@ -66,12 +67,12 @@ def _parse(argv: list[str]) -> tuple[ConfigDict, Path]:
         raise UsageError(str(error)) from error
     if rest:
         raise UsageError(f"argument {rest[0]}: allowed are flags, --name=value")
-    workdir = WORKDIR.value and Path(WORKDIR.value)
+    workdir = Path(WORKDIR.value) if WORKDIR.value else None
     if CONFIG.value is None:
         if REPLAY.value is None or workdir is None:
             raise UsageError("--config is missing: for example --config=configs/quickstart.py")
         return _stored_config(workdir), workdir
-    config = CONFIG.value
+    config = typed(CONFIG.value)
     name = Path(config_flags.get_config_filename(FLAGS["config"])).name.partition(".py")
     return config, workdir or Path("runs") / (name[0] + name[2].replace(":", "-").replace(",", "-"))
 
@@ -102,27 +103,27 @@ def _unknown_field(message: str, argv: list[str]) -> str:
     return f"{field.removeprefix('config.')}: unknown field; {hint}"
 
 
-def _stored_config(workdir: Path) -> ConfigDict:
+def _stored_config(workdir: Path) -> Config:
     """The config that a run was made with, as the run recorded it."""
-    from selfloop_jax import config as configs
     from selfloop_jax.runtime import store
 
     if not (workdir / "config.json").exists():
         raise UsageError(f"--workdir={workdir}: no run there (config.json is missing)")
-    config = configs.default()
-    with config.unlocked():
-        config.update(store.read_json(workdir / "config.json"))
-    return config
+    stored = store.read_json(workdir / "config.json")
+    if not isinstance(stored, dict):
+        raise RunError(f"{workdir / 'config.json'}: damaged: no object")
+    return typed(stored)
 
 
-def _run(config: ConfigDict, workdir: Path) -> int:
+def _run(config: Config, workdir: Path) -> int:
     """Fixes the environment before the first use of a backend, then runs what was asked for."""
     from selfloop_jax import config as configs
     from selfloop_jax.runtime import environment, multihost
 
     configs.check(config)
-    environment.configure(config.parallel)
-    multihost.connect(config.parallel)
+    parallel = config.parallel
+    environment.configure(parallel.nproc, parallel.cpu_devices, parallel.deterministic)
+    multihost.connect(parallel.processes)
     stop = _Stop().listen()
     from selfloop_jax.loop import dry_run, replay, runner
     from selfloop_jax.training import fit

@@ -40,7 +40,7 @@ SHRUNK = [
             "measure.batch=360",
         ),
         *(
-            "data.per_class=(.3,.3,.3,.3,.3,.7,.7,.7,.7,.7)",
+            "data.bias.per_class=(.3,.3,.3,.3,.3,.7,.7,.7,.7,.7)",
             "log.every_steps=4",
             "checkpoint.keep=2",
         ),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import jax
 import pytest
@@ -32,8 +33,11 @@ def test_a_peer_is_told_all_it_needs_in_plain_json():
 @pytest.mark.parametrize("case", ["classifier_train", "classifier_inference"])
 def test_a_case_does_its_work_again_and_again(case):
     config = presets.preset("quick", devices=4)
-    config.classifier.stages, config.classifier.width = (1,), 4
-    config.classifier.batch, config.measure.batch = 32, 32
+    config = replace(
+        config,
+        classifier=replace(config.classifier, stages=(1,), width=4, batch=32),
+        measure=replace(config.measure, batch=32),
+    )
     built = cases.build(config, case, steps=2)
     assert built.images == (64 if case.endswith("train") else 32)
     for _ in range(2):

@@ -20,7 +20,7 @@ def get_config(arg=""):
     config = configs.default()
     config.loop.generations = 1
     config.loop.control = "no_synthetic"
-    config.data.bias = "unbiased"
+    config.data.bias.kind = "unbiased"
     config.classifier.network = "lenet"
     config.classifier.steps = 4
     config.measure.replicates = 20
@@ -28,7 +28,7 @@ def get_config(arg=""):
 
 def sweep(out):
     yield [("one", "first", {"seed": 0}), ("broken", "first", {"classifier.steps": 0})]
-    yield [("two", "second", {"seed": 1, "loop.generation_zero": ""})]
+    yield [("two", "second", {"seed": 1, "loop.branch_from": ""})]
 """
 
 
@@ -96,7 +96,7 @@ def test_the_study_lists_every_arm_after_what_it_needs():
         stages, known = list(sweep.stages(config, name, Path("out"))), set()
         for stage in stages:
             for _, _, overrides in stage:
-                for field in ("loop.generation_zero", "loop.control_of"):
+                for field in ("loop.branch_from", "loop.control_of"):
                     assert overrides.get(field, "").removeprefix("out/") in {"", *known}
             known |= {run for run, _, _ in stage}
         assert len(known) == sum(map(len, stages)) == count

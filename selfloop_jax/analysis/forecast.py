@@ -8,13 +8,13 @@ predict single classes; shown are all classes taken together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from selfloop_jax.analysis.arms import Arm
 from selfloop_jax.analysis.numbers import FACT, FIELD, Row
+from selfloop_jax.config import PoolConfig
 from selfloop_jax.measure import dynamics
 from selfloop_jax.report.metrics import OPPORTUNITY
 
@@ -221,12 +221,12 @@ def _predicted(
 ) -> tuple[dynamics.Band, dynamics.Band]:
     """Shares in the pools and drawn of one run: float[G] of all `kept` classes together, or float[G,C]."""
     n_real, count = run[0]["pool.class_counts"][kept], run[0]["samples.class_counts"][kept].sum()
-    section = SimpleNamespace(
-        **{
-            name: float(arm.fact(f"pool.{name}"))
-            for name in ("budget", "alpha", "n_real", "n_generated")
-        },
+    section = PoolConfig(
+        budget=int(float(arm.fact("pool.budget"))),
+        alpha=float(arm.fact("pool.alpha")),
         match_group=arm.fact("pool.match_group") in ("True", "true"),
+        n_real=int(float(arm.fact("pool.n_real"))),
+        n_generated=int(float(arm.fact("pool.n_generated"))),
     )
     return dynamics.predict(
         arm.fact("pool.rule"),

@@ -30,7 +30,7 @@ NAMES = ("set", "run", "seed", "generation")
 
 # What names the runs beside an arm's own: where they lie, and how long they are.
 OF_THE_RUN = (
-    *("seed", "loop.generation_zero", "loop.control_of", "loop.generations"),
+    *("seed", "loop.branch_from", "loop.control_of", "loop.generations"),
     *("checkpoint.", "verdict."),
 )
 

@@ -9,9 +9,32 @@ import numpy as np
 
 from selfloop_jax.analysis.arms import Arm, control_of
 from selfloop_jax.analysis.numbers import VERDICT
+from selfloop_jax.config import Config, check_choice
 from selfloop_jax.measure import sign_test
 
+# The measured biases that a verdict can be about.
+BIASES = (
+    "equal_opportunity_difference_mean",
+    "equal_opportunity_difference_max",
+    "equalized_odds_difference",
+    "demographic_parity_difference",
+    "maximal_disparity",
+    "macro_std",
+    "aligned_contrast",
+    "disparate_impact_ratio_mean",
+    "disparate_impact_ratio_min",
+    "worst_group_accuracy",
+    "worst_subgroup_accuracy",
+)
+
+
 SMALLER_IS_BIASED = ("worst_group_accuracy", "worst_subgroup_accuracy", "disparate_impact")
+
+
+def check(config: Config) -> None:
+    """Raises UsageError where a verdict is to be about a metric that measures no bias."""
+    for metric in config.verdict.metrics:
+        check_choice("verdict.metrics", metric, BIASES)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,24 @@
 """Where the label and the group of a generated image come from, and how good the annotator of groups is."""
 
-from typing import Any
-
 import numpy as np
 
+from selfloop_jax.config import LoopConfig
 from selfloop_jax.data.colorize import read_group
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import UNKNOWN
 
 
-def assign_labels(section: Any, condition: np.ndarray, logits: dict[str, np.ndarray]) -> np.ndarray:
-    """int32[N] by `loop.label_source`: the condition, or the best class of one classifier's logits."""
-    if section.label_source == "condition":
+def assign_labels(
+    section: LoopConfig, condition: np.ndarray, logits: dict[str, np.ndarray]
+) -> np.ndarray:
+    """int32[N] by `loop.label_source`: the requested one, or the best class of one classifier's logits."""
+    if section.label_source == "requested":
         return condition
     return logits[section.label_source].argmax(axis=1).astype(np.int32)
 
 
 def assign_groups(
-    section: Any,
+    section: LoopConfig,
     asked: np.ndarray,
     label: np.ndarray,
     pixels: np.ndarray,
@@ -30,7 +31,7 @@ def assign_groups(
     """
     if len(data.groups) == 1:
         return np.zeros(len(pixels), np.int32)
-    if section.group_source == "condition":  # under another label, a nested group asked for is none
+    if section.group_source == "requested":  # under another label, a nested group asked for is none
         return np.where((asked >= 0) & data.members[label, asked], asked, UNKNOWN).astype(np.int32)
     if section.group_source == "oracle":
         return read_group(pixels, data.colours)

@@ -4,22 +4,22 @@ from typing import Any
 
 import numpy as np
 
+from selfloop_jax.config import BiasConfig
 from selfloop_jax.data import splits
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import rng
 
 
-def group_table(section: Any, members: np.ndarray) -> np.ndarray:
-    """float64[C,G] P(group | class) that section `data` asks for, among the groups a class has.
+def group_table(section: BiasConfig, members: np.ndarray) -> np.ndarray:
+    """float64[C,G] P(group | class) that section `data.bias` asks for, among the groups a class has.
 
     `members` bool[C,G] says which those are: all of them where groups are crossed with the classes.
-    By `bias`: `unbiased` is uniform; `rho` gives a class its own group with probability rho and the
-    others evenly; `geometric` makes each share `ratio` times the one before, from the class's own
-    group on, around; `per_class` takes one row for all classes or a row each, or with two groups
-    one number, the probability of the second. Raises UsageError on rows that do not fit.
+    By `kind`: `unbiased` is uniform; `rho` gives a class its own group with probability rho and the
+    others evenly; `per_class` takes one row for all classes or a row each, or with two groups one
+    number, the probability of the second. Raises UsageError on rows that do not fit.
     """
-    if section.bias == "per_class":
+    if section.kind == "per_class":
         return _given_table(section.per_class, members)
     table = np.zeros(members.shape)
     for c, row in enumerate(members):
@@ -33,18 +33,15 @@ def _own(c: int, members: np.ndarray, count: int) -> int:
     return c * count // len(members) if members.all() else 0
 
 
-def _shares(section: Any, count: int) -> np.ndarray:
+def _shares(section: BiasConfig, count: int) -> np.ndarray:
     """float64[count]: shares of a class's groups, its own first."""
-    if section.bias == "unbiased" or count == 1:
+    if section.kind == "unbiased" or count == 1:
         return np.full(count, 1 / count)
-    if section.bias == "rho":
-        return np.array([section.rho, *[(1 - section.rho) / (count - 1)] * (count - 1)])
-    weights = section.ratio ** np.arange(count)
-    return weights / weights.sum()
+    return np.array([section.rho, *[(1 - section.rho) / (count - 1)] * (count - 1)])
 
 
 def _given_table(per_class: Any, members: np.ndarray) -> np.ndarray:
-    """The table of `data.per_class`, each row laid on the groups of its class."""
+    """The table of `data.bias.per_class`, each row laid on the groups of its class."""
     given = per_class if isinstance(per_class, (tuple, list)) else ()
     rows = given * len(members) if len(given) == 1 else given
     table = np.zeros(members.shape)
@@ -62,7 +59,7 @@ def _given_table(per_class: Any, members: np.ndarray) -> np.ndarray:
     if not fits:
         widths = "/".join(map(str, np.unique(members.sum(axis=1))))
         raise UsageError(
-            f"data.per_class = {per_class}: allowed are {len(members)} rows, or one for all classes, of "
+            f"data.bias.per_class = {per_class}: allowed are {len(members)} rows, or one for all classes, of "
             f"{widths} probabilities that add up to 1 (with two groups: one per class, that of the second)"
         )
     return table

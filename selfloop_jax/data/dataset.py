@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from selfloop_jax.config import Config, DataConfig, check_choice, refuse
 from selfloop_jax.data import bias, colorize
 from selfloop_jax.data.images import UNKNOWN, Images, concatenate
 from selfloop_jax.data.sources import digits
-from selfloop_jax.data.sources.base import Outline, Source
+from selfloop_jax.data.sources.base import TFDS, Outline, Source
 from selfloop_jax.data.splits import stratified_order
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import rng, store
@@ -16,7 +17,10 @@ from selfloop_jax.runtime import rng, store
 SOURCES = ("digits", "mnist5k", "mnist", "cifar20", "cifar100", "hardimagenet", "folder")
 
 
-DIGITS = ("digits", "mnist5k", "mnist")  # gray, without groups of their own
+GRAY = ("digits", "mnist5k", "mnist")  # without groups of their own
+
+
+COLOURED = ("cifar20", "cifar100", "hardimagenet")
 
 
 # A group counts as aligned with its class in data as they come when it leads by so much.
@@ -78,7 +82,25 @@ class Dataset:
         }
 
 
-def load(section: Any, seed: int, prepare: bool = True) -> Dataset:
+def check(config: Config) -> None:
+    """Raises UsageError on an unknown source, and on colours that its images cannot have or lack."""
+    section = config.data
+    source, colorize_as = section.source, section.colorize
+    if not source.startswith(TFDS):
+        check_choice("data.source", source, (*SOURCES, f"{TFDS}<name>"))
+    check_choice("data.colorize", colorize_as, ("none", *colorize.MODES))
+    if colorize_as != "none" and source in COLOURED:
+        refuse("data.colorize", colorize_as, f"none for data.source = {source}")
+    if colorize_as == "none" and source in GRAY:
+        modes = " | ".join(colorize.MODES)
+        refuse("data.colorize", "none", f"one of {modes} for data.source = {source}")
+    if colorize_as != "none" and section.bias.kind == "natural":
+        refuse("data.bias.kind", "natural", "another where data.colorize gives images their groups")
+    if colorize_as == "none" and config.loop.group_source == "oracle":
+        refuse("loop.group_source", "oracle", "annotator | requested where data.colorize = none")
+
+
+def load(section: DataConfig, seed: int, prepare: bool = True) -> Dataset:
     """The real images that section `data` asks for; splits are fixed, the bias's draws follow `seed`.
 
     Raises UsageError where they do not fit the section, and `source.Missing` where they are not on
@@ -92,7 +114,7 @@ def load(section: Any, seed: int, prepare: bool = True) -> Dataset:
     return _coloured(source, section, seed)
 
 
-def _read(section: Any, prepare: bool) -> Source:
+def _read(section: DataConfig, prepare: bool) -> Source:
     """The source as it comes. Imported where needed: a run on digits takes neither Pillow nor TFDS."""
     name = section.source
     if name in digits.SOURCES:
@@ -123,7 +145,7 @@ def _check_groups(source: Source) -> None:
             )
 
 
-def _with_splits(source: Source, section: Any, address: rng.KeyPath) -> Source:
+def _with_splits(source: Source, section: DataConfig, address: rng.KeyPath) -> Source:
     """Sets validation and reserve aside from `train`, every class and group in proportion, where missing."""
     train = source.train
     order = stratified_order(address, train.label * (len(source.groups) + 1) + train.group)
@@ -150,7 +172,7 @@ def _one_group(source: Source) -> Source:
     )
 
 
-def _coloured(source: Source, section: Any, seed: int) -> Dataset:
+def _coloured(source: Source, section: DataConfig, seed: int) -> Dataset:
     """Gray images, coloured: the bias lies in the colours drawn, held-out images come in every colour."""
     if source.groups or any(
         (x.pixels != x.pixels[..., :1]).any() for x in (source.train, source.test)
@@ -161,7 +183,7 @@ def _coloured(source: Source, section: Any, seed: int) -> Dataset:
         )
     colours = colorize.MODES[section.colorize]
     members = np.ones((len(source.classes), len(colours.groups)), bool)
-    table = bias.group_table(section, members)
+    table = bias.group_table(section.bias, members)
     address: rng.KeyPath = (seed, "data", "colour")
     whole, kept = colorize.colorize(source.train, table, colours, address), source.train
     if section.train_size:
@@ -189,18 +211,18 @@ def _coloured(source: Source, section: Any, seed: int) -> Dataset:
     )
 
 
-def _subsampled(source: Source, section: Any, seed: int) -> Dataset:
+def _subsampled(source: Source, section: DataConfig, seed: int) -> Dataset:
     """Images with groups of their own: the bias is put in by leaving images out of train and reserve."""
     classes, groups = len(source.classes), len(source.groups)
     joint = source.train.joint(classes, groups)
     members = joint > 0 if source.nested else np.ones_like(joint, bool)
-    natural = section.bias == "natural"
+    natural = section.bias.kind == "natural"
     for c in np.flatnonzero(joint.sum(axis=1) == 0) if not natural else ():
         raise UsageError(
-            f"data.bias = {section.bias}: class {source.classes[c]} has no training image of known group; "
+            f"data.bias.kind = {section.bias.kind}: class {source.classes[c]} has no training image of known group; "
             "allowed is natural"
         )
-    table = None if natural else bias.group_table(section, members)
+    table = None if natural else bias.group_table(section.bias, members)
     names, address = (source.classes, source.groups), (seed, "data", "subsample")
     train = source.train
     if table is not None or section.train_size:
@@ -243,13 +265,13 @@ def _held_out(source: Source, train: Images) -> Images:
     return concatenate([source.reserve, left_out])
 
 
-def outline(section: Any) -> Outline:
+def outline(section: DataConfig) -> Outline:
     """What can be said before the images of section `data` are on this machine."""
     colours = len(colorize.MODES[section.colorize].groups) if section.colorize != "none" else None
     known = {
         "mnist": Outline(10, colours or 1, 60_000, 10_000),
         "cifar20": Outline(20, 100, 50_000, 10_000),
         "cifar100": Outline(100, 1, 50_000, 10_000),
-        "hardimagenet": Outline(15, section.bands),
+        "hardimagenet": Outline(15, section.hardimagenet.bands),
     }
     return known.get(section.source, Outline(groups=colours))

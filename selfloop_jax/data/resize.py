@@ -1,13 +1,12 @@
 """Area resizing of small gray images, and the image sizes a source offers."""
 
-from typing import Any
-
 import numpy as np
 
+from selfloop_jax.config import DataConfig
 from selfloop_jax.errors import UsageError
 
 
-def check_side(section: Any, sides: tuple[int, ...]) -> None:
+def check_side(section: DataConfig, sides: tuple[int, ...]) -> None:
     """Raises UsageError unless `data.image_size` is one of `sides`."""
     if section.image_size not in sides:
         allowed = " | ".join(map(str, sides))

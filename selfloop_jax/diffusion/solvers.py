@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selfloop_jax.config import Config, refuse
 from selfloop_jax.diffusion import processes
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]  # (x [N,...], time []) -> x_0 [N,...]
@@ -91,6 +92,17 @@ def heun(
 
 
 SOLVERS = {"ddim": ddim, "ancestral": ancestral, "euler": euler, "heun": heun}
+
+
+OF_PROCESS = {"ddpm": ("ddim", "ancestral"), "edm": ("euler", "heun")}
+
+
+def check(config: Config) -> None:
+    """Raises UsageError where the sampler is not one of the process."""
+    names = OF_PROCESS[config.diffusion.process]
+    if config.sample.sampler not in names:
+        allowed = f"one of {' | '.join(names)} for diffusion.process = {config.diffusion.process}"
+        refuse("sample.sampler", config.sample.sampler, allowed)
 
 
 def evaluations(sampler: str, steps: int) -> int:

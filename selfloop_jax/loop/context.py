@@ -32,7 +32,7 @@ WEIGHTS_IN_MEMORY = {"classifier": 3, "diffusion": 1}
 class Networks:
     """Every compiled program of a run, each built once."""
 
-    def __init__(self, config: Any, classes: int, groups: int):
+    def __init__(self, config: configs.Config, classes: int, groups: int):
         side, k = (
             config.data.image_size,
             configs.steps_per_dispatch(config, environment.device_info()["platform"]),
@@ -47,8 +47,10 @@ class Networks:
         }
         self.predict = {}
         for name, net in nets.items():
-            self.trainers[name] = classifier.make_trainer(net, config[name], side, k, name)
-            self.predict[name] = classifier.make_predict(net, config[name], config.measure.batch)
+            self.trainers[name] = classifier.make_trainer(net, getattr(config, name), side, k, name)
+            self.predict[name] = classifier.make_predict(
+                net, getattr(config, name), config.measure.batch
+            )
         self.features = classifier.make_predict(
             nets["classifier"], config.classifier, config.measure.batch, features=True
         )
@@ -58,7 +60,7 @@ class Networks:
 class RunContext:
     """What all generations share: the real images and the networks."""
 
-    def __init__(self, config: Any, data: Dataset, stop: Callable[[], bool]):
+    def __init__(self, config: configs.Config, data: Dataset, stop: Callable[[], bool]):
         self.config = config
         self.data = data
         self.stop = stop
@@ -134,7 +136,7 @@ class GenerationRun:
     def generates(self) -> bool:
         """Whether this generation trains a generator: a control does not, but for one that it took over."""
         section = self.study.config.loop
-        return section.control == "none" or (not self.number and bool(section.generation_zero))
+        return section.control == "none" or (not self.number and bool(section.branch_from))
 
     @cached_property
     def pool(self) -> Images:
@@ -165,7 +167,7 @@ class GenerationRun:
     def trained(self, generation: int, name: str) -> step.Variables:
         """The network that a training phase ended with, verified, on the devices."""
         kind = "classifier" if name == "generated_classifier" else name
-        steps = training_section(self.study.config[kind], generation).steps
+        steps = training_section(getattr(self.study.config, kind), generation).steps
         digest = self.digest(generation, name)
         weights = self.study.weights.get(kind, {}).get(digest)
         if weights is None:
@@ -179,7 +181,7 @@ class GenerationRun:
         """The progress of one of this generation's phases."""
         section = self.study.config.log
         metrics = log.Metrics(self.out / "metrics.jsonl")
-        return log.Progress(metrics, self.number, phase, section.every_steps, section.every_seconds)
+        return log.Progress(metrics, self.number, phase, section.every_steps)
 
 
 def read_samples(home: Path, generation: int, digest: str) -> Images:
@@ -189,7 +191,7 @@ def read_samples(home: Path, generation: int, digest: str) -> Images:
 
 
 def control_images(
-    config: Any, data: Dataset, earlier: range, parents: dict[str, str]
+    config: configs.Config, data: Dataset, earlier: range, parents: dict[str, str]
 ) -> list[Images]:
     """What a control puts in the place of the sets drawn in `earlier` generations.
 
@@ -224,16 +226,18 @@ def _matched_samples(home: Path, generation: int, parents: dict[str, str]) -> Im
     return read_samples(home, generation, digest)
 
 
-def _initial_weights_digests(config: Any) -> dict[str, str]:
+def _initial_weights_digests(config: configs.Config) -> dict[str, str]:
     """By field, the digests of the files that classifiers start from."""
     found = {
-        f"{name}.init_from": classifier.weights_digest(config[name], name)
+        f"{name}.init_from": classifier.weights_digest(getattr(config, name), name)
         for name in configs.classifiers(config)
     }
     return {field: digest for field, digest in found.items() if digest}
 
 
-def training_section(section: Any, generation: int) -> Any:
+def training_section(
+    section: configs.DiffusionConfig | configs.LoopClassifierConfig, generation: int
+) -> configs.TrainingConfig | configs.LaterConfig:
     """Steps and learning rate of a generation: the section itself at first, then its `later`."""
     return section.later if generation else section
 

@@ -1,5 +1,6 @@
 """`--dry_run`: what a run will be and cost, before anything is downloaded, decoded or trained."""
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from selfloop_jax.runtime import environment, parallel
 MIB = 2**20
 
 
-def describe(config: Any, workdir: Path) -> str:
+def describe(config: configs.Config, workdir: Path) -> str:
     """The resolved config, sizes per generation, work, disk, memory; raises UsageError as a run would.
 
     Where the data are not on this machine: all that does not hang on them.
     """
     runner.check(config)
     lines = [
-        str(config).rstrip(),
+        configs.describe(config),
         "",
         f"workdir: {workdir}",
         f"devices: {parallel.device_count()} x {environment.device_info()['device_kind']}",
@@ -64,14 +65,14 @@ def _real_images(data: Dataset) -> list[str]:
     ]
 
 
-def _unknown(section: Any, missing: Missing) -> str:
+def _unknown(section: configs.DataConfig, missing: Missing) -> str:
     """Why a number cannot be told, and what to do."""
-    if section[missing.field.removeprefix("data.")]:
+    if operator.attrgetter(missing.field.removeprefix("data."))(section):
         return "size unknown before a run has prepared the images"
     return f"size unknown: set {missing.field}"
 
 
-def _check_known(config: Any, known: Outline, train: int | None) -> None:
+def _check_known(config: configs.Config, known: Outline, train: int | None) -> None:
     """Raises UsageError for sizes that cannot be, as far as that is known without the data."""
     if known.train is None or train is None:
         return
@@ -99,20 +100,20 @@ def _not_here(missing: Missing, known: Outline, unknown: str) -> list[str]:
     ]
 
 
-def _left(section: Any, train: int) -> int | None:
+def _left(section: configs.DataConfig, train: int) -> int | None:
     """Training images left after validation and reserve, where no subsampling follows."""
-    if section.colorize == "none" and section.bias not in ("natural", "unbiased"):
+    if section.colorize == "none" and section.bias.kind not in ("natural", "unbiased"):
         return None
     return train - round(section.validation_share * train) - round(section.reserve_share * train)
 
 
-def _pools(config: Any, train: int | None, unknown: str) -> list[str]:
+def _pools(config: configs.Config, train: int | None, unknown: str) -> list[str]:
     if train is None:
         return [f"pool sizes: {unknown}"]
     return [f"pool sizes, generation 0 on: {', '.join(map(str, _pool_sizes(config, train)))}"]
 
 
-def _pool_sizes(config: Any, train: int) -> list[int]:
+def _pool_sizes(config: configs.Config, train: int) -> list[int]:
     grows = config.loop.control != "no_synthetic"
     sizes = range(config.loop.generations)
     return [pool_rules.size(config.pool, g * grows, train, config.sample.count) for g in sizes]
@@ -126,7 +127,7 @@ def _networks(networks: context.Networks | None, unknown: str) -> list[str]:
     ]
 
 
-def _work(config: Any) -> list[str]:
+def _work(config: configs.Config) -> list[str]:
     generations = config.loop.generations
     if config.loop.control != "none":
         shown = f"{_trained(config.classifier, generations):,}"
@@ -145,7 +146,7 @@ def _work(config: Any) -> list[str]:
 
 
 def _space(
-    config: Any, networks: context.Networks | None, train: int | None, unknown: str
+    config: configs.Config, networks: context.Networks | None, train: int | None, unknown: str
 ) -> list[str]:
     if networks is None:
         return [f"disk and memory: {unknown}"]
@@ -173,12 +174,14 @@ def _bytes(tree: Any) -> int:
     return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _trained(section: Any, generations: int) -> int:
+def _trained(
+    section: configs.DiffusionConfig | configs.LoopClassifierConfig, generations: int
+) -> int:
     """Images shown to one network over a whole run."""
     return section.batch * (section.steps + (generations - 1) * section.later.steps)
 
 
-def _evaluations(sample: Any) -> int:
+def _evaluations(sample: configs.SampleConfig) -> int:
     """Images times passes through the network for one generation's samples."""
     passes = solvers.evaluations(sample.sampler, sample.steps) * (2 if sample.guidance else 1)
     return sample.count * passes

@@ -137,7 +137,6 @@ def _fidelity(gen: GenerationRun) -> tuple[Entry, str]:
     taken of it.
     """
     config, data = gen.study.config, gen.study.data
-    section = config.measure
     reserve = pool_rules.unused_reserve(
         config.pool, (config.seed, "pool"), data.reserve, gen.number
     )
@@ -149,7 +148,7 @@ def _fidelity(gen: GenerationRun) -> tuple[Entry, str]:
         )
         for images in (samples, data.train, reserve)
     )
-    fidelity.compile_tiles(real.features.shape[1], section.neighbours)
+    fidelity.compile_tiles(real.features.shape[1], fidelity.NEIGHBOURS)
     report = fidelity.report(
         drawn,
         real,
@@ -157,7 +156,7 @@ def _fidelity(gen: GenerationRun) -> tuple[Entry, str]:
         len(data.classes),
         len(data.groups),
         (*gen.address, "measure", "fidelity"),
-        section.neighbours,
+        fidelity.NEIGHBOURS,
     )
     shown = np.sort(
         np.concatenate(

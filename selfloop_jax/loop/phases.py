@@ -74,7 +74,7 @@ def _training(
     study = gen.study
     trainer, schedule = (
         study.networks.trainers[kind],
-        training_section(study.config[kind], gen.number),
+        training_section(getattr(study.config, kind), gen.number),
     )
     address = (*gen.address, name)
     progress = gen.progress(name)
@@ -101,7 +101,7 @@ def _training(
 
 def _previous(gen: GenerationRun, kind: str) -> step.Variables | None:
     """What training starts from: the network of the generation before, where the config says so."""
-    section = gen.study.config[kind]
+    section = getattr(gen.study.config, kind)
     if not gen.number or section.later.start == "scratch":
         return None
     return gen.trained(gen.number - 1, kind)

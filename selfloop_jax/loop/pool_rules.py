@@ -5,23 +5,23 @@ as in arXiv 2404.01413 and Collapse-or-Thrive, `substitute` as in arXiv 2404.032
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from selfloop_jax.config import Config, PoolConfig, check_choice
 from selfloop_jax.data.images import Images, concatenate
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import rng
 
 
-def source_generations(section: Any, generation: int) -> range:
+def source_generations(section: PoolConfig, generation: int) -> range:
     """The generations whose images the pool of `generation` is made from."""
     everything = section.rule in ("accumulate", "accumulate_subsample")
     return range(0 if everything else max(0, generation - 1), generation)
 
 
 def build(
-    section: Any,
+    section: PoolConfig,
     address: rng.KeyPath,
     g: int,
     real: Images,
@@ -55,7 +55,7 @@ def build(
     )
 
 
-def size(section: Any, generation: int, real: int, count: int) -> int:
+def size(section: PoolConfig, generation: int, real: int, count: int) -> int:
     """Images in the pool of a generation: `real` training images, `count` drawn per generation."""
     if section.rule == "accumulate_subsample":
         return section.budget
@@ -70,8 +70,24 @@ def size(section: Any, generation: int, real: int, count: int) -> int:
     }[section.rule]
 
 
-def check(
-    section: Any, address: rng.KeyPath, generations: int, real: Images, reserve: int, count: int
+RULES = (
+    *("replace", "real_plus_latest", "accumulate"),
+    *("accumulate_subsample", "substitute", "fresh"),
+)
+
+
+def check(config: Config) -> None:
+    """Raises UsageError where the pool rule is none."""
+    check_choice("pool.rule", config.pool.rule, RULES)
+
+
+def check_data(
+    section: PoolConfig,
+    address: rng.KeyPath,
+    generations: int,
+    real: Images,
+    reserve: int,
+    count: int,
 ) -> None:
     """Raises UsageError where a rule is sure to ask for more images than there will be."""
     if section.rule == "substitute" and generations > 1:
@@ -84,8 +100,8 @@ def check(
     check_sizes(section, generations, len(real), reserve, count)
 
 
-def check_sizes(section: Any, generations: int, real: int, reserve: int, count: int) -> None:
-    """The part of `check` that needs only the numbers of real and reserve images."""
+def check_sizes(section: PoolConfig, generations: int, real: int, reserve: int, count: int) -> None:
+    """The part of `check_data` that needs only the numbers of real and reserve images."""
     if section.rule == "accumulate_subsample" and not 0 < section.budget <= real:
         raise UsageError(f"pool.budget = {section.budget}: allowed are 1 to the {real} real images")
     if section.rule == "fresh":
@@ -120,7 +136,9 @@ def _fresh_real(address: rng.KeyPath, reserve: Images, count: int, generation: i
     return reserve.take(np.sort(order[(generation - 1) * count : generation * count]))
 
 
-def unused_reserve(section: Any, address: rng.KeyPath, reserve: Images, generation: int) -> Images:
+def unused_reserve(
+    section: PoolConfig, address: rng.KeyPath, reserve: Images, generation: int
+) -> Images:
     """The part of the reserve that no pool up to that of a generation has taken."""
     if section.rule != "fresh":
         return reserve

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from selfloop_jax import config as configs
 from selfloop_jax.errors import UsageError
 from selfloop_jax.loop import context, runner
 from selfloop_jax.runtime import environment, log, multihost, store
@@ -23,7 +24,7 @@ from selfloop_jax.runtime.workdir import (
 )
 
 
-def replay(config: Any, workdir: Path, number: int, stop: Callable[[], bool]) -> bool:
+def replay(config: configs.Config, workdir: Path, number: int, stop: Callable[[], bool]) -> bool:
     """Whether generation `number` comes out bit for bit as recorded; names the first difference.
 
     The generation's own artifacts are not needed, only its record and its parents. On other

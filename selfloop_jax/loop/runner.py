@@ -22,7 +22,9 @@ import jax
 import numpy as np
 
 from selfloop_jax import config as configs
+from selfloop_jax.analysis import verdicts
 from selfloop_jax.data import dataset
+from selfloop_jax.diffusion import solvers
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.loop import branch, context, measure_phase, phases, pool_rules
 from selfloop_jax.report import page
@@ -64,7 +66,9 @@ OUT_OF_MEMORY_HINTS = {  # what to change where a phase runs out of memory
 }
 
 
-def run(config: Any, workdir: Path, accept_manifest: bool, stop: Callable[[], bool]) -> None:
+def run(
+    config: configs.Config, workdir: Path, accept_manifest: bool, stop: Callable[[], bool]
+) -> None:
     """Makes every generation that is not committed yet, then the report.
 
     `stop()` is asked between dispatches; when true, progress is saved and train.Stopped raised.
@@ -78,7 +82,7 @@ def run(config: Any, workdir: Path, accept_manifest: bool, stop: Callable[[], bo
     multihost.check_same_on_all(
         {"config": config.to_dict(), "inputs": study.inputs, **{n: now[n] for n in BIT_RELEVANT}}
     )
-    taking = config.loop.generation_zero and not (workdir / "gen_0000" / "record.json").exists()
+    taking = config.loop.branch_from and not (workdir / "gen_0000" / "record.json").exists()
     if taking:
         branch.check(study, now, accept_manifest)
     with lock(workdir):
@@ -110,22 +114,21 @@ def _prepare_workdir(
     return exact
 
 
-def check(config: Any) -> None:
+def check(config: configs.Config) -> None:
     """Raises UsageError where the config cannot be run on the devices at hand, whatever the data."""
     configs.check(config)
     configs.check_devices(config, parallel.device_count())
-    coloured = config.data.colorize != "none"
-    for name in configs.classifiers(config):
-        classifier.check(config[name], name)
-        augment.check(config[name].augment, f"{name}.augment", config.data.image_size, coloured)
+    configs.check_choice("study", config.study, ("self_consuming",))
+    for owner in (dataset, pool_rules, solvers, classifier, augment, verdicts):
+        owner.check(config)
 
 
-def load(config: Any, prepare: bool = True) -> dataset.Dataset:
+def load(config: configs.Config, prepare: bool = True) -> dataset.Dataset:
     """The run's real images; UsageError where they, or the pools to be made of them, do not fit."""
     data = dataset.load(config.data, config.seed, prepare)
     address = (config.seed, "pool")
     sizes = len(data.reserve), config.sample.count
-    pool_rules.check(config.pool, address, config.loop.generations, data.train, *sizes)
+    pool_rules.check_data(config.pool, address, config.loop.generations, data.train, *sizes)
     if config.loop.control != "none":
         branch.check_control_of(config)
         growing = (

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
+from selfloop_jax.config import PoolConfig
 from selfloop_jax.runtime.rng import inner_uniforms, normals
 
 RULES = ("replace", "real_plus_latest", "accumulate", "accumulate_subsample", "substitute", "fresh")
@@ -38,10 +39,10 @@ class Sizes:
     n_generated: Any = 0
 
 
-def expected_sizes(section: Any, real: np.ndarray, count: int) -> Sizes:
+def expected_sizes(section: PoolConfig, real: np.ndarray, count: int) -> Sizes:
     """Expected sizes per class of section `pool`, for int[C] (or [C,1]) real images and `count` drawn in all.
 
-    As under sample.condition = real, everything has the classes of the real set.
+    As under sample.request = real, everything has the classes of the real set.
     """
     share = real / real.sum()
     return Sizes(

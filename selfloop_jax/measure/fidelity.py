@@ -24,6 +24,9 @@ import numpy as np
 from selfloop_jax.measure.wilson import wilson
 from selfloop_jax.runtime import rng
 
+NEIGHBOURS = 5  # k of precision, recall, density and coverage (Naeem et al. 2020)
+
+
 TILE = 1024  # rows and columns: 8 MB of float64, about a core's cache
 
 

@@ -17,18 +17,18 @@ from selfloop_jax.runtime import store
 M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # of malloc.h
 
 
-def configure(section: Any) -> None:
+def configure(nproc: int, cpu_devices: int, deterministic: bool) -> None:
     """Fixes what decides bits before the first use of a backend: threads, CPU devices, compiler flags.
 
-    Section `parallel`. Also switches on the persistent compilation cache, and has freed memory
+    The arguments are fields of section `parallel`. Also switches on the persistent compilation cache, and has freed memory
     kept.
     """
     _keep_freed_memory()
-    os.environ["NPROC"] = str(section.nproc)
+    os.environ["NPROC"] = str(nproc)
     flags = os.environ.get("XLA_FLAGS", "")
-    if section.deterministic and "xla_gpu_deterministic_ops" not in flags:
+    if deterministic and "xla_gpu_deterministic_ops" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    jax.config.update("jax_num_cpu_devices", section.cpu_devices)
+    jax.config.update("jax_num_cpu_devices", cpu_devices)
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/selfloop_jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -12,6 +12,8 @@ import numpy as np
 from selfloop_jax.errors import RunError
 from selfloop_jax.runtime import store
 
+EVERY_SECONDS = 10.0  # between two lines of progress where there is no terminal
+
 
 class Metrics:
     """Appends lines to metrics.jsonl; of a step logged again after a resume the last line counts."""
@@ -33,14 +35,11 @@ class Progress:
     Metrics stay on the device until an interval is over, and are fetched while the next one runs.
     """
 
-    def __init__(
-        self, metrics: Metrics, generation: int, phase: str, every_steps: int, every_seconds: float
-    ):
+    def __init__(self, metrics: Metrics, generation: int, phase: str, every_steps: int):
         self.metrics = metrics
         self.generation = generation
         self.phase = phase
         self.every_steps = every_steps
-        self.every_seconds = every_seconds
         self.where = f"generation {generation}, {phase}"
         self.rate = 0.0
 
@@ -106,7 +105,7 @@ class Progress:
     def _show(self, done: int, text: str) -> None:
         now, rate = time.perf_counter(), self._rate()
         terminal = sys.stderr.isatty()
-        if now - self.shown < (0.2 if terminal else self.every_seconds):
+        if now - self.shown < (0.2 if terminal else EVERY_SECONDS):
             return
         self.shown = now
         left = (self.total - self.done) * self.images / max(rate, 1e-9)

@@ -23,6 +23,9 @@ from selfloop_jax.runtime import store
 T = TypeVar("T")
 
 
+CONNECT_SECONDS = 120.0  # that processes wait for each other at the start
+
+
 HEARTBEAT_SECONDS = 30  # a process that is silent for as long counts as dead
 
 
@@ -32,46 +35,46 @@ MEETING_SECONDS = 2.0  # about how often at least the processes tell each other 
 MEETING_CALLS = 20  # and after how many dispatches at most: the pace of the last ones is no promise
 
 
-def connect(section: Any) -> None:
-    """Joins the processes of a run where section `parallel` names several; before the first use of a backend.
+def connect(processes: int) -> None:
+    """Joins the processes of a run where `parallel.processes` are several; before the first use of a backend.
 
     Who they are, a cluster's own environment says (SLURM, TPU, Open MPI), or
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. UsageError where they are others
     than configured or do not meet.
     """
     told = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
-    if told["num_processes"] and int(told["num_processes"]) != section.processes:
-        _refuse(section, told["num_processes"])
-    if section.processes == 1:
+    if told["num_processes"] and int(told["num_processes"]) != processes:
+        _refuse(processes, told["num_processes"])
+    if processes == 1:
         return
-    patience = threading.Timer(section.connect_seconds, _give_up, [section])
+    patience = threading.Timer(CONNECT_SECONDS, _give_up, [processes])
     patience.daemon = True
     patience.start()
     try:
         jax.distributed.initialize(
             os.environ.get("JAX_COORDINATOR_ADDRESS"),
             **{name: int(value) for name, value in told.items() if value},
-            initialization_timeout=int(section.connect_seconds) + 60,  # its own end is an abort
+            initialization_timeout=int(CONNECT_SECONDS) + 60,  # its own end is an abort
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         why = str(error).splitlines()[0]
         raise UsageError(
-            f"parallel.processes = {section.processes}: no word of the others: {why}"
+            f"parallel.processes = {processes}: no word of the others: {why}"
         ) from error
     finally:
         patience.cancel()
-    if jax.process_count() != section.processes:
-        _refuse(section, jax.process_count())
+    if jax.process_count() != processes:
+        _refuse(processes, jax.process_count())
     store.leading = is_primary()
 
 
-def _give_up(section: Any) -> None:
+def _give_up(processes: int) -> None:
     """Ends this process, which waits in a call that cannot be interrupted."""
     print(
-        f"error: parallel.processes = {section.processes}: not all of them met at "
+        f"error: parallel.processes = {processes}: not all of them met at "
         f"{os.environ.get('JAX_COORDINATOR_ADDRESS', 'the coordinator')} within "
-        f"parallel.connect_seconds = {section.connect_seconds:g}",
+        f"{CONNECT_SECONDS:g} seconds",
         file=sys.stderr,
         flush=True,
     )
@@ -86,9 +89,9 @@ def abort(code: int) -> None:
         os._exit(code)
 
 
-def _refuse(section: Any, started: Any) -> None:
+def _refuse(processes: int, started: Any) -> None:
     raise UsageError(
-        f"parallel.processes = {section.processes}: allowed is {started}, as many as were started"
+        f"parallel.processes = {processes}: allowed is {started}, as many as were started"
     )
 
 

@@ -1,18 +1,20 @@
 """Sampling from a trained generator: start noise keyed by image id, then a solver."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selfloop_jax.config import SampleConfig
 from selfloop_jax.diffusion import processes, solvers
 from selfloop_jax.models.unet import UNet
 from selfloop_jax.runtime import parallel
 
 
-def make_sampler(model: UNet, process: processes.Process, section: Any, side: int) -> Callable:
+def make_sampler(
+    model: UNet, process: processes.Process, section: SampleConfig, side: int
+) -> Callable:
     """`draw(params, key, ids uint32[N], label int32[N], group int32[N]) -> pixels uint8[N,side,side,3]`.
 
     Each image's noise is keyed by its id, so an image does not depend on what is drawn beside it.

@@ -4,13 +4,11 @@ Pure functions on the device. An example's changes are keyed by its place in the
 they do not depend on how a batch is split over devices. What is off is not traced.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selfloop_jax.errors import UsageError
+from selfloop_jax.config import Config, FlipConfig, classifiers, refuse
 
 # Luma and the two axes of colour of the YIQ colour space (NTSC), from RGB.
 YIQ = np.float32([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -68,48 +66,40 @@ TRANSFORMS = (
 )  # as the section names them, in this order
 
 
-LIMITS = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
-
-
 CHANGES_COLOUR = ("brightness", "contrast", "saturation", "hue")  # brightness by what it cuts off
 
 
-def augment(pixels: jax.Array, key: jax.Array, position: jax.Array, section: Any) -> jax.Array:
+def augment(
+    pixels: jax.Array, key: jax.Array, position: jax.Array, section: FlipConfig
+) -> jax.Array:
     """float32[B,H,W,3] in [-1, 1] -> the same, changed as section `augment` says.
 
     position: int32[B], places in the global batch. A transform that the section lacks is off. Each
     has its own key, so switching one on leaves the draws of the others.
     """
-    wanted = [(number, f) for number, f in enumerate(TRANSFORMS) if section.get(f.__name__)]
+    wanted = [(number, f) for number, f in enumerate(TRANSFORMS) if getattr(section, f.__name__, 0)]
     if not wanted:
         return pixels
 
     def one(x, key):
         for number, transform in wanted:
-            x = transform(x, jax.random.fold_in(key, number), section[transform.__name__])
+            x = transform(x, jax.random.fold_in(key, number), getattr(section, transform.__name__))
         return x
 
     return jax.vmap(one)(pixels, jax.vmap(jax.random.fold_in, (None, 0))(key, position))
 
 
-def check(section: Any, path: str, side: int, coloured: bool) -> None:
-    """Raises UsageError where section `path` asks for what cannot be, or for what would change the group.
-
-    side: of the images, pixels. coloured: whether an image's colour is its group.
-    """
-    padding = section.get("crop", 0)
-    if not 0 <= padding < side:
-        raise UsageError(
-            f"{path}.crop = {padding}: allowed are 0 to {side - 1} for images of {side} pixels"
-        )
-    for name, limit in LIMITS.items():
-        amount = section.get(name, 0.0)
-        if not 0 <= amount <= limit:
-            raise UsageError(f"{path}.{name} = {amount}: allowed are 0 to {limit:g}")
-        if amount and coloured and name in CHANGES_COLOUR:
-            raise UsageError(
-                f"{path}.{name} = {amount}: allowed is 0 where an image's colour is its group"
-            )
+def check(config: Config) -> None:
+    """Raises UsageError where classifiers augment images in a way that cannot be or changes the group."""
+    side, coloured = config.data.image_size, config.data.colorize != "none"
+    for classifier in classifiers(config):
+        path, section = f"{classifier}.augment", getattr(config, classifier).augment
+        if section.crop >= side:
+            refuse(f"{path}.crop", section.crop, f"< {side} for images of {side} pixels")
+        for name in CHANGES_COLOUR if coloured else ():
+            amount = getattr(section, name)
+            if amount:
+                refuse(f"{path}.{name}", amount, "0 where an image's colour is its group")
 
 
 def _factor(key: jax.Array, amount: float) -> jax.Array:

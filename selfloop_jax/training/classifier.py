@@ -14,6 +14,7 @@ import optax
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from selfloop_jax.config import ClassifierConfig, Config, check_choice, classifiers, refuse
 from selfloop_jax.errors import UsageError
 from selfloop_jax.models import torch_file, torch_weights
 from selfloop_jax.models.lenet import LeNet
@@ -32,7 +33,13 @@ RESNETS = {"resnet18": ((2, 2, 2, 2), BasicBlock), "resnet50": ((3, 4, 6, 3), Bo
 VGGS = {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3)}
 
 
-def build(section: Any, num_classes: int, dtype: str | None = None) -> nn.Module:
+PRETRAINED = ("resnet", *RESNETS, *VGGS)  # that torchvision has
+
+
+NETWORKS = (*PRETRAINED, "lenet")
+
+
+def build(section: ClassifierConfig, num_classes: int, dtype: str | None = None) -> nn.Module:
     """The network that a classifier's section asks for; `dtype` of activations, None: the input's."""
     if section.network == "lenet":
         return LeNet(num_classes=num_classes, dtype=dtype)
@@ -44,25 +51,30 @@ def build(section: Any, num_classes: int, dtype: str | None = None) -> nn.Module
     }
     if section.network in VGGS:
         return VGG(num_classes, VGGS[section.network], **shared)
-    stages, block = RESNETS.get(section.network, (tuple(section.stages), BasicBlock))
+    stages, block = RESNETS.get(section.network, (section.stages, BasicBlock))
     return ResNet(num_classes, stages, block=block, **shared)
 
 
-def check(section: Any, name: str) -> None:
-    """Raises UsageError where section `name` asks for weights or a freeze that its network cannot have."""
-    if section.init_from and section.network == "lenet":
-        allowed = " | ".join(("resnet", *RESNETS, *VGGS))
-        raise UsageError(
-            f"{name}.init_from = {section.init_from}: allowed with {name}.network = {allowed}"
-        )
-    if section.init_from and not Path(section.init_from).expanduser().is_file():
-        raise UsageError(f"{name}.init_from = {section.init_from}: no such file")
-    if section.freeze and not section.init_from:
-        raise UsageError(f"{name}.freeze = True: allowed where {name}.init_from names weights")
+def check(config: Config) -> None:
+    """Raises UsageError where a classifier is to have a network, weights or a freeze that it cannot have."""
+    for name in ("classifier", "annotator"):
+        check_choice(f"{name}.network", getattr(config, name).network, NETWORKS)
+    for name in classifiers(config):
+        _check_weights(getattr(config, name), name)
 
 
-def loss(params, batch_stats, batch, key, *, model: nn.Module, section: Any):
-    """Cross-entropy with label smoothing, mean over this device's examples; aux: statistics, accuracy.
+def _check_weights(section: ClassifierConfig, name: str) -> None:
+    field, file = f"{name}.init_from", section.init_from
+    if file and section.network not in PRETRAINED:
+        refuse(field, file, f"'' unless {name}.network is one of {' | '.join(PRETRAINED)}")
+    if file and not Path(file).expanduser().is_file():
+        raise UsageError(f"{field} = {file}: no such file")
+    if section.freeze and not file:
+        refuse(f"{name}.freeze", True, f"False unless {field} names weights")
+
+
+def loss(params, batch_stats, batch, key, *, model: nn.Module, section: ClassifierConfig):
+    """Cross-entropy, mean over this device's examples; aux: statistics, accuracy.
 
     What is random (augmentation, dropout) is keyed by an example's place in the global batch. Where
     all but the head is frozen, BatchNorm reads its running statistics and leaves them as they are.
@@ -77,16 +89,18 @@ def loss(params, batch_stats, batch, key, *, model: nn.Module, section: Any):
         mutable=["batch_stats"],
         **({"keys": keys} if isinstance(model, VGG) else {}),
     )
-    target = optax.smooth_labels(
-        jax.nn.one_hot(batch["label"], logits.shape[-1]), section.label_smoothing
-    )
+    target = jax.nn.one_hot(batch["label"], logits.shape[-1])
     value = optax.softmax_cross_entropy(logits, target).mean()
     accuracy = jnp.mean(logits.argmax(-1) == batch["label"])
     return value, (updated.get("batch_stats", batch_stats), {"accuracy": accuracy})
 
 
 def make_trainer(
-    model: nn.Module, section: Any, side: int, steps_per_dispatch: int, name: str = "classifier"
+    model: nn.Module,
+    section: ClassifierConfig,
+    side: int,
+    steps_per_dispatch: int,
+    name: str = "classifier",
 ) -> step.Trainer:
     """The trainer of section `name` for images of `side` pixels.
 
@@ -142,7 +156,7 @@ def _log_loaded(report: torch_weights.Report, name: str, file: str) -> None:
         )
 
 
-def weights_digest(section: Any, name: str = "classifier") -> str | None:
+def weights_digest(section: ClassifierConfig, name: str = "classifier") -> str | None:
     """sha256 of the file of weights that training starts from, None without one; UsageError if it is gone."""
     if not section.init_from:
         return None
@@ -154,7 +168,7 @@ def weights_digest(section: Any, name: str = "classifier") -> str | None:
 
 
 def make_predict(
-    model: nn.Module, section: Any, batch: int, features: bool = False
+    model: nn.Module, section: ClassifierConfig, batch: int, features: bool = False
 ) -> Callable[[step.Variables, np.ndarray], np.ndarray]:
     """`predict(weights, pixels uint8[N,H,W,3]) -> logits float32[N,C]`, in padded batches of `batch`.
 

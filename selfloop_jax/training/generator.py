@@ -1,5 +1,6 @@
 """The generator: a U-Net trained as a denoiser."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selfloop_jax.config import DiffusionConfig
 from selfloop_jax.diffusion import processes
 from selfloop_jax.models.unet import UNet
 from selfloop_jax.training import step
@@ -15,19 +17,28 @@ from selfloop_jax.training.pixels import to_unit_range
 
 
 def build(
-    section: Any, num_classes: int, num_groups: int, dtype: str | None = None
+    section: DiffusionConfig, num_classes: int, num_groups: int, dtype: str | None = None
 ) -> tuple[UNet, processes.Process]:
     """Network and process that section `diffusion` asks for; `dtype` of activations, None: the input's."""
     groups = num_groups if section.condition_on == "label_group" else 0
-    net = {**section.unet, "multipliers": tuple(section.unet.multipliers)}
-    net["attention"] = tuple(section.unet.attention)
-    kind = processes.Ddpm if section.process == "ddpm" else processes.Edm
-    return UNet(num_classes=num_classes, num_groups=groups, dtype=dtype, **net), kind(
-        **section[section.process]
+    model = UNet(
+        num_classes=num_classes, num_groups=groups, dtype=dtype, **dataclasses.asdict(section.unet)
     )
+    if section.process == "ddpm":
+        return model, processes.Ddpm(**dataclasses.asdict(section.ddpm))
+    return model, processes.Edm(**dataclasses.asdict(section.edm))
 
 
-def loss(params, batch_stats, batch, key, *, model: UNet, process: processes.Process, section: Any):
+def loss(
+    params,
+    batch_stats,
+    batch,
+    key,
+    *,
+    model: UNet,
+    process: processes.Process,
+    section: DiffusionConfig,
+):
     """Denoising loss, mean over this device's examples; noise is keyed by place in the global batch.
 
     Section `diffusion`: label_dropout and augment.
@@ -45,7 +56,11 @@ def loss(params, batch_stats, batch, key, *, model: UNet, process: processes.Pro
 
 
 def make_trainer(
-    model: UNet, process: processes.Process, section: Any, side: int, steps_per_dispatch: int
+    model: UNet,
+    process: processes.Process,
+    section: DiffusionConfig,
+    side: int,
+    steps_per_dispatch: int,
 ) -> step.Trainer:
     """The generator's trainer for images of `side` pixels."""
     bound = partial(loss, model=model, process=process, section=section)

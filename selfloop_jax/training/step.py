@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from selfloop_jax.config import TrainingConfig
 from selfloop_jax.runtime import parallel
 
 # loss(params, batch_stats, batch, key) -> (loss [], (batch_stats, metrics {name: []}))
@@ -37,7 +38,9 @@ def train_all(params: Any) -> Any:
     return jax.tree.map(lambda _: True, params)
 
 
-def optimizer(section: Any, trainable: Trainable = train_all) -> optax.GradientTransformation:
+def optimizer(
+    section: TrainingConfig, trainable: Trainable = train_all
+) -> optax.GradientTransformation:
     """AdamW with clipping, linear warm-up and cosine decay to 0.
 
     Peak learning rate and total steps live in the optimizer's state, so that phases of other
@@ -122,7 +125,7 @@ class Trainer:
 def make_trainer(
     init: Callable[[jax.Array], Any],
     loss: Loss,
-    section: Any,
+    section: TrainingConfig,
     steps_per_dispatch: int,
     trainable: Trainable = train_all,
 ) -> Trainer:

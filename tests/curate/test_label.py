@@ -20,7 +20,7 @@ NESTED = np.array([[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]], bool)
 
 
 def section(**values):
-    return SimpleNamespace(**({"label_source": "condition", "group_source": "annotator"} | values))
+    return SimpleNamespace(**({"label_source": "requested", "group_source": "annotator"} | values))
 
 
 def data(groups=("red", "green"), members=CROSSED[:, :2]):
@@ -51,7 +51,7 @@ def test_a_nested_group_asked_for_is_none_under_another_label():
     nested = SimpleNamespace(groups=tuple("abcde"), colours=None, members=NESTED)
     asked, label = np.array([0, 1, 4, -1], np.int32), np.array([0, 1, 1, 0], np.int32)
     found = assign_groups(
-        section(group_source="condition"), asked, label, np.zeros((4, 1, 1, 3)), None, nested
+        section(group_source="requested"), asked, label, np.zeros((4, 1, 1, 3)), None, nested
     )
     assert found.dtype == np.int32
     assert found.tolist() == [0, -1, 4, -1]
@@ -83,9 +83,9 @@ def test_each_source_of_groups_says_its_own():
         source: assign_groups(
             section(group_source=source), asked, label, pixels, logits, data()
         ).tolist()
-        for source in ("condition", "oracle", "annotator")
+        for source in ("requested", "oracle", "annotator")
     }
-    assert told == {"condition": [1, 0], "oracle": [0, 1], "annotator": [0, 0]}
+    assert told == {"requested": [1, 0], "oracle": [0, 1], "annotator": [0, 0]}
 
 
 def test_with_one_group_in_all_there_is_nothing_to_tell():
@@ -101,6 +101,6 @@ def test_each_source_of_labels_says_its_own():
     logits = {"previous": np.eye(3)[[0, 1]], "frozen": np.eye(3)[[1, 2]]}
     told = {
         source: assign_labels(section(label_source=source), condition, logits).tolist()
-        for source in ("condition", "previous", "frozen")
+        for source in ("requested", "previous", "frozen")
     }
-    assert told == {"condition": [2, 1], "previous": [0, 1], "frozen": [1, 2]}
+    assert told == {"requested": [2, 1], "previous": [0, 1], "frozen": [1, 2]}

@@ -1,12 +1,11 @@
 """The initial bias put in by subsampling: tables for crossed and nested groups, and what is left out."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfloop_jax.config import BiasConfig
 from selfloop_jax.data.bias import aligned_groups, group_table, largest, subsample
 from selfloop_jax.data.images import REAL, Images
 from selfloop_jax.errors import UsageError
@@ -20,12 +19,6 @@ NESTED = np.kron(np.eye(3, dtype=int), np.ones((1, 5), int)).astype(
 
 
 ADDRESS = (0, "data", "subsample")
-
-
-def section(**values):
-    return SimpleNamespace(
-        **({"bias": "unbiased", "rho": 0.9, "ratio": 0.5, "per_class": ()} | values)
-    )
 
 
 def images(counts):
@@ -46,34 +39,27 @@ def names(classes, groups):
     return [f"c{i}" for i in range(classes)], [f"g{i}" for i in range(groups)]
 
 
-def test_geometric_shares_fall_by_the_ratio():
-    crossed = group_table(section(bias="geometric"), np.ones((2, 2), bool))
-    np.testing.assert_allclose(crossed, [[2 / 3, 1 / 3], [1 / 3, 2 / 3]])
-    nested = group_table(section(bias="geometric"), NESTED)
-    for c in range(3):
-        np.testing.assert_allclose(nested[c, 5 * c : 5 * c + 5], np.array([16, 8, 4, 2, 1]) / 31)
-        assert nested[c].sum() == pytest.approx(1)
-
-
 def test_one_nested_group_at_a_share():
-    table = group_table(section(bias="rho", rho=0.6), NESTED)
+    table = group_table(BiasConfig(kind="rho", rho=0.6), NESTED)
     np.testing.assert_allclose(table[1], [*[0] * 5, 0.6, 0.1, 0.1, 0.1, 0.1, *[0] * 5])
-    np.testing.assert_allclose(group_table(section(), NESTED), NESTED / 5)
+    np.testing.assert_allclose(group_table(BiasConfig(), NESTED), NESTED / 5)
 
 
 def test_one_row_serves_all_classes():
     row = (0.4, 0.3, 0.1, 0.1, 0.1)
-    table = group_table(section(bias="per_class", per_class=(row,)), NESTED)
+    table = group_table(BiasConfig(kind="per_class", per_class=(row,)), NESTED)
     assert [table[c, NESTED[c]].tolist() for c in range(3)] == [list(row)] * 3
 
 
 def test_classes_with_different_numbers_of_groups_have_rows_of_their_own():
     members = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], bool)
-    table = group_table(section(bias="per_class", per_class=((0.2, 0.8), (1.0,), (1.0,))), members)
+    table = group_table(
+        BiasConfig(kind="per_class", per_class=((0.2, 0.8), (1.0,), (1.0,))), members
+    )
     assert table.tolist() == [[0.2, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
-    assert group_table(section(bias="rho"), members)[1].tolist() == [0, 0, 1, 0]
+    assert group_table(BiasConfig(kind="rho"), members)[1].tolist() == [0, 0, 1, 0]
     with pytest.raises(UsageError, match="of 1/2 probabilities"):
-        group_table(section(bias="per_class", per_class=((0.2, 0.8),)), members)
+        group_table(BiasConfig(kind="per_class", per_class=((0.2, 0.8),)), members)
 
 
 def test_a_group_is_aligned_only_by_the_margin():
@@ -90,9 +76,7 @@ def test_a_subset_has_the_table_and_keeps_the_class_shares(data):
         )
     )
     counts[:, 0] = 2  # unknown group
-    bias = data.draw(
-        st.sampled_from([section(), section(bias="rho", rho=0.8), section(bias="geometric")])
-    )
+    bias = data.draw(st.sampled_from([BiasConfig(), BiasConfig(kind="rho", rho=0.8)]))
     table = group_table(bias, np.ones((len(counts), 3), bool))
     have = images(counts)
     found = subsample(have, table, 0, ADDRESS, names(*table.shape))
@@ -108,7 +92,7 @@ def test_a_subset_has_the_table_and_keeps_the_class_shares(data):
 
 def test_a_smaller_subset_lies_within_a_larger_one_and_follows_the_address():
     have = images([[0, 50, 50], [0, 50, 50]])
-    table = group_table(section(), np.ones((2, 2), bool))
+    table = group_table(BiasConfig(), np.ones((2, 2), bool))
     sets = {
         n: set(subsample(have, table, n, ADDRESS, names(2, 2)).id.tolist()) for n in (20, 60, 200)
     }
@@ -126,7 +110,7 @@ def test_without_a_table_the_composition_stays_unknown_groups_too():
 
 
 def test_the_largest_subset_is_as_large_as_said():
-    table = group_table(section(), np.ones((2, 2), bool))
+    table = group_table(BiasConfig(), np.ones((2, 2), bool))
     have = images([[3, 5, 5], [0, 5, 9]])
     assert largest(have, table) == len(subsample(have, table, 0, ADDRESS, names(2, 2))) == 17
     assert largest(images([[0, 5, 0], [0, 5, 9]]), table) == 0
@@ -141,7 +125,7 @@ def test_a_size_that_empties_a_class_is_an_error_that_names_it():
 
 
 def test_an_empty_cell_or_too_large_a_size_is_an_error_that_names_it():
-    table = group_table(section(), np.ones((2, 2), bool))
+    table = group_table(BiasConfig(), np.ones((2, 2), bool))
     with pytest.raises(
         UsageError, match=r"^data\.bias: class c1 has no training image of group g0$"
     ):

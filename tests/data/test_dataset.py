@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selfloop_jax import config as configs
+from selfloop_jax.config import BiasConfig, DataConfig
 from selfloop_jax.data import dataset
 from selfloop_jax.data.images import REAL, Images
 from selfloop_jax.data.sources.base import Source
@@ -32,9 +32,9 @@ def make_source(counts, test_counts, nested=False, groups=True):
 def load(monkeypatch):
     def loaded(source, seed=0, **fields):
         monkeypatch.setattr(dataset, "_read", lambda section, prepare: source)
-        section = configs.default().data
-        section.update({"source": "folder", "colorize": "none", "bias": "natural"} | fields)
-        return dataset.load(section, seed)
+        bias = BiasConfig(fields.pop("bias", "natural"))
+        values = {"source": "folder", "colorize": "none", "bias": bias} | fields
+        return dataset.load(DataConfig(**values), seed)
 
     return loaded
 
@@ -87,7 +87,7 @@ def test_a_class_without_a_known_group_cannot_be_biased(load, nested):
     counts = [[20, 20, 0, 0, 0], [0, 0, 20, 20, 0], [0, 0, 0, 0, 40]]
     source = make_source(counts, counts, nested)
     with pytest.raises(
-        UsageError, match=r"^data\.bias = rho: class c has no training image of known group"
+        UsageError, match=r"^data\.bias\.kind = rho: class c has no training image of known group"
     ):
         load(source, bias="rho")
     data = load(source)

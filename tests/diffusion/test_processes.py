@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from selfloop_jax.config import FlipConfig, SampleConfig
 from selfloop_jax.data.images import Images
 from selfloop_jax.diffusion import processes, solvers
 from selfloop_jax.models.unet import UNet
@@ -418,7 +419,7 @@ def network_inputs(batch, label_dropout):
         return jnp.zeros_like(x)
 
     model = SimpleNamespace(apply=apply, num_classes=3, num_groups=2)
-    section = SimpleNamespace(label_dropout=label_dropout, augment={})
+    section = SimpleNamespace(label_dropout=label_dropout, augment=FlipConfig())
     bound = partial(generator.loss, model=model, process=EDM, section=section)
     bound({}, {}, batch, jax.random.key(1))
     return seen
@@ -463,7 +464,7 @@ def test_loss_is_the_mean_squared_error_of_the_noise(share, expected):
 
     model = SimpleNamespace(apply=apply, num_classes=3, num_groups=2)
     batch = {**loss_batch(400), "pixels": np.full((400, 2, 2, 3), 51, np.uint8)}
-    section = SimpleNamespace(label_dropout=0.1, augment={})
+    section = SimpleNamespace(label_dropout=0.1, augment=FlipConfig())
     value, _ = jax.jit(partial(generator.loss, model=model, process=process, section=section))(
         {}, {}, batch, jax.random.key(1)
     )
@@ -493,7 +494,7 @@ CROSSED = np.ones((3, 2), bool)
 
 
 def conditions(condition, count, seed=0, members=CROSSED):
-    section = SimpleNamespace(condition=condition, count=count)
+    section = SampleConfig(request=condition, count=count)
     return requests.requested_labels(section, (seed, "sample"), POOL, REAL, members)
 
 

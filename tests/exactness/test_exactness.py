@@ -270,16 +270,13 @@ def test_replay_on_another_manifest_tells_distances(copy):
 DRAW = """
 import sys, json
 from pathlib import Path
-from ml_collections import ConfigDict
-from selfloop_jax import config as configs, parallel, store
-config = configs.default()
-with config.unlocked():
-    config.update(json.loads(Path(sys.argv[1]).joinpath("config.json").read_text()))
-config.parallel.cpu_devices = int(sys.argv[2])
-parallel.configure(config.parallel)
-from selfloop_jax import loop, phases
-study = phases.Study(config, loop.load(config), lambda: False)
-gen = phases.Generation(study, 0, Path(sys.argv[3]), Path(sys.argv[1]))
+from selfloop_jax import config as configs
+from selfloop_jax.runtime import environment
+config = configs.typed(json.loads(Path(sys.argv[1]).joinpath("config.json").read_text()))
+environment.configure(config.parallel.nproc, int(sys.argv[2]), config.parallel.deterministic)
+from selfloop_jax.loop import context, phases, runner
+study = context.RunContext(config, runner.load(config), lambda: False)
+gen = context.GenerationRun(study, 0, Path(sys.argv[3]), Path(sys.argv[1]))
 gen.entries["diffusion"] = {"digests": {"diffusion": sys.argv[4]}}
 print(phases.sample_phase(gen)["digests"]["pixels"])
 """

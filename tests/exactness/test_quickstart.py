@@ -127,16 +127,16 @@ VARIANTS = {
         *("diffusion.process=ddpm", "sample.sampler=ancestral", "sample.guidance=1.0"),
         *(
             "diffusion.condition_on=label_group",
-            "loop.group_source=condition",
+            "loop.group_source=requested",
             "pool.rule=substitute",
         ),
         *(
             "loop.label_source=frozen",
-            "data.bias=rho",
+            "data.bias.kind=rho",
             "sample.count=900",
             "sample.batch_per_device=150",
         ),
-        *("pool.alpha=0.3", "sample.condition=real", "diffusion.unet.dropout=0.1"),
+        *("pool.alpha=0.3", "sample.request=real", "diffusion.unet.dropout=0.1"),
     ],
     "host": [
         *(
@@ -151,11 +151,11 @@ VARIANTS = {
             "pool.n_generated=150",
             "loop.label_source=previous",
         ),
-        *("data.colorize=background", "data.bias=unbiased", "diffusion.later.start=scratch"),
+        *("data.colorize=background", "data.bias.kind=unbiased", "diffusion.later.start=scratch"),
         *(
             "measure.generated_only=first",
             "classifier.later.start=previous",
-            "sample.condition=pool",
+            "sample.request=pool",
         ),
         *("sample.sampler=euler", "diffusion.unet.stem=2", "diffusion.unet.attention=(4,)"),
         "measure.batch=400",

@@ -53,9 +53,9 @@ def cifar(tmp_path_factory):
     table = standins.checksums(folder / "archives")
     workdir = folder / "run"
     where = (
-        f"data.dir={folder / 'tfds'}",
+        f"data.tfds.dir={folder / 'tfds'}",
         f"data.archive_dir={folder / 'archives'}",
-        f"data.checksums={table}",
+        f"data.tfds.checksums={table}",
     )
     command = [
         "--config=configs/cifar20.py",
@@ -151,7 +151,13 @@ def test_hardimagenet_measures_what_its_classifier_rests_on(tmp_path):
     workdir = tmp_path / "run"
     done = main(
         "--config=configs/hardimagenet.py",
-        *overrides(*TINY, *SMALL, *where, f"data.cache_dir={tmp_path / 'cache'}", "data.holdout=3"),
+        *overrides(
+            *TINY,
+            *SMALL,
+            *where,
+            f"data.cache_dir={tmp_path / 'cache'}",
+            "data.hardimagenet.holdout=3",
+        ),
         *overrides("measure.batch=60", "annotator.steps=40", "sample.count=60"),
         f"--workdir={workdir}",
     )

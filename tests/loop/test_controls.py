@@ -134,7 +134,7 @@ def loop(tmp_path_factory) -> Path:
 def test_an_arm_takes_generation_0_over_and_goes_on_as_if_it_had_made_it(loop, tmp_path):
     arm = tmp_path / "arm"
     done = runs.run(
-        arm, *REPLACE, f"--config.loop.generation_zero={loop}", "--config.loop.generations=2"
+        arm, *REPLACE, f"--config.loop.branch_from={loop}", "--config.loop.generations=2"
     )
     assert done.returncode == 0, done.stderr
     assert "generation 0: taken over" in done.stderr
@@ -152,7 +152,7 @@ def test_an_arm_takes_generation_0_over_and_goes_on_as_if_it_had_made_it(loop, t
 def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path):
     arm = tmp_path / kind
     of = [f"--config.loop.control_of={loop}"] if kind == "oracle_resample" else []
-    shared = [f"--config.loop.generation_zero={loop}", f"--config.loop.control={kind}", *of]
+    shared = [f"--config.loop.branch_from={loop}", f"--config.loop.control={kind}", *of]
     done = runs.run(arm, *SMALL, *shared, "--config.report.enabled=True")
     assert done.returncode == 0, done.stderr
     for g in (1, 2):
@@ -183,17 +183,17 @@ def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path)
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["loop.generation_zero={loop}", "seed=1"], "seed = 1: the run of loop.generation_zero"),
+        (["loop.branch_from={loop}", "seed=1"], "seed = 1: the run of loop.branch_from"),
         (
-            ["loop.generation_zero={loop}", "pool.rule=accumulate_subsample", "pool.budget=100"],
+            ["loop.branch_from={loop}", "pool.rule=accumulate_subsample", "pool.budget=100"],
             "pool.rule = accumulate_subsample: its generation 0 is not that of",
         ),
         (
             ["loop.control=oracle_resample", "loop.control_of={loop}", "classifier.width=8"],
             "classifier.width = 8: the run of loop.control_of",
         ),
-        (["loop.generation_zero={loop}", "classifier.width=8"], "classifier.width = 8"),
-        (["loop.generation_zero={tmp}"], "runs with a finished gen_0000"),
+        (["loop.branch_from={loop}", "classifier.width=8"], "classifier.width = 8"),
+        (["loop.branch_from={tmp}"], "runs with a finished gen_0000"),
         (["loop.control=fresh_real", "sample.count=900"], "are held out; allowed"),
         (["loop.control=oracle_resample"], "loop.control_of = ''"),
         (["loop.control_of={loop}"], "'' unless loop.control = oracle_resample"),
@@ -216,7 +216,7 @@ def test_an_arm_is_whole_without_the_run_that_it_took_from(loop, tmp_path):
     shutil.copytree(loop, source)
     shared = [
         *SMALL,
-        f"--config.loop.generation_zero={source}",
+        f"--config.loop.branch_from={source}",
         "--config.loop.control=no_synthetic",
     ]
     assert runs.run(arm, *shared, "--config.loop.generations=1").returncode == 0
@@ -231,7 +231,7 @@ def test_a_generation_0_without_a_checkpoint_is_not_taken_over(name, loop, tmp_p
     broken = tmp_path / "broken"
     shutil.copytree(loop, broken)
     shutil.rmtree(broken / "gen_0000" / name)
-    ended = runs.run(tmp_path / "arm", *SMALL, f"--config.loop.generation_zero={broken}")
+    ended = runs.run(tmp_path / "arm", *SMALL, f"--config.loop.branch_from={broken}")
     assert ended.returncode == 1, ended.stderr
     assert f"gen_0000/{name}" in ended.stderr.splitlines()[-1]
     assert not (tmp_path / "arm").exists()
@@ -241,9 +241,7 @@ def test_stand_ins_are_images_that_no_arm_trains_on():
     from selfloop_jax import config as configs
     from selfloop_jax.data import dataset
 
-    section = configs.default().data
-    section.train_size = 500
-    data = dataset.load(section, 0)
+    data = dataset.load(configs.DataConfig(train_size=500), 0)
     train, held_out = (set(images.source_id.tolist()) for images in (data.train, data.candidates))
     assert len(train) == 500
     assert not train & held_out
@@ -259,7 +257,7 @@ def test_a_damaged_generation_0_is_not_taken_over(loop, tmp_path):
     data = bytearray(path.read_bytes())
     data[-200] ^= 1
     path.write_bytes(data)
-    ended = runs.run(tmp_path / "arm", *SMALL, f"--config.loop.generation_zero={broken}")
+    ended = runs.run(tmp_path / "arm", *SMALL, f"--config.loop.branch_from={broken}")
     assert ended.returncode == 1
     assert "gen_0000/samples.npz: damaged" in ended.stderr
     assert not (tmp_path / "arm" / "gen_0000").exists()

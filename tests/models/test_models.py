@@ -1,5 +1,7 @@
 """Networks: shapes, conditioning, dropout by example, what has parameters, and BatchNorm over devices."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from selfloop_jax import config as configs
+from selfloop_jax.config import AugmentConfig, ClassifierConfig
 from selfloop_jax.models import layers, unet, vgg
 from selfloop_jax.models.layers import Conv
 from selfloop_jax.models.lenet import LeNet
@@ -345,9 +347,7 @@ def test_attention_equals_its_definition():
 
 def section(**changes):
     """Section `classifier`, changed."""
-    out = configs.default().classifier
-    out.update(changes)
-    return out
+    return ClassifierConfig(**changes)
 
 
 def shapes_of(model, side):
@@ -447,7 +447,7 @@ def classifier_loss(asked, devices):
 def test_augmented_loss_does_not_depend_on_the_number_of_devices():
     asked = section(network="resnet", stages=(1,), width=4)
     plain, _, _ = classifier_loss(asked, 1)
-    asked.augment.update({"flip": True, "crop": 2, "brightness": 0.5, "hue": 0.2})
+    asked = replace(asked, augment=AugmentConfig(flip=True, crop=2, brightness=0.5, hue=0.2))
     (one, one_stats, _), (four, four_stats, _) = (classifier_loss(asked, n) for n in (1, 4))
     np.testing.assert_allclose(four, one, rtol=1e-5)
     assert relative(four_stats, one_stats) < 1e-5
@@ -458,7 +458,7 @@ def test_a_frozen_network_reads_its_running_statistics_and_keeps_them():
     asked = section(network="resnet", stages=(1,), width=4)
     trained, new, stats = classifier_loss(asked, 1)
     assert relative(new, stats) > 0.01
-    asked.freeze = True
+    asked = replace(asked, freeze=True)
     frozen, kept, stats = classifier_loss(asked, 1)
     np.testing.assert_array_equal(kept, stats)
     assert abs(frozen - trained) > 1e-3

@@ -14,7 +14,7 @@ import pytest
 from reference import formula
 from safetensors.numpy import save_file
 
-from selfloop_jax import config as configs
+from selfloop_jax.config import ClassifierConfig, Config, LoopClassifierConfig, LoopConfig
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import UsageError
 from selfloop_jax.models import torch_file
@@ -29,9 +29,7 @@ SIDE = 8
 
 
 def section(**changes):
-    out = configs.default().classifier
-    out.update({"batch": 8, "warmup_steps": 1, **changes})
-    return out
+    return ClassifierConfig(**{"batch": 8, "warmup_steps": 1, **changes})
 
 
 def weights(shapes):
@@ -256,19 +254,25 @@ def test_digest_is_that_of_the_file(tmp_path):
         classifier.weights_digest(section(init_from="gone.pth"), "annotator")
 
 
+def check(name="classifier", **changes):
+    kind = {"classifier": LoopClassifierConfig, "annotator": ClassifierConfig}[name]
+    loop = LoopConfig(group_source="annotator")
+    classifier.check(Config(loop=loop, **{name: kind(**changes)}))
+
+
 def test_check_refuses_what_a_network_cannot_have():
     file = str(REFERENCE / "tiny.pth")
-    classifier.check(section(init_from=file, freeze=True), "classifier")
+    check(init_from=file, freeze=True)
     with pytest.raises(
-        UsageError, match=r"annotator.init_from = .*: allowed with annotator.network ="
+        UsageError, match=r"^annotator.init_from = .*: must be '' unless annotator.n"
     ):
-        classifier.check(section(network="lenet", init_from=file), "annotator")
-    with pytest.raises(UsageError, match=r"classifier.init_from = gone.pth: no such file"):
-        classifier.check(section(init_from="gone.pth"), "classifier")
-    with pytest.raises(
-        UsageError, match=r"classifier.freeze = True: allowed where classifier.init_from"
-    ):
-        classifier.check(section(freeze=True), "classifier")
+        check("annotator", network="lenet", init_from=file)
+    with pytest.raises(UsageError, match=r"^classifier.init_from = gone.pth: no such file$"):
+        check(init_from="gone.pth")
+    with pytest.raises(UsageError, match=r"^classifier.freeze = True: must be False unless class"):
+        check(freeze=True)
+    with pytest.raises(UsageError, match=r"^annotator.network = alexnet: must be one of resnet | "):
+        check("annotator", network="alexnet")
 
 
 def run(trainer, weights, steps=3, total=10.0):

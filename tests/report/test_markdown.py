@@ -222,7 +222,7 @@ def side_study() -> list[Row]:
     for i, level in enumerate((0.2, 0.4, 0.6, 0.8)):
         first = respond(-0.2, 0.9, 0, level)
         for rule, pool in (("replace", first), ("real_plus_latest", (5 * level + 2 * first) / 7)):
-            fields, run = {"config.data.rho": str(level)}, f"side-{rule}-{i}"
+            fields, run = {"config.data.bias.rho": str(level)}, f"side-{rule}-{i}"
             found.append(row("side", run, i, 0, level, first, rule, **fields))
             found.append(
                 row("side", run, i, 1, pool, respond(-0.1, 0.5, 0.4, pool, first), rule, **fields)

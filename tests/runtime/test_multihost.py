@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -170,9 +171,18 @@ def test_a_run_in_use_ends_both_processes(made, tmp_path):
     assert said[0] == f"error: --workdir={workdir}: another run is using it\n"
 
 
+IMPATIENT = """
+import sys
+from selfloop_jax import main
+from selfloop_jax.runtime import multihost
+multihost.CONNECT_SECONDS = 3
+sys.exit(main.main(sys.argv))
+"""
+
+
 def test_who_does_not_come_is_not_waited_for_forever(tmp_path):
     done = subprocess.run(
-        runs.command(tmp_path / "run", *PROCESSES, "--config.parallel.connect_seconds=3"),
+        [sys.executable, "-c", IMPATIENT, *runs.command(tmp_path / "run", *PROCESSES)[3:]],
         cwd=runs.ROOT,
         env=environment(1, free_port()),
         capture_output=True,

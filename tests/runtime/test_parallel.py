@@ -12,6 +12,7 @@ import optax
 import pytest
 from flax import struct
 
+from selfloop_jax.config import FlipConfig
 from selfloop_jax.data.images import Images, batch_indices
 from selfloop_jax.diffusion import processes
 from selfloop_jax.errors import RunError
@@ -35,9 +36,8 @@ SECTION = SimpleNamespace(
     clip_norm=1.0,
     adam_b2=0.99,
     ema_decay=0.3,
-    label_smoothing=0.1,
     label_dropout=0.3,
-    augment={"flip": True},
+    augment=FlipConfig(flip=True),
     normalize="unit",
     freeze=False,
     init_from="",
@@ -187,7 +187,7 @@ def test_a_new_training_keeps_the_averaged_weights_and_starts_the_rest_over(trai
 def fit(trainer, folder, placement):
     """The final digest of STEPS steps of `train.fit`."""
     folder.mkdir(exist_ok=True)
-    progress = log.Progress(log.Metrics(folder / "metrics.jsonl"), 0, "test", 1, 1e9)
+    progress = log.Progress(log.Metrics(folder / "metrics.jsonl"), 0, "test", 1)
     checkpoints = Checkpoints(folder / "checkpoints", STEPS, 1)
     begin = partial(start, trainer)
     digest, _ = fitting.fit(

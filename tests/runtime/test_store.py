@@ -450,7 +450,7 @@ def test_the_first_start_writes_the_config_and_the_same_again_changes_nothing(tm
     write_or_check_config(tmp_path, CONFIG)
     written = (tmp_path / "config.json").stat()
     assert store.flatten(store.read_json(tmp_path / "config.json")) == store.flatten(
-        changed(CONFIG, "data.per_class", [0.3, 0.7])
+        changed(CONFIG, "data.bias.per_class", [0.3, 0.7])
     )
     write_or_check_config(tmp_path, CONFIG)
     again = (tmp_path / "config.json").stat()
@@ -475,7 +475,7 @@ def test_more_generations_logging_and_report_are_free(tmp_path, field, value):
         ("loop.generations", 2),
         ("seed", 1),
         ("data.source", "mnist5k"),
-        ("data.per_class", (0.3, 0.8)),
+        ("data.bias.per_class", (0.3, 0.8)),
         ("data.new", 1),
     ],
 )

@@ -5,13 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfloop_jax import config as configs
+from selfloop_jax.config import AugmentConfig, Config, DataConfig, FlipConfig, LoopClassifierConfig
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import parallel
 from selfloop_jax.training import augment
-
-OFF = configs.default().classifier.augment.to_dict()
-
 
 EVERYTHING = {
     "flip": True,
@@ -32,7 +29,7 @@ PIXELS = np.random.default_rng(0).uniform(-1, 1, (8, 6, 6, 3)).astype(np.float32
 def apply(pixels, position=None, key=KEY, **section):
     """Each image of `pixels`, changed as the section says."""
     position = np.arange(len(pixels), dtype=np.int32) if position is None else position
-    program = jax.jit(lambda x, key, p: augment.augment(x, key, p, {**OFF, **section}))
+    program = jax.jit(lambda x, key, p: augment.augment(x, key, p, AugmentConfig(**section)))
     return np.asarray(program(pixels, key, position))
 
 
@@ -41,20 +38,23 @@ def images(image, count):
 
 
 def test_off_traces_nothing():
-    jaxpr = jax.make_jaxpr(lambda x, key, p: augment.augment(x, key, p, OFF))(
+    jaxpr = jax.make_jaxpr(lambda x, key, p: augment.augment(x, key, p, AugmentConfig()))(
         PIXELS, KEY, jnp.arange(8)
     )
     assert not jaxpr.eqns
 
 
-@pytest.mark.parametrize("name", list(EVERYTHING))
-def test_what_is_on_is_all_that_is_traced(name):
+def test_a_section_may_lack_a_transform():
     def traced(section):
         program = jax.make_jaxpr(lambda x, key, p: augment.augment(x, key, p, section))
         return str(program(PIXELS, KEY, jnp.arange(8)))
 
+    assert traced(FlipConfig(flip=True)) == traced(AugmentConfig(flip=True))
+
+
+@pytest.mark.parametrize("name", list(EVERYTHING))
+def test_each_transform_changes_images_and_keeps_their_range(name):
     section = {name: EVERYTHING[name]}
-    assert traced(section) == traced({**OFF, **section})  # a transform may be lacking
     changed = apply(PIXELS, **section)
     assert np.abs(changed - PIXELS).max() > 0.1
     assert np.abs(changed).max() <= 1
@@ -63,7 +63,7 @@ def test_what_is_on_is_all_that_is_traced(name):
 def test_another_key_gives_other_changes():
     position = np.zeros(2, np.int32)
     program = jax.jit(
-        lambda key: augment.augment(PIXELS[[0, 0]], key, position, {"crop": 2, "hue": 0.5})
+        lambda key: augment.augment(PIXELS[[0, 0]], key, position, AugmentConfig(crop=2, hue=0.5))
     )
     one, again, other = program(KEY), program(KEY), program(jax.random.key(4))
     np.testing.assert_array_equal(one, again)
@@ -82,7 +82,9 @@ def test_an_example_does_not_depend_on_the_batch_or_the_devices():
         apply(PIXELS[3:5], position[3:5], **moved), apply(PIXELS, **moved)[3:5]
     )
     spread = parallel.map_over_devices(
-        lambda key, rows: augment.augment(rows["x"], key, rows["position"], EVERYTHING)
+        lambda key, rows: augment.augment(
+            rows["x"], key, rows["position"], AugmentConfig(**EVERYTHING)
+        )
     )
     np.testing.assert_allclose(
         spread(KEY, {"x": PIXELS, "position": position}), whole, rtol=0, atol=1e-6
@@ -153,39 +155,29 @@ def test_hue_turns_colours_by_up_to_its_share_of_a_circle():
     assert 0.12 < turns.max() < 0.1251
 
 
-@pytest.mark.parametrize(
-    ("change", "coloured", "message"),
-    [
-        ({"crop": 8}, False, "x.crop = 8: allowed are 0 to 7 for images of 8 pixels"),
-        ({"crop": -1}, False, "x.crop = -1: allowed are 0 to 7 for images of 8 pixels"),
-        (
-            {"brightness": 0.3},
-            True,
-            "x.brightness = 0.3: allowed is 0 where an image's colour is its group",
-        ),
-        ({"brightness": -0.1}, False, "x.brightness = -0.1: allowed are 0 to 1"),
-        ({"contrast": 1.1}, False, "x.contrast = 1.1: allowed are 0 to 1"),
-        ({"hue": 0.6}, False, "x.hue = 0.6: allowed are 0 to 0.5"),
-        ({"hue": 0.1}, True, "x.hue = 0.1: allowed is 0 where an image's colour is its group"),
-        (
-            {"saturation": 0.1},
-            True,
-            "x.saturation = 0.1: allowed is 0 where an image's colour is its group",
-        ),
-        (
-            {"contrast": 0.1},
-            True,
-            "x.contrast = 0.1: allowed is 0 where an image's colour is its group",
-        ),
-    ],
-)
-def test_refusals(change, coloured, message):
-    with pytest.raises(UsageError) as caught:
-        augment.check({**OFF, **change}, "x", 8, coloured)
-    assert str(caught.value) == message
+def check(colorize, **augmentation):
+    classifier = LoopClassifierConfig(augment=AugmentConfig(**augmentation))
+    augment.check(Config(classifier=classifier, data=DataConfig(colorize=colorize)))
+
+
+def test_a_crop_must_be_smaller_than_the_image():
+    check("none", crop=7)
+    with pytest.raises(
+        UsageError, match=r"^classifier\.augment\.crop = 8: must be < 8 for images of 8 pixels$"
+    ):
+        check("none", crop=8)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
+def test_jitter_is_refused_where_the_colour_is_the_group(name):
+    check("none", **{name: 0.1})
+    with pytest.raises(
+        UsageError,
+        match=rf"^classifier\.augment\.{name} = 0\.1: must be 0 where an image's colour is its group$",
+    ):
+        check("two_colour", **{name: 0.1})
 
 
 def test_what_leaves_the_group_alone_is_allowed():
-    augment.check(EVERYTHING, "x", 8, coloured=False)
-    augment.check({**OFF, "flip": True, "crop": 7}, "x", 8, coloured=True)
-    augment.check({"flip": True, "crop": 1}, "diffusion.augment", 8, coloured=True)
+    check("none", **EVERYTHING)
+    check("two_colour", flip=True, crop=7)

@@ -189,7 +189,7 @@ def fit(
         return trainer.start(trainer.init(key((0, "init"))), rate, float(steps))
 
     folder.mkdir(exist_ok=True)
-    progress = log.Progress(log.Metrics(folder / "metrics.jsonl"), 3, "toy", every, 1e9)
+    progress = log.Progress(log.Metrics(folder / "metrics.jsonl"), 3, "toy", every)
     checkpoints = Checkpoints(folder / "toy", interval, keep)
     digest, state = fitting.fit(
         trainer, start, pool, 16, "device", (0, "toy"), steps, checkpoints, progress, stop

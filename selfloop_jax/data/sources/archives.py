@@ -53,14 +53,14 @@ def table(checksums: str, names: Sequence[str]) -> Table:
         rows = [_row(line) for line in path.read_text().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"data.checksums = {checksums}: {' '.join(str(error).split())}; "
+            f"data.tfds.checksums = {checksums}: {' '.join(str(error).split())}; "
             "allowed are tables of URL, size, sha256 and file name, tabs between them"
         ) from error
     known = {row.name: row for row in rows}
     for name in names:
         if name not in known:
             raise UsageError(
-                f"data.checksums = {checksums}: no row for {name}; needed are {', '.join(names)}"
+                f"data.tfds.checksums = {checksums}: no row for {name}; needed are {', '.join(names)}"
             )
     return Table(tuple(known[name] for name in names), path.name if checksums else None)
 

@@ -1,10 +1,10 @@
 """Real handwritten digits that installed packages carry: no download."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from selfloop_jax.config import DataConfig
 from selfloop_jax.data import resize, splits
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
 from selfloop_jax.data.sources.base import Source
@@ -42,7 +42,7 @@ def _mnist5k() -> tuple[np.ndarray, np.ndarray]:
     return np.pad(pixels.reshape(-1, 28, 28).astype(np.uint8), ((0, 0), (2, 2), (2, 2))), label
 
 
-def load(section: Any, prepare: bool = True) -> Source:
+def load(section: DataConfig, prepare: bool = True) -> Source:
     """Gray images of source `section.source` at `section.image_size` pixels, without groups.
 
     The splits are stratified, disjoint and fixed for good: they depend on the name alone. An id is

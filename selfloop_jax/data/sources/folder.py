@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from selfloop_jax.config import DataConfig
 from selfloop_jax.data import cache, colorize
 from selfloop_jax.data.decode import decode_all
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
@@ -48,14 +48,14 @@ class Row:
     place: str
 
 
-def load(section: Any, prepare: bool) -> Source:
-    """Section `data`: the images of `dir` at `image_size`, decoded once and then read from `cache_dir`.
+def load(section: DataConfig, prepare: bool) -> Source:
+    """Section `data`: the images of `folder.dir` at `image_size`, decoded once and then read from `cache_dir`.
 
     Raises Missing where the folder is not set or not there, or, unless `prepare`, not decoded yet.
     Whatever else is wrong with it is a UsageError of one line naming file and row, found before
     anything is cached.
     """
-    root = _root(section.dir)
+    root = _root(section.folder.dir)
     skip = section.on_bad_image == "skip"
     places: dict[str | tuple[int, int], str] = {}
     splits = {
@@ -82,20 +82,20 @@ def _root(value: str) -> Path:
     wanted = "set it to the folder with train/ and test/"
     root = Path(os.path.expanduser(value))
     if not value:
-        raise Missing("data.dir", f"data.dir = '': {wanted}")
+        raise Missing("data.folder.dir", f"data.folder.dir = '': {wanted}")
     if not root.is_dir():
-        raise Missing("data.dir", f"data.dir = {value!r}: no such folder; {wanted}")
+        raise Missing("data.folder.dir", f"data.folder.dir = {value!r}: no such folder; {wanted}")
     try:
         os.listdir(root)
     except OSError as error:
-        raise UsageError(f"data.dir = {value!r}: {error.strerror}; {wanted}") from error
+        raise UsageError(f"data.folder.dir = {value!r}: {error.strerror}; {wanted}") from error
     for name in REQUIRED:
         if not os.path.isdir(root / name):
-            raise UsageError(f"data.dir = {value!r}: no folder {name}/ in it; {wanted}")
+            raise UsageError(f"data.folder.dir = {value!r}: no folder {name}/ in it; {wanted}")
     return root
 
 
-def _groups_given(section: Any) -> int:
+def _groups_given(section: DataConfig) -> int:
     """Groups of images that come without: one for all, or the colours that they are to get."""
     return 1 if section.colorize == "none" else len(colorize.MODES[section.colorize].groups)
 
@@ -291,7 +291,7 @@ def _groups(root: Path, splits: dict[str, list[Row]]) -> tuple[str, ...]:
 
 
 def _decoded(
-    section: Any, root: Path, splits: dict[str, list[Row]], outline: Outline, prepare: bool
+    section: DataConfig, root: Path, splits: dict[str, list[Row]], outline: Outline, prepare: bool
 ) -> cache.Entry:
     """Arrays `<split>_pixels` and `<split>_kept`, and the facts of decoding, from the cache or made."""
     side = section.image_size
@@ -306,14 +306,14 @@ def _decoded(
 
     def make() -> cache.Entry:
         if not prepare:
-            told = f"data.dir = {section.dir!r}: not decoded yet at {side} pixels"
-            raise Missing("data.dir", told, outline)
+            told = f"data.folder.dir = {section.folder.dir!r}: not decoded yet at {side} pixels"
+            raise Missing("data.folder.dir", told, outline)
         return _decode(section, root, splits)
 
     return cache.cached(section.cache_dir, "folder", key, len(files) * (side * side * 3 + 8), make)
 
 
-def _decode(section: Any, root: Path, splits: dict[str, list[Row]]) -> cache.Entry:
+def _decode(section: DataConfig, root: Path, splits: dict[str, list[Row]]) -> cache.Entry:
     """What the cache holds."""
     arrays, bad, converted = {}, [], Counter()
     for name, rows in splits.items():

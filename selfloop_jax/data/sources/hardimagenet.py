@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from selfloop_jax.config import DataConfig
 from selfloop_jax.data import cache, decode
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
 from selfloop_jax.data.sources.base import Missing, Outline, Source
@@ -83,7 +84,7 @@ class Split:
     converted: dict[str, int]
 
 
-def load(section: Any, prepare: bool) -> Source:
+def load(section: DataConfig, prepare: bool) -> Source:
     """The source that section `data` describes; an id is an image's place in the sorted names, train first.
 
     Raises Missing where a folder is not set or not there, or, unless `prepare`, images are not
@@ -92,9 +93,13 @@ def load(section: Any, prepare: bool) -> Source:
     validation mask, a damaged pickle.
     """
     _check(section)
-    wnids, order = _classes(section.meta_dir)
-    ranking = _ranking(_folder(section, "meta_dir"), wnids) if section.group == "rank" else {}
-    if section.masks_dir:
+    wnids, order = _classes(section.hardimagenet.meta_dir)
+    ranking = (
+        _ranking(_folder(section, "meta_dir"), wnids)
+        if section.hardimagenet.group == "rank"
+        else {}
+    )
+    if section.hardimagenet.masks_dir:
         names = {split: _masked(section, split, wnids) for split in ("train", "val")}
     else:
         names = {"train": sorted(name for ranked in ranking.values() for name in ranked)}
@@ -103,7 +108,7 @@ def load(section: Any, prepare: bool) -> Source:
     for split, listed in names.items():
         splits[split] = _split(section, split, listed, first, wnids, None if prepare else outline)
         first += len(listed)
-    if section.group == "rank":
+    if section.hardimagenet.group == "rank":
         source = _by_rank(section, splits["train"], splits.get("val"), wnids, ranking)
     else:
         source = _by_area(section, splits["train"], splits["val"], wnids)
@@ -112,48 +117,57 @@ def load(section: Any, prepare: bool) -> Source:
     )
 
 
-def _folder(section: Any, field: str) -> Path:
-    return Path(os.path.expanduser(section[field]))
+def _folder(section: DataConfig, field: str) -> Path:
+    return Path(os.path.expanduser(getattr(section.hardimagenet, field)))
 
 
 @contextlib.contextmanager
-def _reading(section: Any, field: str) -> Iterator[None]:
+def _reading(section: DataConfig, field: str) -> Iterator[None]:
     """UsageError naming the field of a folder that cannot be read."""
     try:
         yield
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
-        raise UsageError(f"data.{field} = {section[field]}: {where}{error.strerror}") from error
+        raise UsageError(
+            f"data.hardimagenet.{field} = {getattr(section.hardimagenet, field)}: {where}{error.strerror}"
+        ) from error
 
 
-def _outline(section: Any, names: dict[str, list[str]], ranking: dict[str, list[str]]) -> Outline:
+def _outline(
+    section: DataConfig, names: dict[str, list[str]], ranking: dict[str, list[str]]
+) -> Outline:
     """What is known of the images before they are decoded, as if none were bad."""
     train, test = len(names["train"]), len(names.get("val", ()))
-    if section.group == "rank":
-        test = len(CLASSES) * section.bands * section.holdout
+    if section.hardimagenet.group == "rank":
+        test = len(CLASSES) * section.hardimagenet.bands * section.hardimagenet.holdout
         train = len(set(names["train"]) & set(itertools.chain(*ranking.values()))) - test
-    return Outline(len(CLASSES), section.bands, train, test)
+    return Outline(len(CLASSES), section.hardimagenet.bands, train, test)
 
 
-def _check(section: Any) -> None:
+def _check(section: DataConfig) -> None:
     """Raises Missing or UsageError on what the section and the folders' names alone show to be wrong."""
-    if not section.images_dir:
+    if not section.hardimagenet.images_dir:
         wanted = "the folder with {train,val}/<wnid>/ of ImageNet or of Hard ImageNet's 15 classes"
-        raise Missing("data.images_dir", f"data.images_dir = '': set it to {wanted}")
+        raise Missing(
+            "data.hardimagenet.images_dir", f"data.hardimagenet.images_dir = '': set it to {wanted}"
+        )
     for field in ("images_dir", "masks_dir", "meta_dir"):
-        value = section[field]
+        value = getattr(section.hardimagenet, field)
         if value and not os.path.isdir(os.path.expanduser(value)):
-            raise Missing(f"data.{field}", f"data.{field} = {value}: no such folder, set it to one")
+            raise Missing(
+                f"data.hardimagenet.{field}",
+                f"data.hardimagenet.{field} = {value}: no such folder, set it to one",
+            )
     if section.image_size not in SIDES:
         allowed = f"multiples of 8 from {SIDES[0]} to {SIDES[-1]} for data.source = hardimagenet"
         raise UsageError(f"data.image_size = {section.image_size}: allowed are {allowed}")
-    if section.group == "rank" and not section.meta_dir:
+    if section.hardimagenet.group == "rank" and not section.hardimagenet.meta_dir:
         raise UsageError(
-            "data.group = rank: allowed is mask_area without a ranking (data.meta_dir = '')"
+            "data.hardimagenet.group = rank: allowed is mask_area without a ranking (data.hardimagenet.meta_dir = '')"
         )
-    if section.group == "mask_area" and not section.masks_dir:
-        without = "an image directory without masks (data.masks_dir = '')"
-        raise UsageError(f"data.group = mask_area: allowed is rank for {without}")
+    if section.hardimagenet.group == "mask_area" and not section.hardimagenet.masks_dir:
+        without = "an image directory without masks (data.hardimagenet.masks_dir = '')"
+        raise UsageError(f"data.hardimagenet.group = mask_area: allowed is rank for {without}")
 
 
 def _classes(meta_dir: str) -> tuple[list[str], str]:
@@ -200,7 +214,7 @@ def _ranking(meta_dir: Path, wnids: list[str]) -> dict[str, list[str]]:
     return ranking
 
 
-def _masked(section: Any, split: str, wnids: list[str]) -> list[str]:
+def _masked(section: DataConfig, split: str, wnids: list[str]) -> list[str]:
     """Names of a split's masks, sorted."""
     folder = _folder(section, "masks_dir") / split
     with _reading(section, "masks_dir"):
@@ -208,7 +222,11 @@ def _masked(section: Any, split: str, wnids: list[str]) -> list[str]:
     names = [
         name for name in found if fnmatch.fnmatchcase(name, "n*_*.JPEG") and _wnid(name) in NAMES
     ]
-    _check_classes(names, wnids, f"data.masks_dir = {section.masks_dir}: no masks in {split}/")
+    _check_classes(
+        names,
+        wnids,
+        f"data.hardimagenet.masks_dir = {section.hardimagenet.masks_dir}: no masks in {split}/",
+    )
     return names
 
 
@@ -226,7 +244,7 @@ def _check_classes(names: Iterable[str], wnids: list[str], complaint: str) -> No
             )
 
 
-def _check_folders(section: Any, split: str, wnids: list[str]) -> None:
+def _check_folders(section: DataConfig, split: str, wnids: list[str]) -> None:
     folder = _folder(section, "images_dir") / split
     with _reading(section, "images_dir"):
         if os.path.isdir(folder):
@@ -234,13 +252,13 @@ def _check_folders(section: Any, split: str, wnids: list[str]) -> None:
     for wnid in wnids:
         if not os.path.isdir(folder / wnid):
             raise UsageError(
-                f"data.images_dir = {section.images_dir}: no folder {split}/{wnid} ({NAMES[wnid]}); "
+                f"data.hardimagenet.images_dir = {section.hardimagenet.images_dir}: no folder {split}/{wnid} ({NAMES[wnid]}); "
                 "all 15 classes must be there"
             )
 
 
 def _split(
-    section: Any,
+    section: DataConfig,
     split: str,
     names: list[str],
     first: int,
@@ -254,7 +272,7 @@ def _split(
     _check_folders(section, split, wnids)
     root, side = _folder(section, "images_dir"), section.image_size
     paths = ["/".join((split, *name.split("_", 1))) for name in names]
-    masks = _folder(section, "masks_dir") / split if section.masks_dir else None
+    masks = _folder(section, "masks_dir") / split if section.hardimagenet.masks_dir else None
     key = {
         "image_size": side,
         "on_bad_image": section.on_bad_image,
@@ -264,8 +282,8 @@ def _split(
 
     def make() -> cache.Entry:
         if outline is not None:
-            told = f"data.images_dir = {root}: not decoded yet at {side} pixels"
-            raise Missing("data.images_dir", told, outline)
+            told = f"data.hardimagenet.images_dir = {root}: not decoded yet at {side} pixels"
+            raise Missing("data.hardimagenet.images_dir", told, outline)
         return _decode(section, split, paths, [masks / name for name in names] if masks else None)
 
     nbytes = len(names) * (side * side * 4 + 16)
@@ -282,24 +300,33 @@ def _split(
     )
     kept_names = [names[i] for i in kept]
     _check_classes(
-        kept_names, wnids, f"data.images_dir = {section.images_dir}: no usable {split} images"
+        kept_names,
+        wnids,
+        f"data.hardimagenet.images_dir = {section.hardimagenet.images_dir}: no usable {split} images",
     )
     if images.masks is not None:
         drawn = (name for name, mask in zip(kept_names, images.masks, strict=True) if mask.any())
         _check_classes(
-            drawn, wnids, f"data.masks_dir = {section.masks_dir}: no object in any {split} mask"
+            drawn,
+            wnids,
+            f"data.hardimagenet.masks_dir = {section.hardimagenet.masks_dir}: no object in any {split} mask",
         )
     return Split(names, images, kept_names, arrays.get("area"), facts["bad"], facts["converted"])
 
 
-def _decode(section: Any, split: str, paths: list[str], masks: list[Path] | None) -> cache.Entry:
+def _decode(
+    section: DataConfig, split: str, paths: list[str], masks: list[Path] | None
+) -> cache.Entry:
     """What the cache holds of a split: the areas of all masks, the masks of validation images alone."""
     root = _folder(section, "images_dir")
 
     def relative(path: Path) -> str:
         return path.relative_to(root).as_posix()
 
-    files, what = [root / path for path in paths], f"data.images_dir = {section.images_dir}"
+    files, what = (
+        [root / path for path in paths],
+        f"data.hardimagenet.images_dir = {section.hardimagenet.images_dir}",
+    )
     decoded = decode.decode_all(
         files, section.image_size, masks, section.on_bad_image, what, "imagenet", relative
     )
@@ -313,16 +340,25 @@ def _decode(section: Any, split: str, paths: list[str], masks: list[Path] | None
 
 
 def _by_rank(
-    section: Any, train: Split, val: Split | None, wnids: list[str], ranking: dict[str, list[str]]
+    section: DataConfig,
+    train: Split,
+    val: Split | None,
+    wnids: list[str],
+    ranking: dict[str, list[str]],
 ) -> Source:
     """Groups by rank, counted among all images listed: a skipped one moves no other to another band."""
     listed, band = set(train.listed), {}
     for ranked in ranking.values():
         own = [name for name in ranked if name in listed]
-        band.update({name: place * section.bands // len(own) for place, name in enumerate(own)})
+        band.update(
+            {name: place * section.hardimagenet.bands // len(own) for place, name in enumerate(own)}
+        )
     group = np.array([band.get(name, UNKNOWN) for name in train.kept], np.int32)
-    images, groups = replace(train.images, group=group), _band_names(section.bands, "first", "last")
-    held = _holdout(images, train.kept, section.holdout, wnids, groups)
+    images, groups = (
+        replace(train.images, group=group),
+        _band_names(section.hardimagenet.bands, "first", "last"),
+    )
+    held = _holdout(images, train.kept, section.hardimagenet.holdout, wnids, groups)
     return Source(
         train=images.take(np.flatnonzero((group != UNKNOWN) & ~held)),
         test=images.take(np.flatnonzero(held)),
@@ -330,7 +366,7 @@ def _by_rank(
         groups=groups,
         probe=val and val.images,
         facts={
-            "group_definition": f"{section.bands} equal bands of each class's training images in the order "
+            "group_definition": f"{section.hardimagenet.bands} equal bands of each class's training images in the order "
             "of paths_by_rank.pkl, which does not say at which end the spurious cue is strong",
             "without_rank": len(listed) - len(band),
             "ranked_without_mask": sum(map(len, ranking.values())) - len(band),
@@ -351,16 +387,19 @@ def _holdout(
         members = np.flatnonzero((images.label == label) & (images.group == group))
         if len(members) <= count:
             raise UsageError(
-                f"data.holdout = {count}: {NAMES[wnid]}, {name} has {len(members)} images; "
+                f"data.hardimagenet.holdout = {count}: {NAMES[wnid]}, {name} has {len(members)} images; "
                 "allowed are fewer than every class and band has"
             )
         held[members[np.argsort(lots[members])[:count]]] = True
     return held
 
 
-def _by_area(section: Any, train: Split, val: Split, wnids: list[str]) -> Source:
+def _by_area(section: DataConfig, train: Split, val: Split, wnids: list[str]) -> Source:
     """Groups by the object's share of the image, cut at quantiles of each class's training images."""
-    label, levels = train.images.label, np.arange(1, section.bands) / section.bands
+    label, levels = (
+        train.images.label,
+        np.arange(1, section.hardimagenet.bands) / section.hardimagenet.bands,
+    )
     cuts = [np.quantile(train.area[label == c], levels) for c in range(len(wnids))]
 
     def grouped(split: Split) -> Images:
@@ -373,10 +412,10 @@ def _by_area(section: Any, train: Split, val: Split, wnids: list[str]) -> Source
         train=grouped(train),
         test=held_out,
         classes=tuple(NAMES[wnid] for wnid in wnids),
-        groups=_band_names(section.bands, "small", "large"),
+        groups=_band_names(section.hardimagenet.bands, "small", "large"),
         probe=held_out,
         facts={
-            "group_definition": f"{section.bands} bands by the object's share of the image as decoded, cut "
+            "group_definition": f"{section.hardimagenet.bands} bands by the object's share of the image as decoded, cut "
             "at the quantiles of each class's training images"
         },
     )
@@ -388,7 +427,7 @@ def _band_names(bands: int, first: str, last: str) -> tuple[str, ...]:
     return (first, *(["middle"] if len(inner) == 1 else inner), last)
 
 
-def _facts(section: Any, source: Source, splits: dict[str, Split]) -> dict[str, Any]:
+def _facts(section: DataConfig, source: Source, splits: dict[str, Split]) -> dict[str, Any]:
     """What a record says of the images, whatever the groups."""
     bad = [entry for split in splits.values() for entry in split.bad]
     sets = {"train": source.train, "test": source.test, "probe": source.probe}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from selfloop_jax.config import DataConfig
 from selfloop_jax.data import decode
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
 from selfloop_jax.data.resize import area_resize, check_side
@@ -25,7 +26,7 @@ NAME = r"\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?"
 Columns = dict[str, np.ndarray]
 
 
-def mnist(section: Any, prepare: bool) -> Source:
+def mnist(section: DataConfig, prepare: bool) -> Source:
     """MNIST's 60,000 and 10,000 digits in the order of its files, gray as three equal channels, no groups.
 
     Raises UsageError, `Missing` and RunError as `tfds_prepare.official` does.
@@ -43,7 +44,7 @@ def mnist(section: Any, prepare: bool) -> Source:
     )
 
 
-def cifar(section: Any, coarse: bool, prepare: bool) -> Source:
+def cifar(section: DataConfig, coarse: bool, prepare: bool) -> Source:
     """CIFAR-100's 50,000 and 10,000 images in the order of its files; errors as for `mnist`.
 
     With `coarse` the 20 superclasses are the labels and the 100 classes are groups nested in them;
@@ -67,7 +68,7 @@ def cifar(section: Any, coarse: bool, prepare: bool) -> Source:
     )
 
 
-def named(section: Any, prepare: bool) -> Source:
+def named(section: DataConfig, prepare: bool) -> Source:
     """The TFDS data set of `data.source` = tfds:<name>, its records in the order they are stored in.
 
     Label and group are the ClassLabel, integer or boolean features at the dotted paths
@@ -78,23 +79,23 @@ def named(section: Any, prepare: bool) -> Source:
     """
     builder = _find(section, prepare)
     splits = _two_splits(section, builder.info.splits)
-    paths = [path for path in (section.label_feature, section.group_feature) if path]
+    paths = [path for path in (section.tfds.label_feature, section.tfds.group_feature) if path]
     categories = _categories(section, builder.info.features)
     decoders = _image_decoders(section, builder.info.features)
     parts = [
         _columns(builder, split, paths, section.image_size, _squares, decoders) for split in splits
     ]
     classes, labels = _coded(
-        categories[section.label_feature], [p[section.label_feature] for p in parts]
+        categories[section.tfds.label_feature], [p[section.tfds.label_feature] for p in parts]
     )
     if min(label.min(initial=0) for label in labels) < 0:
         raise UsageError(
-            f"data.label_feature = {section.label_feature}: images of {' or '.join(splits)} have no label"
+            f"data.tfds.label_feature = {section.tfds.label_feature}: images of {' or '.join(splits)} have no label"
         )
     groups, members = (), [np.full(len(label), UNKNOWN) for label in labels]
-    if section.group_feature:
+    if section.tfds.group_feature:
         groups, members = _coded(
-            categories[section.group_feature], [p[section.group_feature] for p in parts]
+            categories[section.tfds.group_feature], [p[section.tfds.group_feature] for p in parts]
         )
     train = _images(parts[0]["image"], labels[0], members[0])
     test = _images(parts[1]["image"], labels[1], members[1], first=len(labels[0]))
@@ -207,12 +208,12 @@ def _squares(images: list[bytes | np.ndarray], side: int) -> np.ndarray:
     return squares
 
 
-def _find(section: Any, prepare: bool) -> Any:
+def _find(section: DataConfig, prepare: bool) -> Any:
     """A builder whose data set is prepared, from its files alone or by the code that TFDS has for it."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.read_only_builder import builder_from_files
 
-    name, data_dir = section.source.removeprefix(TFDS), section.dir or None
+    name, data_dir = section.source.removeprefix(TFDS), section.tfds.dir or None
     if not re.fullmatch(NAME, name):
         raise UsageError(
             f"data.source = {section.source}: allowed are {TFDS}<name>[/<config>][:<version>]"
@@ -241,15 +242,15 @@ def _find(section: Any, prepare: bool) -> Any:
         return tfds_prepare.prepared(make, place, check, write if prepare else None)
     except tfds.core.DatasetNotFoundError as error:
         raise Missing(
-            "data.dir",
-            f"data.dir = {section.dir}: {section.source} is not prepared there, and TFDS has no data set of "
+            "data.tfds.dir",
+            f"data.tfds.dir = {section.tfds.dir}: {section.source} is not prepared there, and TFDS has no data set of "
             "that name to prepare",
         ) from error
     except ImportError as error:
         raise tfds_prepare.needs_tensorflow(name, error) from error
 
 
-def _two_splits(section: Any, splits: Any) -> tuple[str, str]:
+def _two_splits(section: DataConfig, splits: Any) -> tuple[str, str]:
     """Names of the splits that train and test are read from."""
     test = next((split for split in ("test", "validation") if split in splits), None)
     if "train" not in splits or test is None:
@@ -260,14 +261,13 @@ def _two_splits(section: Any, splits: Any) -> tuple[str, str]:
     return "train", test
 
 
-def _categories(section: Any, features: Any) -> dict[str, Any]:
+def _categories(section: DataConfig, features: Any) -> dict[str, Any]:
     """Features that can be a label or a group by dotted path; UsageError where the section names others."""
     found = dict(_scalars(features))
     for field in ("label_feature", "group_feature"):
-        if section[field] not in found and (section[field] or field == "label_feature"):
-            raise UsageError(
-                f"data.{field} = {section[field]}: allowed are {', '.join(sorted(found))}"
-            )
+        path = getattr(section.tfds, field)
+        if path not in found and (path or field == "label_feature"):
+            raise UsageError(f"data.tfds.{field} = {path}: allowed are {', '.join(sorted(found))}")
     return found
 
 
@@ -282,7 +282,7 @@ def _scalars(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, feature
 
 
-def _image_decoders(section: Any, features: Any) -> dict[str, Any] | None:
+def _image_decoders(section: DataConfig, features: Any) -> dict[str, Any] | None:
     """Decoders that leave encoded images to Pillow, whatever else is there; UsageError on other images."""
     import tensorflow_datasets as tfds
 

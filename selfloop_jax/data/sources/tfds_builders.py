@@ -205,5 +205,5 @@ def _read_tar(path: Path, names: list[str]) -> list[bytes]:
 def _unfit(path: Path, fault: str) -> UsageError:
     """What is registered in the table and yet not of the official format: only a stand-in can be that."""
     return UsageError(
-        f"data.checksums: {path.name}: {fault}; allowed are archives of the official format"
+        f"data.tfds.checksums: {path.name}: {fault}; allowed are archives of the official format"
     )

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from selfloop_jax.config import DataConfig
 from selfloop_jax.data.sources import archives
 from selfloop_jax.data.sources.base import Missing
 from selfloop_jax.errors import RunError, UsageError
@@ -36,7 +37,7 @@ RETRIES = 1
 CHUNK = 500
 
 
-def official(builder_class: type, section: Any, prepare: bool) -> Any:
+def official(builder_class: type, section: DataConfig, prepare: bool) -> Any:
     """A builder of `tfds_builders`, its data set prepared from the archives that section `data` names.
 
     Raises UsageError on archives that are not those of the table, `Missing` where nothing is
@@ -45,12 +46,12 @@ def official(builder_class: type, section: Any, prepare: bool) -> Any:
     """
     from selfloop_jax.data.sources.tfds_builders import FromTable
 
-    table = archives.table(section.checksums, builder_class.NAMES)
+    table = archives.table(section.tfds.checksums, builder_class.NAMES)
 
     def make() -> Any:
         variant = FromTable(name=table.name, table=table)
         return builder_class(
-            data_dir=section.dir or None, config=variant, file_format="array_record"
+            data_dir=section.tfds.dir or None, config=variant, file_format="array_record"
         )
 
     def check() -> None:
@@ -72,11 +73,11 @@ def official(builder_class: type, section: Any, prepare: bool) -> Any:
     return builder
 
 
-def root(section: Any) -> Path:
+def root(section: DataConfig) -> Path:
     """The folder of prepared data sets that section `data` names."""
     import tensorflow_datasets as tfds
 
-    return Path(os.path.expanduser(section.dir or tfds.core.constants.DATA_DIR))
+    return Path(os.path.expanduser(section.tfds.dir or tfds.core.constants.DATA_DIR))
 
 
 def prepared(
@@ -97,7 +98,8 @@ def prepared(
     folder = Path(builder.data_dir_root)
     if write is None:
         raise Missing(
-            "data.dir", f"data.dir = {folder}: {builder.info.full_name} is not prepared there"
+            "data.tfds.dir",
+            f"data.tfds.dir = {folder}: {builder.info.full_name} is not prepared there",
         )
     check()
     try:
@@ -108,7 +110,7 @@ def prepared(
             builder, done = _made(make, place)
     except OSError as error:
         raise RunError(
-            f"data.dir = {folder}: {builder.info.full_name} not prepared: {error}"
+            f"data.tfds.dir = {folder}: {builder.info.full_name} not prepared: {error}"
         ) from error
     if not done:
         raise RunError(f"{builder.data_path}: damaged: it is no prepared data set: delete it")
@@ -127,7 +129,7 @@ def _made(make: Callable[[], Any], place: Path) -> tuple[Any, bool]:
         raise
     except PermissionError as error:
         raise UsageError(
-            f"data.dir: {error.filename or place}: {error.strerror}; allowed are folders that can be read"
+            f"data.tfds.dir: {error.filename or place}: {error.strerror}; allowed are folders that can be read"
         ) from error
     except Exception as error:  # Protobuf, JSON and TFDS each have their own for damaged files.
         raise RunError(f"{place}: damaged: {brief(error)}: delete it") from error
@@ -150,7 +152,7 @@ def download_and_prepare(builder: Any, archive_dir: str, downloads: Path | None 
         raise
     except Exception as error:  # Any data set's own code, and C++ that writes.
         raise RunError(
-            f"data.dir = {builder.data_dir_root}: {builder.name} not prepared: {brief(error)}"
+            f"data.tfds.dir = {builder.data_dir_root}: {builder.name} not prepared: {brief(error)}"
         ) from error
 
 
@@ -170,7 +172,7 @@ def examples(
             yield first, chunk
     except NotImplementedError as error:
         raise UsageError(
-            f"data.dir = {builder.data_path}: prepared as {builder.info.file_format.value}, which takes "
+            f"data.tfds.dir = {builder.data_path}: prepared as {builder.info.file_format.value}, which takes "
             "TensorFlow to read; allowed is array_record"
         ) from error
     except ImportError as error:

@@ -7,7 +7,7 @@ import pytest
 from runs import ROOT, main
 
 from selfloop_jax import config as configs
-from selfloop_jax.config.schema import parse_arg
+from selfloop_jax.config import parse_arg
 from selfloop_jax.errors import UsageError
 
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
@@ -23,7 +23,7 @@ STUDIES = {  # arguments, and the number of parameters of the generator
 }
 
 
-UNKNOWN = {"hardimagenet.py": "data.images_dir", "folder.py": "data.dir"}
+UNKNOWN = {"hardimagenet.py": "data.hardimagenet.images_dir", "folder.py": "data.folder.dir"}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_dry_run_needs_no_data(name, bare, tmp_path):
     shown = main(f"--config=configs/{name}{argument}", "--dry_run", environment=bare)
     assert shown.returncode == 0, shown.stderr
     assert "training images, diffusion:" in shown.stdout
-    unknown = re.findall(r"size unknown: set (data\.\w+)", shown.stdout)
+    unknown = re.findall(r"size unknown: set (data[\w.]+)", shown.stdout)
     assert set(unknown) == ({UNKNOWN[name]} if name in UNKNOWN else set())
     if parameters:
         found = int(re.search(r"parameters, diffusion: ([\d,]+)", shown.stdout)[1].replace(",", ""))
@@ -85,7 +85,7 @@ def test_the_two_arms_of_a_study_differ_in_nothing_but_the_bias():
     arms = []
     for bias in ("biased", "unbiased"):
         shown = main(f"--config=configs/cifar20.py:{bias}", "--dry_run", "--workdir=x").stdout
-        arms.append({line for line in shown.splitlines() if "bias:" not in line})
+        arms.append({line for line in shown.splitlines() if "data.bias.kind" not in line})
     assert arms[0] == arms[1]
 
 
@@ -105,6 +105,6 @@ def test_a_dispatch_has_one_step_on_a_cpu_and_up_to_ten_elsewhere(
     for section in (config.diffusion, config.classifier):
         section.steps = section.later.steps = steps
     config.checkpoint.interval_steps = interval
-    assert configs.steps_per_dispatch(config, platform) == expected
+    assert configs.steps_per_dispatch(configs.typed(config), platform) == expected
     config.parallel.steps_per_dispatch = 5
-    assert configs.steps_per_dispatch(config, platform) == 5
+    assert configs.steps_per_dispatch(configs.typed(config), platform) == 5

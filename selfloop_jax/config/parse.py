@@ -1,0 +1,111 @@
+"""Configs as config files and the command line write them, and the typed config made of them."""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
+
+from ml_collections import ConfigDict
+
+from selfloop_jax.config.fields import leaves
+from selfloop_jax.config.schema import Config
+from selfloop_jax.errors import UsageError
+
+NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+def default() -> ConfigDict:
+    """The default config, types locked: what a config file starts from."""
+    return ConfigDict(dataclasses.asdict(Config()), convert_dict=True).lock()
+
+
+def parse_arg(arg: str, *options: tuple[str, ...]) -> list[str]:
+    """The argument of a config file, words with commas between: at most one of each of `options`.
+
+    What is not named is the first of its options. UsageError on anything else.
+    """
+    words = [word for word in arg.split(",") if word]
+    named = [[word for word in words if word in allowed] for allowed in options]
+    if sum(map(len, named)) != len(words) or any(len(found) > 1 for found in named):
+        lists = " and ".join(f"one of {' | '.join(allowed)}" for allowed in options) or "no words"
+        raise UsageError(f"--config=FILE:{arg}: allowed after the colon are {lists}")
+    return [
+        found[0] if found else allowed[0] for found, allowed in zip(named, options, strict=True)
+    ]
+
+
+def typed(values: ConfigDict | Mapping[str, Any]) -> Config:
+    """The config with these values, those of a config file or of config.json.
+
+    What is missing has its default. Lists become tuples, whole numbers floats where a float is due.
+    UsageError names a field that is unknown, as one of another version may be, or whose value is of
+    another type.
+    """
+    config: Config = _section(Config(), values, "")
+    return config
+
+
+def describe(config: Config) -> str:
+    """All fields with their values and meanings, one a line."""
+    rows = [(f"{name} = {value!r}", declared) for name, value, declared in leaves(config)]
+    width = min(max(len(row) for row, _ in rows), 56)
+    return "\n".join(f"{row:{width}}  # {declared.metadata['what']}" for row, declared in rows)
+
+
+def _section(default: Any, values: Any, path: str) -> Any:
+    """The section `default` with some of its values replaced; `path` is its name and a dot."""
+    declared = {one.name: one for one in dataclasses.fields(default)}
+    if not hasattr(values, "items"):
+        raise UsageError(f"{path[:-1]} = {values}: must be a section: {', '.join(declared)}")
+    changed = {}
+    for name, value in values.items():
+        if name not in declared:
+            raise UsageError(_unknown(f"{path}{name}", name, list(declared)))
+        old = getattr(default, name)
+        if dataclasses.is_dataclass(old):
+            changed[name] = _section(old, value, f"{path}{name}.")
+        else:
+            changed[name] = _converted(declared[name].type, value, f"{path}{name}")
+    return dataclasses.replace(default, **changed)
+
+
+def _unknown(field: str, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return f"{field}: unknown field; {hint}"
+
+
+def _converted(kind: Any, value: Any, field: str) -> Any:
+    """The value as its field's type; UsageError where it is none."""
+    try:
+        return _as(kind, value)
+    except (TypeError, OverflowError):
+        raise UsageError(f"{field} = {value!r}: must be {_name(kind)}") from None
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """The value as a plain type, tuple[..., ...] or union; TypeError where it is none."""
+    if isinstance(kind, types.UnionType):
+        for one in get_args(kind):
+            try:
+                return _as(one, value)
+            except TypeError:
+                continue
+    elif get_origin(kind) is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_as(get_args(kind)[0], element) for element in value)
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is kind:  # not isinstance: True is no whole number
+        return value
+    raise TypeError
+
+
+def _name(kind: Any) -> str:
+    """A type in words."""
+    if isinstance(kind, types.UnionType):
+        return " or ".join(map(_name, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"a tuple of which each is {_name(get_args(kind)[0])}"
+    return NAMES[kind]

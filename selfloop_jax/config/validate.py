@@ -1,0 +1,160 @@
+"""The rules of a config: those of single fields, and those across sections that need no table."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from selfloop_jax.config.fields import leaves
+from selfloop_jax.config.schema import Config
+from selfloop_jax.errors import UsageError
+
+
+def refuse(field: str, value: Any, must: str) -> NoReturn:
+    """Raises the UsageError of a field: its name, its value, and what it must be."""
+    shown = value if isinstance(value, str) and value else repr(value)
+    raise UsageError(f"{field} = {shown}: must be {must}")
+
+
+def check_choice(field: str, value: str, table: Iterable[str]) -> None:
+    """Raises UsageError where a name is not in the table that it must come from."""
+    names = tuple(table)
+    if value not in names:
+        refuse(field, value, f"one of {' | '.join(names)}")
+
+
+def check(config: Config) -> None:
+    """Raises UsageError in one line naming field, value and rule."""
+    for field, value, declared in leaves(config):
+        _check_finite(field, value)
+        rule = declared.metadata["rule"]
+        if rule and not rule.holds(value):
+            refuse(field, value, rule.words)
+    _check_data(config)
+    _check_control(config)
+    _check_unet(config)
+    _check_sampling(config)
+    _check_steps(config)
+
+
+def _check_finite(field: str, value: Any) -> None:
+    """JSON and comparisons of configs know neither NaN nor infinity."""
+    numbers = [value]
+    while numbers:
+        number = numbers.pop()
+        if isinstance(number, tuple):
+            numbers += number
+        elif isinstance(number, float) and not math.isfinite(number):
+            refuse(field, value, "finite")
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
+    if data.validation_share + data.reserve_share >= 1:
+        refuse(
+            "data.reserve_share",
+            data.reserve_share,
+            f"below 1 together with data.validation_share = {data.validation_share}",
+        )
+
+
+def _check_control(config: Config) -> None:
+    control = config.loop.control
+    if control == "oracle_resample" and not config.loop.control_of:
+        refuse("loop.control_of", "", "a workdir where loop.control = oracle_resample")
+    if control != "oracle_resample" and config.loop.control_of:
+        refuse("loop.control_of", config.loop.control_of, f"'' where loop.control = {control}")
+    if control in ("fresh_real", "oracle_resample") and config.pool.rule == "fresh":
+        refuse("loop.control", control, "none | no_synthetic where pool.rule = fresh")
+
+
+def _check_unet(config: Config) -> None:
+    side, net = config.data.image_size, config.diffusion.unet
+    levels = len(net.multipliers)
+    if side % (net.stem * 2 ** (levels - 1)):
+        refuse(
+            "diffusion.unet.multipliers",
+            net.multipliers,
+            f"as many as data.image_size = {side}, folded by diffusion.unet.stem = {net.stem}, "
+            "can be halved for",
+        )
+    sides = [side // net.stem // 2**level for level in range(levels)]
+    if not set(net.attention) <= set(sides):
+        refuse(
+            "diffusion.unet.attention",
+            net.attention,
+            f"among {tuple(sides)}, the sides of this network's feature maps",
+        )
+    if any(net.channels * multiplier % net.heads for multiplier in net.multipliers):
+        channels = f"diffusion.unet.channels = {net.channels}"
+        refuse("diffusion.unet.heads", net.heads, f"a divisor of {channels}")
+
+
+def _check_sampling(config: Config) -> None:
+    diffusion, sample = config.diffusion, config.sample
+    timesteps = diffusion.ddpm.timesteps
+    if diffusion.process == "ddpm" and sample.steps > timesteps:
+        refuse("sample.steps", sample.steps, f"<= diffusion.ddpm.timesteps = {timesteps}")
+    if diffusion.edm.sigma_max <= diffusion.edm.sigma_min:
+        least = f"> diffusion.edm.sigma_min = {diffusion.edm.sigma_min}"
+        refuse("diffusion.edm.sigma_max", diffusion.edm.sigma_max, least)
+    if sample.guidance and not diffusion.label_dropout:
+        refuse("sample.guidance", sample.guidance, "0 where diffusion.label_dropout = 0")
+    if config.loop.group_source == "requested" and diffusion.condition_on == "label":
+        refuse(
+            "loop.group_source",
+            "requested",
+            "oracle | annotator where diffusion.condition_on = label",
+        )
+
+
+def _check_steps(config: Config) -> None:
+    per_dispatch = config.parallel.steps_per_dispatch
+    for field, steps in _step_counts(config).items():
+        if per_dispatch and steps % per_dispatch:
+            multiple = f"a multiple of parallel.steps_per_dispatch = {per_dispatch}"
+            refuse(field, steps, multiple)
+
+
+def check_devices(config: Config, devices: int) -> None:
+    """Raises UsageError where a batch cannot be split over the devices at hand."""
+    batches = {f"{name}.batch": getattr(config, name).batch for name in classifiers(config)}
+    batches["diffusion.batch"] = config.diffusion.batch
+    batches["measure.batch"] = config.measure.batch
+    for field, batch in batches.items():
+        if batch % devices:
+            refuse(field, batch, f"a multiple of the {devices} devices")
+
+
+def classifiers(config: Config) -> tuple[str, ...]:
+    """The sections of the classifiers that a run trains."""
+    if config.loop.group_source == "annotator":
+        return ("classifier", "annotator")
+    return ("classifier",)
+
+
+def steps_per_dispatch(config: Config, platform: str) -> int:
+    """Training steps in one program on a platform: `cpu`, `gpu` or `tpu`.
+
+    Where the config leaves it open, an accelerator takes as many up to ten as divide all numbers of
+    steps: a step of a small network is over before the host has sent the next one. On a CPU a loop
+    in a program costs more than that saves.
+    """
+    asked = config.parallel.steps_per_dispatch
+    if asked or platform == "cpu":
+        return asked or 1
+    counts = _step_counts(config).values()
+    return max(k for k in range(1, 11) if not any(steps % k for steps in counts))
+
+
+def _step_counts(config: Config) -> dict[str, int]:
+    """By field, the numbers of steps that must be whole numbers of dispatches."""
+    counts = {
+        "checkpoint.interval_steps": config.checkpoint.interval_steps,
+        "diffusion.steps": config.diffusion.steps,
+        "diffusion.later.steps": config.diffusion.later.steps,
+        "classifier.steps": config.classifier.steps,
+        "classifier.later.steps": config.classifier.later.steps,
+    }
+    if "annotator" in classifiers(config):
+        counts["annotator.steps"] = config.annotator.steps
+    return counts
