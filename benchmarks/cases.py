@@ -66,7 +66,7 @@ def _run(function: Callable, *arguments: Any) -> None:
 
 def _training(config: configs.Config, trainer: step.Trainer, steps: int) -> Case:
     shown = pool(config.data.image_size)
-    arrays = fit.put_on_devices(shown, len(shown), "device")
+    arrays = fit.put_on_devices(fit.training_columns(shown), len(shown), "device")
     key = parallel.replicate(keys.key((0, "noise")))
     state = trainer.start(trainer.init(jax.random.key(0)), 1e-4, 1e6)
     held = {"state": state, "step": 0}

@@ -80,7 +80,7 @@ def _start(trainer: Trainer, x64: bool, seed: int) -> TrainState:
 
 def _fit(trainer: Trainer, state: TrainState, shown: Any, steps: int) -> TrainState:
     pool, key = (
-        fit.put_on_devices(shown, len(shown), "device"),
+        fit.put_on_devices(fit.training_columns(shown), len(shown), "device"),
         parallel.replicate(keys.key((0, "noise"))),
     )
     for step in range(steps):

@@ -22,9 +22,13 @@ import jax
 
 from benchmarks import presets
 from selfloop_jax import config as configs
-from selfloop_jax.loop import context, runner
+from selfloop_jax.config import Config
+from selfloop_jax.loop import context, runner, setup
+from selfloop_jax.loop.phase import Phase, Result
+from selfloop_jax.loop.stage import Study
 from selfloop_jax.measure import fidelity
 from selfloop_jax.runtime import environment, store
+from selfloop_jax.studies import self_consuming
 
 
 class Clock:
@@ -58,35 +62,39 @@ class Clock:
         self._end = ended
 
 
-def timed_study(config: configs.Config, clock: Clock) -> context.RunContext:
-    """A study whose programs run by the clock."""
-    study = context.RunContext(config, runner.load(config), lambda: False)
-    networks = study.networks
+def timed_context(config: Config, clock: Clock) -> context.RunContext:
+    """A run whose programs are timed by the clock."""
+    timed = setup.open_run(config, lambda: False)
+    networks = timed.networks
     for name, trainer in networks.trainers.items():
         networks.trainers[name] = dataclasses.replace(
             trainer, program=clock.wrap(trainer.program, lambda result: result[1])
         )
     networks.predict = {name: clock.wrap(predict) for name, predict in networks.predict.items()}
-    networks.features, networks.draw = clock.wrap(networks.features), clock.wrap(networks.draw)
+    networks.features = clock.wrap(networks.features)
+    networks.sampler = clock.wrap(networks.sampler)
     visit = fidelity._visit
     fidelity._visit = lambda tile, *blocks: visit(clock.wrap(tile), *blocks)
-    return study
+    return timed
 
 
-def by_phase(clock: Clock) -> tuple[dict[str, Callable], dict[str, float]]:
-    """The loop's phases, and the seconds outside programs that each took when last run."""
+def by_phase(clock: Clock) -> tuple[Study, dict[str, float]]:
+    """The loop, and the seconds outside programs that each phase took when it ran last."""
     outside: dict[str, float] = {}
 
-    def watched(name: str, phase: Callable) -> Callable:
-        def run(gen: context.GenerationRun) -> context.Entry:
-            started, before = time.perf_counter(), clock.seconds
-            entry = phase(gen)
-            outside[name] = time.perf_counter() - started - (clock.seconds - before)
-            return entry
+    class Timed(Phase):
+        """A phase that notes the seconds in which none of its programs was computing."""
 
-        return run
+        def run(self, run: context.GenerationRun) -> Result:
+            started = time.perf_counter()
+            before = clock.seconds
+            result = super().run(run)
+            elapsed = time.perf_counter() - started
+            outside[self.name] = elapsed - (clock.seconds - before)
+            return result
 
-    return {name: watched(name, phase) for name, phase in runner.PHASES.items()}, outside
+    timed = tuple(Timed(**vars(phase)) for phase in self_consuming.STUDY.phases)
+    return dataclasses.replace(self_consuming.STUDY, phases=timed), outside
 
 
 def main() -> None:
@@ -95,21 +103,20 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/quickstart.py"))
     parser.add_argument("--generations", type=int, default=3)
     args = parser.parse_args()
-    config = presets.load(args.config).get_config()
-    config.loop.generations = args.generations
-    config = configs.typed(config)
+    fields = presets.load(args.config).get_config()
+    fields.loop.generations = args.generations
+    config = configs.typed(fields)
     environment.configure(*presets.threads(config))
     clock = Clock()
-    study = timed_study(config, clock)
-    runner.PHASES, outside = by_phase(clock)
+    timed = timed_context(config, clock)
+    study, outside = by_phase(clock)
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder)
         store.write_json(workdir / "config.json", config.to_dict())
         for number in range(args.generations):
             started, before = time.perf_counter(), clock.seconds
-            record = runner.run_generation(
-                context.GenerationRun(study, number, workdir, workdir), True
-            )
+            run = setup.generation(timed, number, workdir, workdir)
+            record = runner.run_stage(study, run, exact=True)
             seconds, inside = time.perf_counter() - started, clock.seconds - before
             line = {
                 "config": args.config.stem,

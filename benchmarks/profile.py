@@ -21,8 +21,9 @@ from ml_collections import ConfigDict
 
 from benchmarks import presets
 from selfloop_jax import config as configs
-from selfloop_jax.loop import context, runner
+from selfloop_jax.loop import runner, setup
 from selfloop_jax.runtime import environment, store
+from selfloop_jax.studies import self_consuming
 
 # By the names that XLA gives its operations; the first that fits.
 KINDS = {
@@ -75,16 +76,17 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/quickstart.py"))
     parser.add_argument("--shorter", type=int, default=2)
     args = parser.parse_args()
-    config = shortened(presets.load(args.config).get_config(), args.shorter)
+    config = configs.typed(shortened(presets.load(args.config).get_config(), args.shorter))
     environment.configure(*presets.threads(config))
-    study = context.RunContext(config, runner.load(config), lambda: False)
+    context = setup.open_run(config, lambda: False)
+    study = self_consuming.STUDY
     with tempfile.TemporaryDirectory() as folder:
         workdir, trace = Path(folder) / "run", Path(folder) / "trace"
         store.write_json(workdir / "config.json", config.to_dict())
-        runner.run_generation(context.GenerationRun(study, 0, workdir, workdir), True)
+        runner.run_stage(study, setup.generation(context, 0, workdir, workdir), True)
         with jax.profiler.trace(str(trace)):
             started = time.perf_counter()
-            runner.run_generation(context.GenerationRun(study, 1, workdir, workdir), True)
+            runner.run_stage(study, setup.generation(context, 1, workdir, workdir), True)
             seconds = time.perf_counter() - started
         found = shares(operations(trace), seconds * jax.local_device_count())
     line = {

@@ -1,5 +1,14 @@
 """`python -m selfloop_jax.main --config=configs/quickstart.py [--config.seed=1] [--workdir=DIR]`.
 
+Runs the study that a config describes, or goes through one that exists:
+
+    --config=FILE[:words]         a file of configs/, perhaps with words that choose a variant
+    --config.SECTION.FIELD=VALUE  another value of a field; --dry_run lists all with their meaning
+    --workdir=DIR                 the run's folder; default runs/<config>. The same command resumes
+    --dry_run                     print the config, sizes and costs, and stop
+    --replay=G                    recompute generation G of the workdir and compare every digest
+    --accept_manifest             continue on other versions or devices, marked as not exact
+
 Exit codes: 0 done or identical; 1 damage, failure while running, or a replay that differs; 2 usage,
 config, lock or a missing parent; 143 (130) ended by SIGTERM (Ctrl-C), progress saved.
 """
@@ -10,12 +19,14 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 from selfloop_jax.config import Config, typed
+from selfloop_jax.config.stored import read_config
 from selfloop_jax.errors import RunError, UsageError
 
 FLAGS = flags.FLAGS
@@ -42,6 +53,9 @@ ACCEPT = flags.DEFINE_bool("accept_manifest", False, "Go on although versions or
 
 def main(argv: list[str]) -> int:
     """Parses flags, runs, and turns the errors a user can cause into one line and an exit code."""
+    if {"--help", "-h"} & set(argv):
+        print(__doc__)
+        return 0
     try:
         config, workdir = _parse(argv)
         return _run(config, workdir)
@@ -71,7 +85,7 @@ def _parse(argv: list[str]) -> tuple[Config, Path]:
     if CONFIG.value is None:
         if REPLAY.value is None or workdir is None:
             raise UsageError("--config is missing: for example --config=configs/quickstart.py")
-        return _stored_config(workdir), workdir
+        return read_config(workdir), workdir
     config = typed(CONFIG.value)
     name = Path(config_flags.get_config_filename(FLAGS["config"])).name.partition(".py")
     return config, workdir or Path("runs") / (name[0] + name[2].replace(":", "-").replace(",", "-"))
@@ -103,18 +117,6 @@ def _unknown_field(message: str, argv: list[str]) -> str:
     return f"{field.removeprefix('config.')}: unknown field; {hint}"
 
 
-def _stored_config(workdir: Path) -> Config:
-    """The config that a run was made with, as the run recorded it."""
-    from selfloop_jax.runtime import store
-
-    if not (workdir / "config.json").exists():
-        raise UsageError(f"--workdir={workdir}: no run there (config.json is missing)")
-    stored = store.read_json(workdir / "config.json")
-    if not isinstance(stored, dict):
-        raise RunError(f"{workdir / 'config.json'}: damaged: no object")
-    return typed(stored)
-
-
 def _run(config: Config, workdir: Path) -> int:
     """Fixes the environment before the first use of a backend, then runs what was asked for."""
     from selfloop_jax import config as configs
@@ -125,20 +127,35 @@ def _run(config: Config, workdir: Path) -> int:
     environment.configure(parallel.nproc, parallel.cpu_devices, parallel.deterministic)
     multihost.connect(parallel.processes)
     stop = _Stop().listen()
-    from selfloop_jax.loop import dry_run, replay, runner
+    from selfloop_jax.loop import replay, runner
+    from selfloop_jax.studies import study_of
     from selfloop_jax.training import fit
 
+    study = study_of(config.study)
     if DRY_RUN.value:
-        print(dry_run.describe(config, workdir))
+        study.check(config)
+        print(_dry_run(config, workdir, study.dry_run(config)))
         return 0
     try:
         if REPLAY.value is not None:
-            return 0 if replay.replay(config, workdir, REPLAY.value, stop.is_set) else 1
-        runner.run(config, workdir, ACCEPT.value, stop.is_set)
+            same = replay.replay(study, config, workdir, REPLAY.value, stop.is_set)
+            return 0 if same else 1
+        runner.run(study, config, workdir, ACCEPT.value, stop.is_set)
     except fit.Preempted as stopped:
-        print(f"stopped at {stopped}; the same command goes on from there", file=sys.stderr)
-        return 128 + (stop.signal or signal.SIGTERM)  # none of its own: another process was told
+        print(f"stopped at {stopped}; the same command resumes", file=sys.stderr)
+        # No signal of its own: another process of the run was told to stop.
+        return 128 + (stop.signal or signal.SIGTERM)
     return 0
+
+
+def _dry_run(config: Config, workdir: Path, lines: list[str]) -> str:
+    """What --dry_run prints: every field, the devices, and what the study says of its costs."""
+    from selfloop_jax import config as configs
+    from selfloop_jax.runtime import environment, parallel
+
+    kind = environment.device_info()["device_kind"]
+    devices = f"devices: {parallel.device_count()} x {kind}"
+    return "\n".join([configs.describe(config), "", f"workdir: {workdir}", devices, *lines])
 
 
 class _Stop(threading.Event):
@@ -157,10 +174,16 @@ class _Stop(threading.Event):
         signal.signal(number, signal.SIG_DFL)
 
 
-if __name__ == "__main__":
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # What Orbax logs we raise, in one line.
+def program(arguments: Sequence[str] | None = None) -> int:
+    """`main` as a program of its own; of several processes a failed one does not wait for others."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs is raised, in one line
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    code = main(sys.argv)
+    argv = [sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]
+    code = main(argv)
     if code in (1, 2) and "selfloop_jax.runtime.multihost" in sys.modules:
         sys.modules["selfloop_jax.runtime.multihost"].abort(code)
-    sys.exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(program())

@@ -155,7 +155,12 @@ def _last_line(path: Path) -> str:
     return lines[-1] if lines else "no word of why"
 
 
-if __name__ == "__main__":
+def program(argv: Sequence[str] | None = None) -> int:
+    """`main` as a program of its own: SIGTERM and Ctrl-C let the runs under way save first."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    sys.exit(main())
+    return main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(program())

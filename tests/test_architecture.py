@@ -80,7 +80,9 @@ def reach(name: str) -> set[str]:
 def floor(name: str) -> int:
     """The place of a file's folder, or of a file at the top, in FLOORS."""
     place = name.removesuffix(".py").partition("/")[0]
-    return FLOORS.index("main" if place in PROGRAMS else place)
+    # `python -m selfloop_jax.sampling` is a program like `main`, though it lies beside its parts.
+    is_program = place in PROGRAMS or name.endswith("/__main__.py")
+    return FLOORS.index("main" if is_program else place)
 
 
 def test_only_parallel_names_pmap():

@@ -1,5 +1,8 @@
 """Where the label and the group of a generated image come from, and how good the annotator of groups is."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 from selfloop_jax.config import LoopConfig
@@ -9,12 +12,13 @@ from selfloop_jax.data.images import UNKNOWN
 
 
 def assign_labels(
-    section: LoopConfig, condition: np.ndarray, logits: dict[str, np.ndarray]
+    section: LoopConfig, requested: np.ndarray, logits: np.ndarray | None
 ) -> np.ndarray:
-    """int32[N] by `loop.label_source`: the requested one, or the best class of one classifier's logits."""
+    """int32[N] by `loop.label_source`: the requested label, or a classifier's likeliest class."""
     if section.label_source == "requested":
-        return condition
-    return logits[section.label_source].argmax(axis=1).astype(np.int32)
+        return requested
+    assert logits is not None
+    return logits.argmax(axis=1).astype(np.int32)
 
 
 def assign_groups(
@@ -57,3 +61,30 @@ def confusion_matrices(
     known = group >= 0
     np.add.at(counts, (label[known], group[known], found[known]), 1)
     return [table[np.ix_(row, row)] for table, row in zip(counts, members, strict=True)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Generated images to be labelled, and who labels them.
+
+    samples: pixels uint8[N,H,W,3], id, requested_label and requested_group [N]. classify and
+    annotate give logits float32[N,C] and float32[N,G] of pixels; None where the config asks for no
+    such network.
+    """
+
+    section: LoopConfig
+    data: Dataset
+    samples: dict[str, np.ndarray]
+    classify: Callable[[np.ndarray], np.ndarray] | None
+    annotate: Callable[[np.ndarray], np.ndarray] | None
+
+
+def label(job: Job) -> dict[str, np.ndarray]:
+    """The columns of `job.samples`, and label and group int32[N]."""
+    pixels = job.samples["pixels"]
+    class_logits = job.classify(pixels) if job.classify else None
+    group_logits = job.annotate(pixels) if job.annotate else None
+    labels = assign_labels(job.section, job.samples["requested_label"], class_logits)
+    requested = job.samples["requested_group"]
+    groups = assign_groups(job.section, requested, labels, pixels, group_logits, job.data)
+    return {**job.samples, "label": labels, "group": groups}

@@ -1,245 +1,238 @@
-"""What the phases of a run share: real images, compiled networks, and the artifacts of generations."""
+"""What the generations of a self-consuming loop share, and one generation under way."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from selfloop_jax import config as configs
+from selfloop_jax.config import (
+    Config,
+    DiffusionConfig,
+    LaterConfig,
+    LoopClassifierConfig,
+    TrainingConfig,
+)
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
-from selfloop_jax.errors import RunError, UsageError
-from selfloop_jax.loop import controls, pool_rules
-from selfloop_jax.runtime import environment, log, parallel, rng, store, workdir
+from selfloop_jax.errors import RunError
+from selfloop_jax.loop import control_images, pool_rules
+from selfloop_jax.loop.samples import read_samples
+from selfloop_jax.loop.stage import StageRun
+from selfloop_jax.runtime import environment, log, parallel, rng, store
+from selfloop_jax.runtime.workdir import generation_dir
 from selfloop_jax.sampling import sampler
 from selfloop_jax.training import classifier, generator, step
 from selfloop_jax.training.checkpoints import Checkpoints
 
-Entry = dict[str, Any]
-
-
-SKIPPED: Entry = {"digests": {}}  # of a phase that this generation does without
-
-
-# Networks that stay on the devices; of classifiers generation 0's, this one's, and that of
-# generated images.
+# Networks that stay on the devices. Of classifiers: that of generation 0, this generation's, and
+# the one trained on generated images alone.
 WEIGHTS_IN_MEMORY = {"classifier": 3, "diffusion": 1}
 
 
 class Networks:
-    """Every compiled program of a run, each built once."""
+    """Every compiled program of a run, each built once. Reads no file."""
 
-    def __init__(self, config: configs.Config, classes: int, groups: int):
-        side, k = (
-            config.data.image_size,
-            configs.steps_per_dispatch(config, environment.device_info()["platform"]),
-        )
+    def __init__(self, config: Config, classes: int, groups: int):
+        side = config.data.image_size
+        platform = environment.device_info()["platform"]
+        per_dispatch = configs.steps_per_dispatch(config, platform)
         dtype = None if config.parallel.precision == "float32" else config.parallel.precision
         unet, process = generator.build(config.diffusion, classes, groups, dtype)
         nets = {"classifier": classifier.build(config.classifier, classes, dtype)}
         if "annotator" in configs.classifiers(config) and groups > 1:
             nets["annotator"] = classifier.build(config.annotator, groups, dtype)
         self.trainers = {
-            "diffusion": generator.make_trainer(unet, process, config.diffusion, side, k)
+            "diffusion": generator.make_trainer(unet, process, config.diffusion, side, per_dispatch)
         }
         self.predict = {}
+        batch = config.measure.batch
         for name, net in nets.items():
-            self.trainers[name] = classifier.make_trainer(net, getattr(config, name), side, k, name)
-            self.predict[name] = classifier.make_predict(
-                net, getattr(config, name), config.measure.batch
-            )
+            section = getattr(config, name)
+            self.trainers[name] = classifier.make_trainer(net, section, side, per_dispatch)
+            self.predict[name] = classifier.make_predict(net, section, batch)
         self.features = classifier.make_predict(
-            nets["classifier"], config.classifier, config.measure.batch, features=True
+            nets["classifier"], config.classifier, batch, features=True
         )
-        self.draw = sampler.make_sampler(unet, process, config.sample, side)
+        self.sampler = sampler.make_sampler(unet, process, config.sample, side)
+        self._nets = nets
+        self._config = config
+
+    def read_initial_weights(self) -> dict[str, str]:
+        """Has classifiers start from the files that the config names; their digests by field.
+
+        UsageError where a file is missing, damaged or of another network.
+        """
+        digests = {}
+        for name, net in self._nets.items():
+            section = getattr(self._config, name)
+            if section.init_from:
+                self.trainers[name] = classifier.pretrained(
+                    self.trainers[name], net, section.init_from, name
+                )
+                digests[f"{name}.init_from"] = classifier.weights_digest(section.init_from, name)
+        return digests
 
 
 class RunContext:
-    """What all generations share: the real images and the networks."""
+    """What all generations share: the real images, the networks, and the weights trained last."""
 
-    def __init__(self, config: configs.Config, data: Dataset, stop: Callable[[], bool]):
+    def __init__(self, config: Config, data: Dataset, stop: Callable[[], bool]):
         self.config = config
         self.data = data
         self.stop = stop
-        self.weights: dict[str, dict[str, step.Variables]] = {
-            kind: {} for kind in WEIGHTS_IN_MEMORY
-        }  # by digest
         self.networks = Networks(config, len(data.classes), len(data.groups))
-        self.inputs = {  # what a run must go on with
+        self.inputs: store.Json = {
             "data": data.describe(config.data.source),
-            "initial_weights": _initial_weights_digests(config),
+            "initial_weights": self.networks.read_initial_weights(),
         }
-        self.capacity = max(
-            len(data.whole if "annotator" in self.networks.trainers else data.train),
-            config.sample.count,
-            *(self.pool_size(g) for g in range(config.loop.generations)),
-        )
+        self._weights: dict[str, dict[str, step.Variables]] = {
+            kind: {} for kind in WEIGHTS_IN_MEMORY
+        }
+        # All pools of a run are padded to one size, so that nothing recompiles as they grow.
+        pools = [self.pool_capacity(g) for g in range(config.loop.generations)]
+        annotated = len(data.whole) if "annotator" in self.networks.trainers else 0
+        self.capacity = max(annotated, len(data.train), config.sample.count, *pools)
 
-    def remember(self, kind: str, digest: str, weights: step.Variables) -> None:
-        """Keeps a network that is whole on disk, with the last few before it, for the phases to come."""
-        if kind in WEIGHTS_IN_MEMORY:
-            kept = self.weights[kind]
-            kept.pop(digest, None)
-            kept[digest] = weights
-            for old in list(kept)[: -WEIGHTS_IN_MEMORY[kind]]:
-                del kept[old]
+    @property
+    def stand_in(self) -> str | None:
+        """What says that the images are not the real ones; None if they are."""
+        return self.data.facts.get("stand_in")
 
-    def pool_size(self, generation: int) -> int:
-        """Images in the pool of a generation."""
+    def cache_weights(self, kind: str, digest: str, weights: step.Variables) -> None:
+        """Keeps a network that is on disk under `digest` for later phases, and drops older ones."""
+        if kind not in WEIGHTS_IN_MEMORY:
+            return
+        kept = self._weights[kind]
+        kept.pop(digest, None)
+        kept[digest] = weights
+        for old in list(kept)[: -WEIGHTS_IN_MEMORY[kind]]:
+            del kept[old]
+
+    def cached_weights(self, kind: str, digest: str) -> step.Variables | None:
+        """A network that is still on the devices, or None."""
+        return self._weights.get(kind, {}).get(digest)
+
+    def pool_capacity(self, generation: int) -> int:
+        """The most images that the pool of a generation can have."""
         config = self.config
+        # Without synthetic images every generation has the pool of generation 0.
         of = 0 if config.loop.control == "no_synthetic" else generation
         return pool_rules.size(config.pool, of, len(self.data.train), config.sample.count)
 
 
-@dataclass
-class GenerationRun:
-    """One generation being made: `out` receives its artifacts, `home` holds the generations before it."""
+def training_section(
+    section: DiffusionConfig | LoopClassifierConfig, generation: int
+) -> TrainingConfig | LaterConfig:
+    """Where steps and learning rate of a generation stand: the section, later its `later`."""
+    return section.later if generation else section
 
-    study: RunContext
-    number: int
-    out: Path
-    home: Path
-    entries: dict[str, Entry] = field(default_factory=dict)  # by phase, those that are done
-    parents: dict[str, str] = field(
-        default_factory=dict
-    )  # digests of what this phase read of the past
+
+def network_of(phase: str) -> str:
+    """The network that a training phase trains."""
+    return "classifier" if phase == "generated_classifier" else phase
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """The artifacts of one generation on disk, each verified against its digest when it is read.
+
+    digest(name) gives the sha256 that an artifact must have.
+    """
+
+    context: RunContext
+    generation: int
+    workdir: Path
+    digest: Callable[[str], str]
 
     @property
     def folder(self) -> Path:
-        """Where this generation's artifacts go."""
-        return workdir.generation_dir(self.out, self.number)
+        """The generation's folder."""
+        return generation_dir(self.workdir, self.generation)
+
+    def samples(self) -> Images:
+        """The generated images with the labels and groups that pools take."""
+        return read_samples(self.workdir, self.generation, self.digest("samples.npz"))
+
+    def checkpoints(self, phase: str) -> Checkpoints:
+        """The checkpoints of a training phase."""
+        section = self.context.config.checkpoint
+        return Checkpoints(self.folder / phase, section.interval_steps, section.keep)
+
+    def weights(self, phase: str) -> step.Variables:
+        """The network that a training phase ended with, on the devices."""
+        network = network_of(phase)
+        digest = self.digest(phase)
+        weights = self.context.cached_weights(network, digest)
+        if weights is None:
+            section = getattr(self.context.config, network)
+            steps = training_section(section, self.generation).steps
+            abstract = self.context.networks.trainers[network].abstract
+            state = self.checkpoints(phase).load(steps, abstract, digest)
+            weights = parallel.replicate(step.ema_variables(state))
+        self.context.cache_weights(network, digest, weights)
+        return weights
+
+
+@dataclass
+class GenerationRun(StageRun):
+    """One generation of the loop under way."""
+
+    context: RunContext
 
     @property
-    def address(self) -> rng.KeyPath:
-        """The address of all that is random in this generation."""
-        return (self.study.config.seed, "generation", self.number)
+    def key_path(self) -> rng.KeyPath:
+        """The key path of all that is random in this generation."""
+        return (self.context.config.seed, "generation", self.number)
 
-    def digest(self, generation: int, name: str) -> str:
-        """The recorded digest of an artifact of this or an earlier generation."""
-        if generation == self.number:
-            return next(e["digests"][name] for e in self.entries.values() if name in e["digests"])
-        path = workdir.generation_dir(self.home, generation) / "record.json"
-        digest = store.read_json(path).get("digests", {}).get(name)
-        if digest is None:
-            raise RunError(f"{path}: damaged: it has no digest of {name}")
-        return self.parents.setdefault(f"gen_{generation:04d}/{name}", digest)
+    def artifacts(self, generation: int) -> Artifacts:
+        """The artifacts of this or an earlier generation; what is read of it is noted."""
+        return Artifacts(
+            self.context,
+            generation,
+            self.workdir_of(generation),
+            lambda name: self.digest(generation, name),
+        )
 
     def samples(self, generation: int) -> Images:
-        """What the generator of this or an earlier generation drew, verified."""
-        base = self.out if generation == self.number else self.home
-        return read_samples(base, generation, self.digest(generation, "samples.npz"))
+        """The images generated in this or an earlier generation."""
+        return self.artifacts(generation).samples()
+
+    def weights(self, generation: int, phase: str) -> step.Variables:
+        """The network that a training phase of this or an earlier generation ended with."""
+        return self.artifacts(generation).weights(phase)
 
     @property
-    def generates(self) -> bool:
-        """Whether this generation trains a generator: a control does not, but for one that it took over."""
-        section = self.study.config.loop
-        return section.control == "none" or (not self.number and bool(section.branch_from))
+    def trains_generator(self) -> bool:
+        """Whether this generation has a generator: a control has none but that of its branch."""
+        loop = self.context.config.loop
+        return loop.control == "none" or (not self.number and bool(loop.branch_from))
 
     @cached_property
     def pool(self) -> Images:
-        """The training set of this generation; after a resume, checked to be the one it began with."""
-        study = self.study
-        earlier = pool_rules.source_generations(study.config.pool, self.number)
-        if study.config.loop.control == "none":
+        """The training set; after a resume, checked to be the one that the generation began with."""
+        config = self.context.config
+        data = self.context.data
+        earlier = pool_rules.source_generations(config.pool, self.number)
+        if config.loop.control == "none":
             generated = [self.samples(g) for g in earlier]
         else:
-            generated = control_images(study.config, study.data, earlier, self.parents)
-        address = (study.config.seed, "pool")
+            generated = control_images.control_sets(config, data, earlier, self.inputs_read)
+        key_path = (config.seed, "pool")
         images = pool_rules.build(
-            study.config.pool, address, self.number, study.data.train, study.data.reserve, generated
+            config.pool, key_path, self.number, data.train, data.reserve, generated
         )
-        if "pool" in self.entries and pool_digest(images) != self.digest(self.number, "pool"):
+        if "pool" in self.results and pool_digest(images) != self.digests["pool"]:
             raise RunError(
                 f"{self.folder / 'pool.json'}: the real images are no longer those recorded"
             )
         return images
 
-    def checkpoints(self, generation: int, name: str) -> Checkpoints:
-        """The checkpoints of one training phase of this or an earlier generation."""
-        base = self.out if generation == self.number else self.home
-        section = self.study.config.checkpoint
-        folder = workdir.generation_dir(base, generation) / name
-        return Checkpoints(folder, section.interval_steps, section.keep)
-
-    def trained(self, generation: int, name: str) -> step.Variables:
-        """The network that a training phase ended with, verified, on the devices."""
-        kind = "classifier" if name == "generated_classifier" else name
-        steps = training_section(getattr(self.study.config, kind), generation).steps
-        digest = self.digest(generation, name)
-        weights = self.study.weights.get(kind, {}).get(digest)
-        if weights is None:
-            abstract = self.study.networks.trainers[kind].abstract
-            state = self.checkpoints(generation, name).load(steps, abstract, digest)
-            weights = parallel.replicate(step.ema_variables(state))
-        self.study.remember(kind, digest, weights)
-        return weights
-
     def progress(self, phase: str) -> log.Progress:
-        """The progress of one of this generation's phases."""
-        section = self.study.config.log
-        metrics = log.Metrics(self.out / "metrics.jsonl")
-        return log.Progress(metrics, self.number, phase, section.every_steps)
-
-
-def read_samples(home: Path, generation: int, digest: str) -> Images:
-    """The drawn set of one generation of the run in `home`; RunError unless its bytes have the digest."""
-    arrays = store.read_npz(workdir.generation_dir(home, generation) / "samples.npz", digest)
-    return Images(**arrays, origin=np.full(len(arrays["id"]), generation, np.int32))
-
-
-def control_images(
-    config: configs.Config, data: Dataset, earlier: range, parents: dict[str, str]
-) -> list[Images]:
-    """What a control puts in the place of the sets drawn in `earlier` generations.
-
-    Notes in `parents` what it read of the run that the control belongs to. UsageError on a short
-    reserve.
-    """
-    kind, real = config.loop.control, data.train.joint(len(data.classes), len(data.groups))
-    if kind == "no_synthetic" or not earlier:
-        return []
-    if kind == "fresh_real":
-        joints = [controls.counts_like(real, config.sample.count)] * len(earlier)
-    else:
-        home = Path(config.loop.control_of).expanduser()
-        joints = [controls.counts_of(_matched_samples(home, g, parents), real) for g in earlier]
-    # Pools that grow begin with the same images; a pool of the latest set alone has images of its
-    # own.
-    address = (config.seed, "control", kind, *([earlier.start] if earlier.start else []))
-    return controls.matched_real_sets(address, data.candidates, joints, f"loop.control = {kind}")
-
-
-def _matched_samples(home: Path, generation: int, parents: dict[str, str]) -> Images:
-    """What the run in `home` drew in a generation, verified."""
-    path = workdir.generation_dir(home, generation) / "record.json"
-    if not path.exists():
-        raise UsageError(
-            f"loop.control_of = {home}: allowed are runs with a finished {path.parent.name}"
-        )
-    digest = store.read_json(path).get("digests", {}).get("samples.npz")
-    if digest is None:
-        raise UsageError(f"loop.control_of = {home}: allowed are runs that drew images")
-    parents[f"control_of/{path.parent.name}/samples.npz"] = digest
-    return read_samples(home, generation, digest)
-
-
-def _initial_weights_digests(config: configs.Config) -> dict[str, str]:
-    """By field, the digests of the files that classifiers start from."""
-    found = {
-        f"{name}.init_from": classifier.weights_digest(getattr(config, name), name)
-        for name in configs.classifiers(config)
-    }
-    return {field: digest for field, digest in found.items() if digest}
-
-
-def training_section(
-    section: configs.DiffusionConfig | configs.LoopClassifierConfig, generation: int
-) -> configs.TrainingConfig | configs.LaterConfig:
-    """Steps and learning rate of a generation: the section itself at first, then its `later`."""
-    return section.later if generation else section
+        """The progress of one phase."""
+        every = self.context.config.log.every_steps
+        metrics = log.Metrics(self.workdir / "metrics.jsonl")
+        return log.Progress(metrics, self.number, phase, every)
 
 
 def pool_digest(images: Images) -> str:

@@ -1,223 +1,310 @@
-"""What a generation does: one function per phase, each from verified inputs on disk to artifacts on disk.
+"""The phases of a generation, each a value that reads, computes and writes.
 
-`loop.py` states their order. A phase returns an entry: the digests of what it made and what the
-record is to say of it. It reads its inputs from disk whether or not the phase before ran in this
-process, but for the weights trained last, which stay on the devices under the digest that they have
-on disk.
+`studies/self_consuming.py` states their order. Inputs are read from disk and verified, whether or
+not the phase before ran in this process; only the weights trained last stay on the devices, under
+the digest that they have on disk.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from selfloop_jax.curate.label import (
-    assign_groups,
-    assign_labels,
-    confusion_matrices,
-    most_likely_group,
-)
+from selfloop_jax.curate import label as labelling
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import RunError
-from selfloop_jax.loop.context import SKIPPED, Entry, GenerationRun, pool_digest, training_section
-from selfloop_jax.runtime import keys, multihost, parallel, store
-from selfloop_jax.sampling import requests
+from selfloop_jax.loop.context import GenerationRun, network_of, pool_digest, training_section
+from selfloop_jax.loop.phase import Phase, Result, each
+from selfloop_jax.loop.samples import REQUESTED, path_of
+from selfloop_jax.runtime import parallel, store
+from selfloop_jax.sampling import requests, sampler
+from selfloop_jax.sampling.parts import Parts
 from selfloop_jax.training import fit, step
 
-
-def annotator_phase(gen: GenerationRun) -> Entry:
-    """In generation 0 trains the group classifier on real training images, frozen from then on.
-
-    On those before subsampling: it is to measure the bias, not to have it.
-    """
-    if gen.number or "annotator" not in gen.study.networks.trainers or not gen.generates:
-        return SKIPPED
-    data = gen.study.data
-    known = data.whole.take(data.whole.group >= 0)
-    entry = _training(gen, "annotator", "annotator", replace(known, label=known.group), None)
-    gen.entries["annotator"] = entry
-    held_out = data.validation
-    found = most_likely_group(_group_logits(gen, held_out.pixels), held_out.label, data.members)
-    counts = confusion_matrices(held_out.label, held_out.group, found, data.members)
-    return entry | {"annotator": {"split": "validation", "confusion": counts}}
+# ------------------------------------------------------------------------------------------------
+# Training: four phases that differ in the network, in the images and in where they start.
+# ------------------------------------------------------------------------------------------------
 
 
-def _group_logits(gen: GenerationRun, pixels: np.ndarray) -> np.ndarray:
-    """float32[N,G] of the frozen annotator."""
-    return gen.study.networks.predict["annotator"](gen.trained(0, "annotator"), pixels)
-
-
-def pool_phase(gen: GenerationRun) -> Entry:
-    """Builds the pool; it is not stored, since its parents are."""
-    images, data = gen.pool, gen.study.data
-    origins = {
-        int(g): int(n) for g, n in zip(*np.unique(images.origin, return_counts=True), strict=True)
-    }
-    source = images.id if images.source_id is None else images.source_id
-    return {
-        "digests": {"pool": pool_digest(images)},
-        "pool": {
-            "size": len(images),
-            "real": origins.pop(-1, 0),
-            "generated": origins,
-            "joint": images.joint(len(data.classes), len(data.groups)),
-            "unknown_group": int((images.group < 0).sum()),
-            **({} if origins else {"distinct_sources": len(np.unique(source))}),
-        },
-    }
-
-
-def _training(
-    gen: GenerationRun, name: str, kind: str, images: Images, start: step.Variables | None
-) -> Entry:
-    """Trains one network of `kind` on `images`, from `start` or from scratch."""
-    study = gen.study
-    trainer, schedule = (
-        study.networks.trainers[kind],
-        training_section(getattr(study.config, kind), gen.number),
+def training_job(
+    run: GenerationRun, phase: str, images: Images, weights: step.Variables | None
+) -> fit.Job:
+    """The job that trains the network of `phase` on images, from weights or from scratch."""
+    context = run.context
+    network = network_of(phase)
+    schedule = training_section(getattr(context.config, network), run.number)
+    return fit.Job(
+        trainer=context.networks.trainers[network],
+        columns=fit.training_columns(images),
+        weights=weights,
+        steps=schedule.steps,
+        learning_rate=schedule.learning_rate,
+        key_path=(*run.key_path, phase),
+        capacity=context.capacity,
+        placement=context.config.data.placement,
+        checkpoints=run.artifacts(run.number).checkpoints(phase),
+        progress=run.progress(phase),
+        stop=context.stop,
     )
-    address = (*gen.address, name)
-    progress = gen.progress(name)
-
-    def begin() -> step.TrainState:
-        weights = start or trainer.init(keys.key((*address, "init")))
-        return trainer.start(weights, float(schedule.learning_rate), float(schedule.steps))
-
-    digest, state = fit.fit(
-        trainer,
-        begin,
-        images,
-        study.capacity,
-        study.config.data.placement,
-        address,
-        schedule.steps,
-        gen.checkpoints(gen.number, name),
-        progress,
-        study.stop,
-    )
-    study.remember(kind, digest, step.ema_variables(state))
-    return {"digests": {name: digest}, "images_per_second": progress.rate}
 
 
-def _previous(gen: GenerationRun, kind: str) -> step.Variables | None:
-    """What training starts from: the network of the generation before, where the config says so."""
-    section = getattr(gen.study.config, kind)
-    if not gen.number or section.later.start == "scratch":
+def keep_trained(run: GenerationRun, phase: str, fitted: fit.Fitted) -> Result:
+    """Notes a trained network, and keeps its weights on the devices for the phases that follow."""
+    variables = step.ema_variables(fitted.state)
+    run.context.cache_weights(network_of(phase), fitted.digest, variables)
+    return Result(digests={phase: fitted.digest}, rates={phase: fitted.images_per_second})
+
+
+def _previous(run: GenerationRun, network: str) -> step.Variables | None:
+    """What fine-tuning starts from: the network of the generation before; None: from scratch."""
+    section = getattr(run.context.config, network)
+    if not run.number or section.later.start == "scratch":
         return None
-    return gen.trained(gen.number - 1, kind)
+    return run.weights(run.number - 1, network)
 
 
-def diffusion_phase(gen: GenerationRun) -> Entry:
-    """Trains the generator on the pool."""
-    if not gen.generates:
-        return SKIPPED
-    return _training(gen, "diffusion", "diffusion", gen.pool, _previous(gen, "diffusion"))
-
-
-def _conditions(gen: GenerationRun) -> tuple[np.ndarray, np.ndarray]:
-    """Label and group asked of each image drawn in this generation."""
-    data = gen.study.data
-    return requests.requested_labels(
-        gen.study.config.sample,
-        (*gen.address, "sample"),
-        gen.pool,
-        data.train,
-        data.members,
+def _training_phase(
+    name: str,
+    images: Callable[[GenerationRun], Images],
+    start: Callable[[GenerationRun], step.Variables | None],
+    applies: Callable[[GenerationRun], bool],
+    memory_hint: str,
+) -> Phase:
+    """The phase that trains the network `name` on `images(run)`, from `start(run)`."""
+    return Phase(
+        name=name,
+        applies=applies,
+        read=lambda run: training_job(run, name, images(run), start(run)),
+        compute=fit.fit,
+        write=lambda run, fitted: keep_trained(run, name, fitted),
+        memory_hint=memory_hint,
     )
 
 
-def sample_phase(gen: GenerationRun) -> Entry:
-    """Draws images in chunks; a chunk on disk is not drawn again."""
-    if not gen.generates:
-        return SKIPPED
-    section = gen.study.config.sample
-    chunk = section.batch_per_device * parallel.device_count()
-    label, group = _conditions(gen)
-    params = gen.trained(gen.number, "diffusion")["params"]
-    key = parallel.replicate(keys.key((*gen.address, "sample", "noise")))
-    firsts = range(0, section.count, chunk)
-    paths = [gen.folder / "samples.part" / f"{first:08d}.npz" for first in firsts]
-    progress = gen.progress("sample")
-    there = multihost.broadcast(np.array([path.exists() for path in paths]))
-    progress.begin(int(there.sum()), len(paths), chunk)
-    with ThreadPoolExecutor(1) as disk:  # a chunk is written while the next one is drawn
-        writing: Future | None = None
-        for done, (first, path) in enumerate(zip(firsts, paths, strict=True), start=1):
-            if there[done - 1]:
-                continue
-            ids = np.arange(first, first + chunk, dtype=np.uint32)
-            kept = min(chunk, section.count - first)
-            rows = np.minimum(ids, section.count - 1)
-            pixels = gen.study.networks.draw(params, key, ids, label[rows], group[rows])
-            if writing:
-                writing.result()
-            writing = disk.submit(
-                store.write_npz, path, {"id": ids[:kept], "pixels": pixels[:kept]}
-            )
-            progress.advance(done)
-            if gen.study.stop():
-                writing.result()
-                raise fit.Preempted(f"{progress.where}, image {first + kept}")
-        if writing:
-            writing.result()
-    progress.end()
-    multihost.barrier()
-    pixels = _join_chunks(gen)
-    return {
-        "digests": {"pixels": store.digest_arrays({"pixels": pixels})},
-        "images_per_second": progress.rate,
-    }
+def _measures_generated_only(run: GenerationRun) -> bool:
+    """Whether this generation trains a classifier on its generated images alone."""
+    wanted = run.context.config.measure.generated_only
+    first_only = wanted == "first" and run.number > 0
+    return wanted != "never" and not first_only and run.trains_generator
 
 
-def _join_chunks(gen: GenerationRun) -> np.ndarray:
-    """uint8[count,H,W,3]: the chunks joined."""
-    paths = sorted((gen.folder / "samples.part").glob("*.npz"))
-    return np.concatenate([store.read_npz(path)["pixels"] for path in paths])
+DIFFUSION = _training_phase(
+    "diffusion",
+    images=lambda run: run.pool,
+    start=lambda run: _previous(run, "diffusion"),
+    applies=lambda run: run.trains_generator,
+    memory_hint="lower diffusion.batch or set diffusion.unet.remat = True",
+)
+CLASSIFIER = _training_phase(
+    "classifier",
+    images=lambda run: run.pool,
+    start=lambda run: _previous(run, "classifier"),
+    applies=lambda run: True,
+    memory_hint="lower classifier.batch",
+)
+# For the classification accuracy score (CAS) of arXiv 1905.10887.
+GENERATED_CLASSIFIER = _training_phase(
+    "generated_classifier",
+    images=lambda run: run.samples(run.number),
+    start=lambda run: None,
+    applies=_measures_generated_only,
+    memory_hint="lower classifier.batch",
+)
+
+# ------------------------------------------------------------------------------------------------
+# The group annotator: trained once, in generation 0, and frozen.
+# ------------------------------------------------------------------------------------------------
 
 
-def classifier_phase(gen: GenerationRun) -> Entry:
-    """Trains the classifier on the pool."""
-    return _training(gen, "classifier", "classifier", gen.pool, _previous(gen, "classifier"))
+@dataclass(frozen=True)
+class _Annotating:
+    """Training of the annotator, and the held-out images on which its errors are counted."""
+
+    job: fit.Job
+    held_out: Images
+    predict: Callable[[step.Variables, np.ndarray], np.ndarray]
+    groups_of_class: np.ndarray
 
 
-def label_phase(gen: GenerationRun) -> Entry:
-    """Labels and groups the drawn images and writes samples.npz."""
-    if not gen.generates:
-        return SKIPPED
-    config, data = gen.study.config, gen.study.data
-    pixels = _join_chunks(gen)
-    if store.digest_arrays({"pixels": pixels}) != gen.digest(gen.number, "pixels"):
-        raise RunError(
-            f"{gen.folder / 'samples.part'}: damaged: its digest is not the recorded one"
+def _trains_annotator(run: GenerationRun) -> bool:
+    has_annotator = "annotator" in run.context.networks.trainers
+    return run.number == 0 and has_annotator and run.trains_generator
+
+
+def _read_annotating(run: GenerationRun) -> _Annotating:
+    """It learns from the images before subsampling: it is to measure the bias, not to have it."""
+    data = run.context.data
+    known = data.whole.take(data.whole.group >= 0)
+    job = training_job(run, "annotator", replace(known, label=known.group), None)
+    predict = run.context.networks.predict["annotator"]
+    return _Annotating(job, data.validation, predict, data.members)
+
+
+def _annotate(
+    inputs: Sequence[_Annotating],
+) -> list[tuple[fit.Fitted, list[np.ndarray]]]:
+    """The trained annotators, each with its confusion matrices on held-out images."""
+    outputs = []
+    fitted = fit.fit([one.job for one in inputs])
+    for one, network in zip(inputs, fitted, strict=True):
+        held_out = one.held_out
+        logits = one.predict(step.ema_variables(network.state), held_out.pixels)
+        groups = labelling.most_likely_group(logits, held_out.label, one.groups_of_class)
+        confusion = labelling.confusion_matrices(
+            held_out.label, held_out.group, groups, one.groups_of_class
         )
-    condition, asked_group = _conditions(gen)
-    annotators = {"previous": gen.number, "frozen": 0}
-    logits = {
-        name: gen.study.networks.predict["classifier"](
-            gen.trained(generation, "classifier"), pixels
-        )
-        for name, generation in annotators.items()
-        if config.loop.label_source == name
+        outputs.append((network, confusion))
+    return outputs
+
+
+def _write_annotator(run: GenerationRun, outputs: tuple[fit.Fitted, list[np.ndarray]]) -> Result:
+    fitted, confusion = outputs
+    trained = keep_trained(run, "annotator", fitted)
+    record = {"annotator": {"split": "validation", "confusion": confusion}}
+    return Result(digests=trained.digests, record=record, rates=trained.rates)
+
+
+ANNOTATOR = Phase(
+    name="annotator",
+    applies=_trains_annotator,
+    read=_read_annotating,
+    compute=_annotate,
+    write=_write_annotator,
+    memory_hint="lower annotator.batch",
+)
+
+# ------------------------------------------------------------------------------------------------
+# The pool: not stored, because it can be rebuilt from its inputs.
+# ------------------------------------------------------------------------------------------------
+
+
+def _write_pool(run: GenerationRun, images: Images) -> Result:
+    data = run.context.data
+    origins, counts = np.unique(images.origin, return_counts=True)
+    by_origin = {int(g): int(n) for g, n in zip(origins, counts, strict=True)}
+    real = by_origin.pop(-1, 0)
+    pool = {
+        "size": len(images),
+        "real": real,
+        "generated": by_origin,
+        "counts": images.joint(len(data.classes), len(data.groups)),
+        "unknown_group": int((images.group < 0).sum()),
     }
-    label = assign_labels(config.loop, condition, logits)
-    annotated = "annotator" in gen.study.networks.trainers
-    group_logits = _group_logits(gen, pixels) if annotated else None
-    digest = store.write_npz(
-        gen.folder / "samples.npz",
-        {
-            "pixels": pixels,
-            "label": label,
-            "group": assign_groups(config.loop, asked_group, label, pixels, group_logits, data),
-            "id": np.arange(len(pixels), dtype=np.uint32),
-            "condition": condition,
+    if not by_origin:
+        # Several images may be one digit in several colours: how many digits are there?
+        source = images.id if images.source_id is None else images.source_id
+        pool["distinct_sources"] = len(np.unique(source))
+    return Result(digests={"pool": pool_digest(images)}, record={"pool": pool})
+
+
+POOL = Phase(name="pool", read=lambda run: run.pool, compute=list, write=_write_pool)
+
+# ------------------------------------------------------------------------------------------------
+# Sampling and labelling.
+# ------------------------------------------------------------------------------------------------
+
+
+def _read_sampling(run: GenerationRun) -> sampler.Job:
+    context = run.context
+    section = context.config.sample
+    data = context.data
+    label, group = requests.requested_labels(
+        section, (*run.key_path, "sample"), run.pool, data.train, data.members
+    )
+    return sampler.Job(
+        sampler=context.networks.sampler,
+        params=run.weights(run.number, "diffusion")["params"],
+        label=label,
+        group=group,
+        chunk=section.batch_per_device * parallel.device_count(),
+        key_path=(*run.key_path, "sample", "noise"),
+        parts=Parts(run.folder / "samples.part"),
+        progress=run.progress("sample"),
+        stop=context.stop,
+    )
+
+
+def _sample(jobs: Sequence[sampler.Job]) -> list[tuple[sampler.Job, sampler.Sampled]]:
+    return list(zip(jobs, sampler.sample(jobs), strict=True))
+
+
+def _write_samples(run: GenerationRun, outputs: tuple[sampler.Job, sampler.Sampled]) -> Result:
+    """Writes samples.npz without labels: they need the classifier of this generation."""
+    job, sampled = outputs
+    requested = {
+        "id": np.arange(len(sampled.pixels), dtype=np.uint32),
+        "requested_label": job.label,
+        "requested_group": job.group,
+    }
+    store.write_npz(path_of(run.workdir, run.number), {"pixels": sampled.pixels, **requested})
+    job.parts.remove()
+    return Result(
+        digests={
+            "pixels": store.digest_arrays({"pixels": sampled.pixels}),
+            "requested": store.digest_arrays(requested),
         },
+        rates={"sample": sampled.images_per_second},
     )
-    return {"digests": {"samples.npz": digest}}
 
 
-def generated_classifier_phase(gen: GenerationRun) -> Entry:
-    """Trains a classifier on this generation's images alone, for the score of arXiv 1905.10887."""
-    wanted = gen.study.config.measure.generated_only
-    if wanted == "never" or (wanted == "first" and gen.number) or not gen.generates:
-        return SKIPPED
-    return _training(gen, "generated_classifier", "classifier", gen.samples(gen.number), None)
+SAMPLE = Phase(
+    name="sample",
+    applies=lambda run: run.trains_generator,
+    read=_read_sampling,
+    compute=_sample,
+    write=_write_samples,
+    memory_hint="lower sample.batch_per_device",
+)
+
+
+def _read_labelling(run: GenerationRun) -> labelling.Job:
+    """The images of this generation, and the networks that say what is on them."""
+    context = run.context
+    arrays = _requested_samples(run)
+    generation_of = {"previous": run.number, "frozen": 0}.get(context.config.loop.label_source)
+    annotated = "annotator" in context.networks.trainers
+    return labelling.Job(
+        section=context.config.loop,
+        data=context.data,
+        samples=arrays,
+        classify=_predictor(run, "classifier", generation_of),
+        annotate=_predictor(run, "annotator", 0 if annotated else None),
+    )
+
+
+def _predictor(
+    run: GenerationRun, network: str, generation: int | None
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """pixels -> logits of a network of some generation; None without a generation."""
+    if generation is None:
+        return None
+    weights = run.weights(generation, network)
+    predict = run.context.networks.predict[network]
+    return lambda pixels: predict(weights, pixels)
+
+
+def _requested_samples(run: GenerationRun) -> dict[str, np.ndarray]:
+    """What `sample` wrote, verified by content: a killed `label` may have added its columns."""
+    path = path_of(run.workdir, run.number)
+    arrays = store.read_npz(path)
+    contents = {"pixels": ("pixels",), "requested": REQUESTED}
+    for name, columns in contents.items():
+        found = {column: arrays[column] for column in columns if column in arrays}
+        if store.digest_arrays(found) != run.digest(run.number, name):
+            raise RunError(f"{path}: damaged: the digest of its {name} is not the recorded one")
+    return {column: arrays[column] for column in ("pixels", *REQUESTED)}
+
+
+def _write_labels(run: GenerationRun, arrays: dict[str, np.ndarray]) -> Result:
+    digest = store.write_npz(path_of(run.workdir, run.number), arrays)
+    return Result(digests={"samples.npz": digest})
+
+
+LABEL = Phase(
+    name="label",
+    applies=lambda run: run.trains_generator,
+    read=_read_labelling,
+    compute=each(labelling.label),
+    write=_write_labels,
+    memory_hint="lower measure.batch",
+)

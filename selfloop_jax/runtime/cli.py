@@ -1,9 +1,10 @@
 """Command lines of the programs beside `main`: a mistake ends in one line, like all others."""
 
 import argparse
+import sys
 from typing import NoReturn
 
-from selfloop_jax.errors import UsageError
+from selfloop_jax.errors import RunError, UsageError
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,3 +19,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Called by argparse on whatever does not fit."""
         raise UsageError(f"{message}; usage: {self.told}")
+
+
+def print_error(error: UsageError | RunError) -> int:
+    """Prints an error of the user's or of a run as one line; returns its exit code."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return error.exit_code

@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,9 @@ BIT_RELEVANT = (
 
 
 # What of a record is about the making, not the made.
-NOT_IN_DIGEST = ("seconds", "images_per_second", "compilations", "finished", "exact", "git")
+NOT_IN_DIGEST = (
+    *("seconds", "images_per_second", "compilations", "finished", "exact", "git", "version"),
+)
 
 
 def generation_dir(workdir: Path, generation: int) -> Path:
@@ -148,3 +152,45 @@ def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -
 def manifest_difference(old: store.Json, new: store.Json) -> str | None:
     """The first field that decides bits and differs, or None."""
     return next((field for field in BIT_RELEVANT if old.get(field) != new.get(field)), None)
+
+
+# Fields in which two runs of one study may differ, by how their names begin: they say nothing of
+# what a generation computes.
+MAY_DIFFER = ("loop.generations", "loop.branch_from", "loop.control", "verdict.", "checkpoint.")
+
+
+def check_same_config(
+    config: store.Json, source: Path, field: str, may_differ: tuple[str, ...] = ()
+) -> None:
+    """Raises UsageError naming the first field in which the run in `source` differs and must not.
+
+    field: the config field that names `source`. may_differ: further fields that are free, by how
+    their names begin.
+    """
+    theirs = store.flatten(store.read_json(source / "config.json"))
+    ours = store.flatten(json.loads(json.dumps(config)))
+    free = (*MAY_DIFFER, *MAY_CHANGE, *may_differ)
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name) and not name.startswith(free):
+            raise UsageError(
+                f"{name} = {ours.get(name)}: the run of {field} = {source} has {theirs.get(name)}; "
+                "allowed is the same value"
+            )
+
+
+def copy_generation(source: Path, workdir: Path, generation: int) -> None:
+    """Copies a finished generation of another run into `workdir`, all of it or nothing."""
+    target = generation_dir(workdir, generation)
+    temporary = target.with_name(target.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(generation_dir(source, generation), temporary)
+    shutil.rmtree(target, ignore_errors=True)  # without a record, so nothing finished
+    os.replace(temporary, target)
+
+
+def last_committed(workdir: Path) -> int:
+    """The last generation with a record; UsageError where there is none."""
+    numbers = [int(path.parent.name[4:]) for path in workdir.glob("gen_*/record.json")]
+    if not numbers:
+        raise UsageError(f"{workdir}: no run with a finished generation in it")
+    return max(numbers)

@@ -1,6 +1,9 @@
 """Sampling from a trained generator: start noise keyed by image id, then a solver."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,56 +12,139 @@ import numpy as np
 from selfloop_jax.config import SampleConfig
 from selfloop_jax.diffusion import processes, solvers
 from selfloop_jax.models.unet import UNet
-from selfloop_jax.runtime import parallel
+from selfloop_jax.runtime import keys, log, multihost, parallel, rng
+from selfloop_jax.sampling.parts import Parts
+from selfloop_jax.training.fit import Preempted
+
+# (params, key, id uint32[N], label int32[N], group int32[N]) -> pixels uint8[N,side,side,3]
+Sampler = Callable[[Any, jax.Array, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+START = np.uint32(2**31)  # the fold of an image's key that gives its start noise; no solver step
 
 
 def make_sampler(
     model: UNet, process: processes.Process, section: SampleConfig, side: int
-) -> Callable:
-    """`draw(params, key, ids uint32[N], label int32[N], group int32[N]) -> pixels uint8[N,side,side,3]`.
+) -> Sampler:
+    """The program that turns ids, labels and groups into images of `side` pixels.
 
-    Each image's noise is keyed by its id, so an image does not depend on what is drawn beside it.
-    Section `sample`: sampler, steps, guidance w (0: the conditional model alone), temperature,
-    clip.
+    Each image's noise is keyed by its id, so an image does not depend on which others are sampled
+    with it. Section `sample` gives solver, steps, guidance w (0: the conditional model alone),
+    temperature and clip. Group -1 (unknown) is the null group.
     """
-
-    def network(params, label, group):
-        if not section.guidance:
-            return lambda x, level: model.apply({"params": params}, x, level, label, group)
-        both_label = jnp.concatenate([label, jnp.full_like(label, model.num_classes)])
-        both_group = jnp.concatenate([group, jnp.full_like(group, model.num_groups)])
-
-        def pair(x, level):
-            twice = jnp.concatenate([x, x]), jnp.concatenate([level, level])
-            return jnp.split(model.apply({"params": params}, *twice, both_label, both_group), 2)
-
-        return solvers.guided(pair, section.guidance)
 
     def one_device(shared, rows):
         params, key = shared
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows["id"])
+        image_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows["id"])
 
         def noise(step):
-            return jax.vmap(
-                lambda k: jax.random.normal(jax.random.fold_in(k, step), (side, side, 3))
-            )(keys)
+            return _normals(image_keys, step, side)
 
-        group = jnp.where(
-            rows["group"] < 0, model.num_groups, rows["group"]
-        )  # unknown: the null group
-        net = network(params, rows["label"], group)
+        group = jnp.where(rows["group"] < 0, model.num_groups, rows["group"])
+        network = _conditional(model, params, rows["label"], group, section.guidance)
 
         def denoise(x, time):
-            x_0 = process.denoise(net, x, time)
+            x_0 = process.denoise(network, x, time)
             return jnp.clip(x_0, -1, 1) if section.clip else x_0
 
-        start = noise(np.uint32(2**31)) * (process.prior_scale * section.temperature)
+        start = noise(START) * (process.prior_scale * section.temperature)
         x = solvers.SOLVERS[section.sampler](process, denoise, start, section.steps, noise)
         return jnp.rint((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
     program = parallel.map_over_devices(one_device)
 
-    def draw(params, key, ids, label, group):
+    def sample_batch(params, key, ids, label, group):
         return program((params, key), {"id": ids, "label": label, "group": group})
 
-    return draw
+    return sample_batch
+
+
+def _normals(image_keys: jax.Array, step: Any, side: int) -> jax.Array:
+    """float32[N,side,side,3] standard normals of a solver step, one key per image."""
+
+    def one(key):
+        return jax.random.normal(jax.random.fold_in(key, step), (side, side, 3))
+
+    return jax.vmap(one)(image_keys)
+
+
+def _conditional(
+    model: UNet, params: Any, label: jax.Array, group: jax.Array, guidance: float
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The network as a function of input and noise level, with classifier-free guidance if any."""
+    if not guidance:
+        return lambda x, level: model.apply({"params": params}, x, level, label, group)
+    # The null label and group give the unconditional output, in one batch with the conditional.
+    both_label = jnp.concatenate([label, jnp.full_like(label, model.num_classes)])
+    both_group = jnp.concatenate([group, jnp.full_like(group, model.num_groups)])
+
+    def pair(x, level):
+        x_twice = jnp.concatenate([x, x])
+        level_twice = jnp.concatenate([level, level])
+        output = model.apply({"params": params}, x_twice, level_twice, both_label, both_group)
+        return jnp.split(output, 2)
+
+    return solvers.guided(pair, guidance)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One set of images to generate.
+
+    label, group: int32[N] requested of image 0 .. N-1. chunk: images per call of the sampler, a
+    multiple of the devices. key_path: of the noise. parts: where finished chunks are kept.
+    """
+
+    sampler: Sampler
+    params: Any
+    label: np.ndarray
+    group: np.ndarray
+    chunk: int
+    key_path: rng.KeyPath
+    parts: Parts
+    progress: log.Progress
+    stop: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Generated images uint8[N,H,W,3], and the speed at which they were sampled."""
+
+    pixels: np.ndarray
+    images_per_second: float
+
+
+def sample(jobs: Sequence[Job]) -> list[Sampled]:
+    """Generates the images of every job, one job after the other; finished chunks are kept.
+
+    Raises Preempted when `stop()` is true after a chunk.
+    """
+    return [_sample(job) for job in jobs]
+
+
+def _sample(job: Job) -> Sampled:
+    count = len(job.label)
+    key = parallel.replicate(keys.key(job.key_path))
+    firsts = range(0, count, job.chunk)
+    finished = job.parts.finished(firsts)
+    job.progress.begin(int(finished.sum()), len(firsts), job.chunk)
+    with ThreadPoolExecutor(1) as disk:  # writes a chunk while the next one is sampled
+        writing: Future | None = None
+        for number, first in enumerate(firsts):
+            if finished[number]:
+                continue
+            ids = np.arange(first, first + job.chunk, dtype=np.uint32)
+            # The last chunk is filled up with the last image, so that one program serves all.
+            rows = np.minimum(ids, count - 1)
+            pixels = job.sampler(job.params, key, ids, job.label[rows], job.group[rows])
+            if writing:
+                writing.result()
+            writing = disk.submit(job.parts.save, first, pixels[: count - first])
+            job.progress.advance(number + 1)
+            if job.stop():
+                writing.result()
+                reached = min(first + job.chunk, count)
+                raise Preempted(f"{job.progress.where}, image {reached}")
+        if writing:
+            writing.result()
+    job.progress.end()
+    multihost.barrier()  # the chunks that process 0 wrote are on disk for all
+    return Sampled(job.parts.join(firsts), job.progress.rate)

@@ -1,6 +1,7 @@
 """Checkpoints of one training phase by Orbax, each with its own sha256 digest."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,17 +13,21 @@ from selfloop_jax.training.step import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one training phase: `<directory>/<step>/` by Orbax, `<step>.json` its digest."""
+    """The checkpoints of a training phase: `<directory>/<step>/` by Orbax, its digest in a .json.
+
+    Orbax restores a flipped data byte silently, so every load compares a digest of our own.
+    """
 
     def __init__(self, directory: Path, interval: int, keep: int):
-        self.directory = directory.absolute()  # Orbax takes no other
+        self.directory = directory.absolute()  # Orbax takes absolute paths only
         self.interval = interval
         self.keep = keep
 
     def save(self, step: int, state: TrainState) -> None:
         """Writes the digest, then the checkpoint; the step exists once Orbax has renamed it.
 
-        Of host arrays: all devices hold the same, and Orbax takes less than half the time for them.
+        state holds host arrays: all devices hold the same bits, and Orbax takes less than half the
+        time for host arrays.
         """
         path = self.directory / str(step)
         if path.exists():
@@ -36,10 +41,9 @@ class Checkpoints:
                 self.directory, preservation_policy=policy, cleanup_tmp_directories=True
             ) as checkpointer:
                 checkpointer.save(step, state, force=True)
-        except (
-            Exception
-        ) as error:  # What the file system refuses reaches us as tensorstore's ValueError.
+        except Exception as error:  # a full or read-only disk arrives as tensorstore's ValueError
             raise RunError(f"{path}: not saved: {_first_line(error)}") from error
+        # Orbax has deleted older steps; their digests go too.
         for path in self.directory.glob("*.json"):
             if store.leading and path.stem.isdigit() and int(path.stem) not in self.steps():
                 path.unlink()
@@ -75,6 +79,12 @@ class Checkpoints:
 
     def _digest_path(self, step: int) -> Path:
         return self.directory / f"{step}.json"
+
+
+def saved_weights(directory: Path) -> Any:
+    """The EMA weights of the newest checkpoint in a folder, host arrays; not verified."""
+    newest = max(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    return ocp.load((directory / str(newest)).absolute())["ema_params"]
 
 
 def state_digest(state: TrainState) -> str:

@@ -96,22 +96,13 @@ def loss(params, batch_stats, batch, key, *, model: nn.Module, section: Classifi
 
 
 def make_trainer(
-    model: nn.Module,
-    section: ClassifierConfig,
-    side: int,
-    steps_per_dispatch: int,
-    name: str = "classifier",
+    model: nn.Module, section: ClassifierConfig, side: int, steps_per_dispatch: int
 ) -> step.Trainer:
-    """The trainer of section `name` for images of `side` pixels.
-
-    Where the section names weights they are read here, once, and every `init` starts from them, but
-    for a head of another shape; UsageError where they do not fit.
-    """
+    """The trainer of a classifier for images of `side` pixels, from random weights."""
     init = partial(_init, model=model, side=side)
     bound = partial(loss, model=model, section=section)
     trainable = head_only if section.freeze else step.train_all
-    trainer = step.make_trainer(init, bound, section, steps_per_dispatch, trainable)
-    return _pretrained(trainer, model, section.init_from, name) if section.init_from else trainer
+    return step.make_trainer(init, bound, section, steps_per_dispatch, trainable)
 
 
 def _init(key: jax.Array, *, model: nn.Module, side: int) -> Any:
@@ -127,8 +118,12 @@ def head_only(params: Any) -> Any:
     }
 
 
-def _pretrained(trainer: step.Trainer, model: nn.Module, file: str, name: str) -> step.Trainer:
-    """The trainer with an `init` that puts a file's weights over the random ones."""
+def pretrained(trainer: step.Trainer, model: nn.Module, file: str, name: str) -> step.Trainer:
+    """The trainer with an `init` that starts from the weights in a file, read here, once.
+
+    A head of another shape keeps its random weights. name: the config's section. UsageError where
+    the file is missing, damaged or of another network.
+    """
     weights = torch_file.read(file, f"{name}.init_from")
     loaded, report = torch_weights.load(
         step.ema_variables(trainer.abstract), weights, model, name, file
@@ -156,15 +151,13 @@ def _log_loaded(report: torch_weights.Report, name: str, file: str) -> None:
         )
 
 
-def weights_digest(section: ClassifierConfig, name: str = "classifier") -> str | None:
-    """sha256 of the file of weights that training starts from, None without one; UsageError if it is gone."""
-    if not section.init_from:
-        return None
+def weights_digest(file: str, name: str) -> str:
+    """sha256 of a file of weights; UsageError, naming section `name`, where it cannot be read."""
     try:
-        with open(Path(section.init_from).expanduser(), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with open(Path(file).expanduser(), "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise UsageError(f"{name}.init_from = {section.init_from}: {error.strerror}") from None
+        raise UsageError(f"{name}.init_from = {file}: {error.strerror}") from None
 
 
 def make_predict(

@@ -1,116 +1,167 @@
-"""The loop over training steps: data order, resume, stop, checkpoints."""
+"""The loop over training steps: data order, resume, preemption and checkpoints."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-from selfloop_jax.data import images
+from selfloop_jax.data.images import Images, batch_indices
 from selfloop_jax.errors import RunError
 from selfloop_jax.runtime import keys, log, parallel, rng
 from selfloop_jax.training.checkpoints import Checkpoints
-from selfloop_jax.training.step import Trainer, TrainState
+from selfloop_jax.training.step import Trainer, TrainState, Variables
 
 
 class Preempted(Exception):
     """The run was asked to end (SIGTERM) and its progress is on disk."""
 
 
-def put_on_devices(pool: images.Images, capacity: int, placement: str) -> dict[str, Any]:
-    """The pool as training reads it: on the devices, padded to `capacity`, or left on the host.
+@dataclass(frozen=True)
+class Job:
+    """One network to train: on what, from where, for how long, and where its progress goes.
 
-    uint8 pixels, int32 label and group. All pools of a run share one capacity, so nothing
-    recompiles.
+    columns: equally long host arrays [N,...] that the loss reads (pixels, label, group, ...).
+    weights: what training starts from; None: the trainer's initial ones, keyed by `key_path`.
+    steps, learning_rate: optimizer steps and peak rate. key_path: of data order and noise.
+    capacity: rows that the columns are padded to on the devices, so that pools of other sizes run
+    the same program. placement: "device", or "host" for columns too large for a device.
     """
-    arrays = {"pixels": pool.pixels, "label": pool.label, "group": pool.group}
+
+    trainer: Trainer
+    columns: Mapping[str, np.ndarray]
+    weights: Variables | None
+    steps: int
+    learning_rate: float
+    key_path: rng.KeyPath
+    capacity: int
+    placement: str
+    checkpoints: Checkpoints
+    progress: log.Progress
+    stop: Callable[[], bool]
+
+    def start(self) -> TrainState:
+        """The state at step 0."""
+        weights = self.weights
+        if weights is None:
+            weights = self.trainer.init(keys.key((*self.key_path, "init")))
+        return self.trainer.start(weights, float(self.learning_rate), float(self.steps))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network: the digest of its last checkpoint, its state, and the training speed."""
+
+    digest: str
+    state: TrainState
+    images_per_second: float
+
+
+def training_columns(images: Images) -> dict[str, np.ndarray]:
+    """What the losses of generator and classifier read: pixels uint8, label and group int32."""
+    return {"pixels": images.pixels, "label": images.label, "group": images.group}
+
+
+def put_on_devices(
+    columns: Mapping[str, np.ndarray], capacity: int, placement: str
+) -> dict[str, Any]:
+    """Columns as training reads them: on every device, padded to `capacity`, or on the host."""
     if placement == "host":
-        return arrays
-    padding = capacity - len(pool)
-    padded = {
-        name: np.concatenate([x, np.zeros((padding, *x.shape[1:]), x.dtype)])
-        for name, x in arrays.items()
-    }
+        return dict(columns)
+    padded = {}
+    for name, array in columns.items():
+        padding = np.zeros((capacity - len(array), *array.shape[1:]), array.dtype)
+        padded[name] = np.concatenate([array, padding])
     return parallel.replicate(padded)
 
 
-def fit(
-    trainer: Trainer,
-    start: Callable[[], TrainState],
-    pool: images.Images,
-    capacity: int,
-    placement: str,
-    address: rng.KeyPath,
-    steps: int,
-    checkpoints: Checkpoints,
-    progress: log.Progress,
-    stop: Callable[[], bool],
-) -> tuple[str, TrainState]:
-    """Trains to `steps` from the newest checkpoint, else from `start()`; the final digest and state.
+def fit(jobs: Sequence[Job]) -> list[Fitted]:
+    """Trains every job to its last step, one after the other.
 
-    Saves every `checkpoints.interval` steps and at the end; on `stop()` saves and raises Stopped.
-    The data order and every key follow from `address` and the step alone. Raises RunError on a loss
-    that is not finite and on devices that disagree (compared bit for bit after the first step and
-    at every checkpoint).
+    A job resumes from its newest checkpoint. It saves every `checkpoints.interval` steps and at the
+    end; when `stop()` is true it saves and raises Preempted. Data order and keys follow from the
+    key path and the step alone. Raises RunError on a loss that is not finite, and on devices whose
+    states differ (compared bit for bit after the first step and at every checkpoint).
     """
-    state = _resumed(trainer, checkpoints) or start()
+    return [_fit(job) for job in jobs]
+
+
+def _fit(job: Job) -> Fitted:
+    trainer = job.trainer
+    checkpoints = job.checkpoints
+    progress = job.progress
+    per_dispatch = trainer.steps_per_dispatch
+    state = _resumed(trainer, checkpoints) or job.start()
     first = int(state.step)
-    arrays = put_on_devices(pool, capacity, placement)
-    key = parallel.replicate(keys.key((*address, "noise")))
-    under_way: deque[Any] = deque()
-    progress.begin(first, steps, trainer.batch)
-    for step in range(first, steps, trainer.steps_per_dispatch):
-        index = np.stack(
-            [
-                images.batch_indices((*address, "order"), len(pool), trainer.batch, step + k)
-                for k in range(trainer.steps_per_dispatch)
-            ]
-        )
-        if placement == "device":
-            rows, on_device = {"index": index}, arrays
+    size = len(next(iter(job.columns.values())))
+    arrays = put_on_devices(job.columns, job.capacity, job.placement)
+    noise_key = parallel.replicate(keys.key((*job.key_path, "noise")))
+    in_flight: deque[Any] = deque()
+    progress.begin(first, job.steps, trainer.batch)
+    for step in range(first, job.steps, per_dispatch):
+        steps = range(step, step + per_dispatch)
+        order = (*job.key_path, "order")
+        index = np.stack([batch_indices(order, size, trainer.batch, s) for s in steps])
+        if job.placement == "device":
+            # Only the indices travel: the program gathers the batch from the pool on the device.
+            rows = {"index": index}
+            on_device = arrays
         else:
-            rows, on_device = {name: array[index] for name, array in arrays.items()}, {}
-        state, metrics = trainer.program(state, on_device, parallel.shard_steps(rows), key)
-        parallel.limit_in_flight(under_way, metrics, trainer.steps_per_dispatch)
-        done = step + trainer.steps_per_dispatch
+            rows = {name: array[index] for name, array in arrays.items()}
+            on_device = {}
+        state, metrics = trainer.program(state, on_device, parallel.shard_steps(rows), noise_key)
+        parallel.limit_in_flight(in_flight, metrics, per_dispatch)
+        done = step + per_dispatch
         progress.record(done, metrics)
-        stopping = stop()
+        # Asked once per step: all processes of a run must ask equally often to agree.
+        stopping = job.stop()
         where = f"{progress.where}, step {done}"
         if step == first:
+            # A forgotten mean over devices shows after one step, before hours are spent.
             parallel.check_replicas(state, where)
-        if stopping or done % checkpoints.interval == 0 or done >= steps:
+        if stopping or done % checkpoints.interval == 0 or done >= job.steps:
             progress.flush()
             parallel.check_replicas(state, where)
             _save(checkpoints, done, state, where)
-        if stopping and done < steps:
+        if stopping and done < job.steps:
             raise Preempted(where)
     progress.end()
-    return checkpoints.digest(steps), state
+    return Fitted(checkpoints.digest(job.steps), state, progress.rate)
 
 
 def _resumed(trainer: Trainer, checkpoints: Checkpoints) -> TrainState | None:
-    """The newest state on the devices; RunError where it lies between two dispatches of this platform."""
+    """The newest state, on the devices; None without a checkpoint.
+
+    RunError where its step is not a multiple of this platform's steps per dispatch.
+    """
     saved = checkpoints.newest(trainer.abstract)
     if saved is None:
         return None
     if saved.step % trainer.steps_per_dispatch:
         raise RunError(
-            f"{checkpoints.directory}: it stopped at step {saved.step}, and this platform makes "
-            f"{trainer.steps_per_dispatch} steps at a time: remove the folder to begin the phase again"
+            f"{checkpoints.directory}: stopped at step {saved.step}, but this platform dispatches "
+            f"{trainer.steps_per_dispatch} steps at a time: remove the folder to train it again"
         )
     return parallel.replicate(saved)
 
 
 def _save(checkpoints: Checkpoints, step: int, state: TrainState, where: str) -> None:
-    """Saves a copy on the host, gone on return: on a CPU it would keep the state from being donated."""
+    """Saves a copy on the host.
+
+    The copy is released on return: on a CPU it would keep the state from being donated.
+    """
     on_host = jax.device_get(state)
     check_finite(on_host, where)
     checkpoints.save(step, on_host)
 
 
 def check_finite(state: TrainState, where: str) -> None:
-    """Raises RunError unless all weights are finite: the loss of the last step is older than its update."""
+    """Raises RunError unless all weights are finite.
+
+    The loss that was checked last is older than the last update.
+    """
     weights = (state.params, state.ema_params, state.batch_stats)
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(weights)):
         raise RunError(f"{where}: weights are not finite")

@@ -285,7 +285,10 @@ def run(trainer, weights, steps=3, total=10.0):
         origin=np.full(16, -1, np.int32),
         id=np.arange(16, dtype=np.uint32),
     )
-    arrays, key = fit.put_on_devices(pool, 16, "device"), parallel.replicate(jax.random.key(1))
+    arrays, key = (
+        fit.put_on_devices(fit.training_columns(pool), 16, "device"),
+        parallel.replicate(jax.random.key(1)),
+    )
     state = trainer.start(weights, 0.1, total)
     for step in range(steps):
         index = np.arange(8)[None] + 8 * (step % 2)

@@ -13,7 +13,6 @@ import pytest
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import RunError
 from selfloop_jax.runtime import environment, log, parallel
-from selfloop_jax.runtime.keys import key
 from selfloop_jax.training import fit as fitting
 from selfloop_jax.training.checkpoints import Checkpoints, state_digest
 from selfloop_jax.training.fit import Preempted, put_on_devices
@@ -185,17 +184,25 @@ def fit(
     pool=POOL,
     every=2,
 ):
-    def start():
-        return trainer.start(trainer.init(key((0, "init"))), rate, float(steps))
-
     folder.mkdir(exist_ok=True)
     progress = log.Progress(log.Metrics(folder / "metrics.jsonl"), 3, "toy", every)
     checkpoints = Checkpoints(folder / "toy", interval, keep)
-    digest, state = fitting.fit(
-        trainer, start, pool, 16, "device", (0, "toy"), steps, checkpoints, progress, stop
+    job = fitting.Job(
+        trainer=trainer,
+        columns=fitting.training_columns(pool),
+        weights=None,
+        steps=steps,
+        learning_rate=rate,
+        key_path=(0, "toy"),
+        capacity=16,
+        placement="device",
+        checkpoints=checkpoints,
+        progress=progress,
+        stop=stop,
     )
-    assert digest == state_digest(state)
-    return digest
+    (fitted,) = fitting.fit([job])
+    assert fitted.digest == state_digest(fitted.state)
+    return fitted.digest
 
 
 def lines(folder):
@@ -308,13 +315,18 @@ def test_training_leaves_the_weights_that_it_started_from_alone(trainers):
     state = trainers[1].start(weights, 0.1, 5.0)
     rows = parallel.shard_steps({"index": np.arange(BATCH)[None] % len(POOL)})
     key = parallel.replicate(jax.random.key(0))
-    state, _ = trainers[1].program(state, put_on_devices(POOL, 16, "device"), rows, key)
+    state, _ = trainers[1].program(
+        state, put_on_devices(fitting.training_columns(POOL), 16, "device"), rows, key
+    )
     assert state_digest(weights) == before
     assert not np.array_equal(state.params["w"], weights["params"]["w"])
 
 
 def test_place_pool_pads_on_the_devices_and_leaves_the_host_alone():
-    on_device, on_host = (put_on_devices(POOL, 16, placement) for placement in ("device", "host"))
+    on_device, on_host = (
+        put_on_devices(fitting.training_columns(POOL), 16, placement)
+        for placement in ("device", "host")
+    )
     for name in ("pixels", "label", "group"):
         assert on_host[name] is getattr(POOL, name)
         np.testing.assert_array_equal(on_device[name][:11], on_host[name])
@@ -344,12 +356,12 @@ def test_only_the_newest_checkpoints_and_their_digests_are_kept(trainers, tmp_pa
     assert state_digest(checkpoints.newest(trainers[1].abstract)) == checkpoints.digest(10)
 
 
-def test_a_phase_that_stopped_between_two_dispatches_is_told_to_begin_again(trainers, tmp_path):
+def test_resume_between_two_dispatches_is_refused(trainers, tmp_path):
     with pytest.raises(Preempted):
         fit(trainers[1], tmp_path, stop=stop_at_call(1))
     assert saved(tmp_path) == [1]
     with pytest.raises(
-        RunError, match="toy: it stopped at step 1, and this platform makes 2 steps at a time"
+        RunError, match="toy: stopped at step 1, but this platform dispatches 2 steps at a time"
     ):
         fit(trainers[2], tmp_path)
     assert saved(tmp_path) == [1]

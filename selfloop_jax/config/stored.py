@@ -1,0 +1,19 @@
+"""The config that a run was made with, as its workdir has it."""
+
+from pathlib import Path
+
+from selfloop_jax.config.parse import typed
+from selfloop_jax.config.schema import Config
+from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.runtime import store
+
+
+def read_config(workdir: Path) -> Config:
+    """The config of the run in a workdir; UsageError where there is no run."""
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UsageError(f"{workdir}: no run there (config.json is missing)")
+    stored = store.read_json(path)
+    if not isinstance(stored, dict):
+        raise RunError(f"{path}: damaged: no object")
+    return typed(stored)

@@ -1,0 +1,69 @@
+"""Which real images a control trains on in place of generated ones, and the run it belongs to."""
+
+from pathlib import Path
+
+from selfloop_jax.config import Config
+from selfloop_jax.data.dataset import Dataset
+from selfloop_jax.data.images import Images
+from selfloop_jax.errors import UsageError
+from selfloop_jax.loop import controls, pool_rules
+from selfloop_jax.loop.samples import read_samples
+from selfloop_jax.runtime import store
+from selfloop_jax.runtime.workdir import check_same_config, generation_dir
+
+
+def check(config: Config, data: Dataset) -> None:
+    """Raises UsageError where the control's own run does not fit, or held-out images are too few."""
+    _check_run(config)
+    last = config.loop.generations - 1
+    # Pools that grow contain the sets of all pools before them: then the last one decides.
+    grows = pool_rules.source_generations(config.pool, 2).start == 0
+    for generation in range(last if grows else 1, last + 1):
+        control_sets(config, data, pool_rules.source_generations(config.pool, generation), {})
+
+
+def _check_run(config: Config) -> None:
+    """Raises UsageError unless the run of `loop.control_of` differs from this one in its control."""
+    if not config.loop.control_of:
+        return
+    source = Path(config.loop.control_of).expanduser()
+    if not (source / "config.json").exists():
+        raise UsageError(f"loop.control_of = {source}: allowed are folders of runs")
+    check_same_config(config.to_dict(), source, "loop.control_of")
+
+
+def control_sets(
+    config: Config, data: Dataset, earlier: range, inputs_read: dict[str, str]
+) -> list[Images]:
+    """Matched real images for the generated sets of `earlier` generations, one set for each.
+
+    Notes in inputs_read the digests of what it read of the run that the control belongs to.
+    UsageError where held-out images are too few.
+    """
+    kind = config.loop.control
+    if kind == "no_synthetic" or not earlier:
+        return []
+    real = data.train.joint(len(data.classes), len(data.groups))
+    if kind == "fresh_real":
+        tables = [controls.counts_like(real, config.sample.count)] * len(earlier)
+    else:
+        source = Path(config.loop.control_of).expanduser()
+        replaced = [_generated(source, g, inputs_read) for g in earlier]
+        tables = [controls.counts_of(images, real) for images in replaced]
+    # Pools that grow start with the same images; a pool of the latest set alone has its own.
+    key_path = (config.seed, "control", kind, *([earlier.start] if earlier.start else []))
+    return controls.matched_real_sets(key_path, data.candidates, tables, f"loop.control = {kind}")
+
+
+def _generated(source: Path, generation: int, inputs_read: dict[str, str]) -> Images:
+    """What another run generated, verified."""
+    path = generation_dir(source, generation) / "record.json"
+    if not path.exists():
+        raise UsageError(
+            f"loop.control_of = {source}: allowed are runs with a finished {path.parent.name}"
+        )
+    digest = store.read_json(path).get("digests", {}).get("samples.npz")
+    if digest is None:
+        raise UsageError(f"loop.control_of = {source}: allowed are runs that generated images")
+    inputs_read[f"control_of/{path.parent.name}/samples.npz"] = digest
+    return read_samples(source, generation, digest)

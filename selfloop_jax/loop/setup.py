@@ -1,0 +1,97 @@
+"""How a run of the self-consuming loop starts: checks, real images, and what its records say."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from selfloop_jax import config as configs
+from selfloop_jax.analysis import verdicts
+from selfloop_jax.config import Config
+from selfloop_jax.data import dataset
+from selfloop_jax.diffusion import solvers
+from selfloop_jax.errors import UsageError
+from selfloop_jax.loop import control_images, pool_rules
+from selfloop_jax.loop.context import GenerationRun, RunContext
+from selfloop_jax.runtime import multihost, parallel, store
+from selfloop_jax.training import augment, classifier
+
+PREVIEWS_PER_CLASS = 8
+
+
+def check(config: Config) -> None:
+    """Raises UsageError where the config cannot be run on the devices at hand, whatever the data."""
+    configs.check(config)
+    configs.check_devices(config, parallel.device_count())
+    # Names that come from a table are checked where the table is.
+    for owner in (dataset, pool_rules, solvers, classifier, augment, verdicts):
+        owner.check(config)
+
+
+def open_run(config: Config, stop: Callable[[], bool]) -> RunContext:
+    """Reads the real images and builds the networks; process 0 decodes for all others."""
+    data = multihost.process_zero_first(lambda: load(config))
+    return RunContext(config, data, stop)
+
+
+def load(config: Config, prepare: bool = True) -> dataset.Dataset:
+    """The real images; UsageError where they, or the pools to be made of them, do not fit.
+
+    Without `prepare` images that still have to be downloaded or decoded raise `Missing`.
+    """
+    data = dataset.load(config.data, config.seed, prepare)
+    pool_rules.check_data(
+        config.pool,
+        (config.seed, "pool"),
+        config.loop.generations,
+        data.train,
+        len(data.reserve),
+        config.sample.count,
+    )
+    if config.loop.control != "none":
+        control_images.check(config, data)
+    needs_validation = config.measure.split == "validation" or "annotator" in configs.classifiers(
+        config
+    )
+    if needs_validation and not len(data.validation):
+        raise UsageError(
+            f"data.validation_share = {config.data.validation_share}: must leave images: an "
+            "annotator and measure.split = validation need them"
+        )
+    return data
+
+
+def generation(
+    context: RunContext, number: int, workdir: Path, source_workdir: Path
+) -> GenerationRun:
+    """Generation `number`, to be computed."""
+    return GenerationRun(context, number, workdir, source_workdir)
+
+
+def write_previews(context: RunContext, workdir: Path) -> None:
+    """Writes real.npz: a few real training images per class, for the report."""
+    images = context.data.train
+    rows = []
+    for c in range(len(context.data.classes)):
+        rows.append(np.flatnonzero(images.label == c)[:PREVIEWS_PER_CLASS])
+    shown = images.take(np.concatenate(rows))
+    arrays = {"pixels": shown.pixels, "label": shown.label, "group": shown.group}
+    store.write_npz(workdir / "real.npz", arrays)
+
+
+def facts(run: GenerationRun) -> store.Json:
+    """What a record says besides its phases: the real images and the weights started from."""
+    inputs = run.context.inputs
+    found = {"data": inputs["data"]}
+    if inputs["initial_weights"]:
+        found["initial_weights"] = inputs["initial_weights"]
+    return found
+
+
+def summary(record: store.Json) -> str:
+    """Accuracy and mean equal opportunity difference of a generation, for the log."""
+    metrics = record["metrics"]
+    accuracy = metrics["accuracy"]["value"]
+    gap = metrics["equal_opportunity_difference_mean"]["value"]
+    shown = "undefined" if gap is None else f"{gap:.3f}"
+    return f"accuracy {accuracy:.3f}, mean equal opportunity difference {shown}"

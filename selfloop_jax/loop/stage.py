@@ -1,0 +1,108 @@
+"""One stage of a study under way, and the study as the runner sees it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from selfloop_jax.config import Config
+from selfloop_jax.errors import RunError
+from selfloop_jax.loop.phase import Phase
+from selfloop_jax.runtime import store
+from selfloop_jax.runtime.workdir import generation_dir
+
+
+class Context(Protocol):
+    """What the runner asks of that which all stages of a run share."""
+
+    config: Config
+    inputs: store.Json  # digests of images and weights that a run must continue with
+
+    @property
+    def stand_in(self) -> str | None:
+        """What says that the images are not the real ones; None if they are."""
+
+
+@dataclass
+class StageRun:
+    """A stage being computed: where it writes, and what it has read and made so far.
+
+    Of the self-consuming loop a stage is a generation. A replay writes to a scratch workdir and
+    reads earlier stages from source_workdir; otherwise both are the same.
+    """
+
+    context: Any
+    number: int
+    workdir: Path
+    source_workdir: Path
+    results: dict[str, store.Json] = field(default_factory=dict)  # by phase, those that are done
+    inputs_read: dict[str, str] = field(default_factory=dict)  # digests that this phase read
+
+    @property
+    def folder(self) -> Path:
+        """Where this stage's artifacts go."""
+        return generation_dir(self.workdir, self.number)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digests of what the finished phases of this stage made."""
+        found: dict[str, str] = {}
+        for result in self.results.values():
+            found |= result["digests"]
+        return found
+
+    def record_of(self, stage: int) -> store.Json:
+        """The committed record of an earlier stage."""
+        return store.read_json(generation_dir(self.source_workdir, stage) / "record.json")
+
+    def digest(self, stage: int, name: str) -> str:
+        """The recorded digest of an artifact of this or an earlier stage.
+
+        A digest of an earlier stage is noted as an input of the phase that is running.
+        """
+        if stage == self.number:
+            return self.digests[name]
+        digest = self.record_of(stage).get("digests", {}).get(name)
+        folder = generation_dir(self.source_workdir, stage)
+        if digest is None:
+            raise RunError(f"{folder / 'record.json'}: damaged: it has no digest of {name}")
+        return self.inputs_read.setdefault(f"{folder.name}/{name}", digest)
+
+    def workdir_of(self, stage: int) -> Path:
+        """The workdir that holds the artifacts of this or an earlier stage."""
+        return self.workdir if stage == self.number else self.source_workdir
+
+
+def no_branch(config: Config) -> Path | None:
+    """None: the study starts from no other run."""
+    return None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study: its phases, and the few things about it that the runner has to ask.
+
+    check(config): UsageError where the config cannot be run, before anything is read.
+    open(config, stop): reads the data and builds the networks; UsageError where they do not fit.
+    stages(config): how many stages a run has.
+    stage(context, number, workdir, source_workdir): the stage to be computed.
+    begin(context, workdir): writes what a run has besides its stages.
+    facts(run): the record's entries that belong to no phase.
+    summary(record): a finished stage in a few words.
+    dry_run(config): sizes and costs, as lines; trains and decodes nothing.
+    branch_source(config): the workdir whose stage 0 this run starts from, or None.
+    check_branch(context, manifest, accept_manifest): raises where it cannot start from there.
+    """
+
+    name: str
+    phases: tuple[Phase, ...]
+    check: Callable[[Config], None]
+    open: Callable[[Config, Callable[[], bool]], Any]
+    stages: Callable[[Config], int]
+    stage: Callable[[Any, int, Path, Path], Any]
+    begin: Callable[[Any, Path], None]
+    facts: Callable[[Any], store.Json]
+    summary: Callable[[store.Json], str]
+    dry_run: Callable[[Config], list[str]]
+    branch_source: Callable[[Config], Path | None] = no_branch
+    check_branch: Callable[[Any, store.Json, bool], None] | None = None

@@ -1,0 +1,153 @@
+"""The programs that work on a finished run: sample, export; and the console script."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import runs
+from PIL import Image
+
+from selfloop_jax import cli, config, export
+from selfloop_jax.data.sources import folder
+from selfloop_jax.runtime import environment
+from selfloop_jax.sampling import __main__ as sampling
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished shrunk quickstart of two generations."""
+    path = tmp_path_factory.mktemp("verbs") / "run"
+    done = runs.run(path, "--config.loop.generations=2")
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(autouse=True)
+def same_backend(monkeypatch):
+    """The programs run in this process, whose backend has started."""
+    monkeypatch.setattr(environment, "configure", lambda *_: None)
+
+
+def said(capsys):
+    """The one JSON object on standard output."""
+    return json.loads(capsys.readouterr().out)
+
+
+def test_sample_writes_images_grid_and_arrays(workdir, tmp_path, capsys):
+    out = tmp_path / "images"
+    assert sampling.program([str(workdir), f"--out={out}", "--count=12", "--json"]) == 0
+    found = said(capsys)
+    assert (found["count"], found["generation"]) == (12, 1)
+    arrays = np.load(out / "samples.npz")
+    assert arrays["pixels"].shape == (12, 8, 8, 3)
+    assert arrays["label"].tolist() == [*range(10), 0, 1]
+    files = sorted((out / "images").iterdir())
+    assert len(files) == 12
+    with Image.open(files[3]) as image:
+        np.testing.assert_array_equal(np.asarray(image), arrays["pixels"][3])
+    with Image.open(out / "grid.png") as image:
+        assert image.size[0] > 60
+
+
+def test_sample_gives_the_images_of_the_run_for_its_own_labels(workdir, tmp_path):
+    run = np.load(workdir / "gen_0001" / "samples.npz")
+    label = int(run["requested_label"][0])
+    arguments = [str(workdir), f"--out={tmp_path / 'a'}", "--count=4", f"--label={label}"]
+    assert sampling.program(arguments) == 0
+    own = np.load(tmp_path / "a" / "samples.npz")["pixels"]
+    same = run["requested_label"][:4] == label
+    np.testing.assert_array_equal(own[same], run["pixels"][:4][same])
+
+
+def test_another_seed_gives_other_images(workdir, tmp_path):
+    for seed in (1, 2):
+        arguments = [str(workdir), f"--out={tmp_path / str(seed)}", "--count=4", f"--seed={seed}"]
+        assert sampling.program(arguments) == 0
+    one, two = (np.load(tmp_path / str(s) / "samples.npz")["pixels"] for s in (1, 2))
+    assert (one != two).any()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--generation=7", "--generation=7: must be one of 0 | 1"),
+        ("--label=ten", "--label=ten: must be one of 0 | 1"),
+        ("--count=0", "--count=0: must be > 0"),
+        ("--steps=0", "sample.steps = 0"),
+        ("--group=red", "--group: the generator of this run takes labels alone"),
+        ("--sigma=3", "unrecognized arguments: --sigma=3"),
+    ],
+)
+def test_sample_refuses_in_one_line(workdir, tmp_path, capsys, flag, message):
+    assert sampling.program([str(workdir), f"--out={tmp_path / 'x'}", flag]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("program", [sampling.program, export.program])
+def test_a_folder_without_a_run_is_refused(program, tmp_path, capsys):
+    assert program([str(tmp_path), f"--out={tmp_path / 'x'}"]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [sampling.program, export.program])
+def test_an_occupied_folder_is_refused(program, workdir, tmp_path, capsys):
+    (tmp_path / "theirs.txt").write_text("mine")
+    assert program([str(workdir), f"--out={tmp_path}"]) == 2
+    assert "allowed are new and empty folders" in capsys.readouterr().err
+
+
+def test_an_exported_generation_is_read_back_by_the_folder_source(workdir, tmp_path, capsys):
+    out = tmp_path / "images"
+    assert export.program([str(workdir), f"--out={out}", "--generation=0", "--json"]) == 0
+    sizes = said(capsys)["images"]
+    fields = config.default()
+    fields.data.source = "folder"
+    fields.data.folder.dir = str(out)
+    fields.data.colorize = "none"
+    fields.data.cache_dir = str(tmp_path / "cache")
+    source = folder.load(config.typed(fields).data, prepare=True)
+    assert (len(source.train), len(source.test)) == (sizes["train"], sizes["test"])
+    run = np.load(workdir / "gen_0000" / "samples.npz")
+    both = np.concatenate([source.train.pixels, source.test.pixels])
+    assert sorted(map(bytes, both)) == sorted(map(bytes, run["pixels"]))
+    counts = source.train.joint(10, 2) + source.test.joint(10, 2)
+    known = run["group"] >= 0
+    expected = np.zeros((10, 2), int)
+    np.add.at(expected, (run["label"][known], run["group"][known]), 1)
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_export_without_a_test_share_writes_one_split(workdir, tmp_path, capsys):
+    out = tmp_path / "images"
+    assert export.program([str(workdir), f"--out={out}", "--test_share=0", "--json"]) == 0
+    assert said(capsys)["images"] == {"train": 200}
+    assert not (out / "test").exists()
+
+
+def test_the_console_script_names_its_programs(capsys):
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"selfloop {name}" in shown for name in cli.PROGRAMS)
+    assert cli.main(["smaple"]) == 2
+    assert "smaple: must be one of run | sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", cli.PROGRAMS)
+def test_every_program_has_a_manual(name):
+    command = [sys.executable, "-m", "selfloop_jax.cli", name, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=runs.ROOT)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 5
+
+
+def test_importing_the_package_imports_no_jax():
+    program = "import selfloop_jax, sys; selfloop_jax.TestSet; print('jax' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=runs.ROOT
+    )
+    assert done.stdout.strip() == "False", done.stderr
