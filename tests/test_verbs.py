@@ -151,3 +151,13 @@ def test_importing_the_package_imports_no_jax():
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=runs.ROOT
     )
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_tensorboard_has_losses_metrics_and_images(tmp_path):
+    path = tmp_path / "run"
+    done = runs.run(path, "--config.loop.generations=1", "--config.log.tensorboard=True")
+    assert done.returncode == 0, done.stderr
+    (events,) = (path / "tensorboard").iterdir()
+    written = events.read_bytes()
+    for tag in (b"generation_0/diffusion/loss", b"metrics/worst_group_accuracy", b"samples"):
+        assert tag in written

@@ -20,6 +20,7 @@ from selfloop_jax.loop import control_images, pool_rules
 from selfloop_jax.loop.samples import read_samples
 from selfloop_jax.loop.stage import StageRun
 from selfloop_jax.runtime import environment, log, parallel, rng, store
+from selfloop_jax.runtime.tensorboard import TensorBoard
 from selfloop_jax.runtime.workdir import generation_dir
 from selfloop_jax.sampling import sampler
 from selfloop_jax.training import classifier, generator, step
@@ -81,6 +82,7 @@ class RunContext:
         self.config = config
         self.data = data
         self.stop = stop
+        self.tensorboard: TensorBoard | None = None  # the runner opens it in the workdir
         self.networks = Networks(config, len(data.classes), len(data.groups))
         self.inputs: store.Json = {
             "data": data.describe(config.data.source),
@@ -231,7 +233,7 @@ class GenerationRun(StageRun):
     def progress(self, phase: str) -> log.Progress:
         """The progress of one phase."""
         every = self.context.config.log.every_steps
-        metrics = log.Metrics(self.workdir / "metrics.jsonl")
+        metrics = log.Metrics(self.workdir / "metrics.jsonl", self.context.tensorboard)
         return log.Progress(metrics, self.number, phase, every)
 
 

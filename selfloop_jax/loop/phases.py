@@ -21,6 +21,8 @@ from selfloop_jax.sampling import requests, sampler
 from selfloop_jax.sampling.parts import Parts
 from selfloop_jax.training import fit, step
 
+IN_TENSORBOARD = 64  # generated images shown there per generation
+
 # ------------------------------------------------------------------------------------------------
 # Training: four phases that differ in the network, in the images and in where they start.
 # ------------------------------------------------------------------------------------------------
@@ -238,6 +240,8 @@ def _write_samples(run: GenerationRun, outputs: tuple[sampler.Job, sampler.Sampl
     }
     store.write_npz(path_of(run.workdir, run.number), {"pixels": sampled.pixels, **requested})
     job.parts.remove()
+    if run.context.tensorboard:
+        run.context.tensorboard.images("samples", sampled.pixels[:IN_TENSORBOARD], run.number)
     return Result(
         digests={
             "pixels": store.digest_arrays({"pixels": sampled.pixels}),

@@ -16,6 +16,7 @@ from selfloop_jax.errors import RunError
 from selfloop_jax.loop.phase import Phase, Result, merge
 from selfloop_jax.loop.stage import StageRun, Study
 from selfloop_jax.runtime import environment, log, multihost, store, workdir
+from selfloop_jax.runtime.tensorboard import TensorBoard
 from selfloop_jax.runtime.workdir import generation_dir
 
 
@@ -55,6 +56,8 @@ def run(
             return _say_report(config, path)
         if committed < stages:
             study.begin(context, path)
+            if config.log.tensorboard:
+                context.tensorboard = TensorBoard(path)
         for number in range(committed, stages):
             run_stage(study, study.stage(context, number, path, path), exact)
         if config.report.enabled and store.leading:
@@ -110,9 +113,19 @@ def run_stage(study: Study, run: StageRun, exact: bool) -> store.Json:
     record = _record(study, run, exact, compilations())
     store.write_json(run.folder / "record.json", record)
     multihost.barrier()
+    _log_metrics(run, record)
     seconds = sum(record["seconds"].values())
     log.say(f"generation {run.number} done: {study.summary(record)}, {seconds:.0f} s")
     return record
+
+
+def _log_metrics(run: StageRun, record: store.Json) -> None:
+    """Shows the metrics of a committed stage in TensorBoard, where that is switched on."""
+    tensorboard = run.context.tensorboard
+    if tensorboard:
+        values = {name: number["value"] for name, number in record["metrics"].items()}
+        tensorboard.scalars("metrics", store.jsonable(values), run.number)
+        tensorboard.flush()
 
 
 def _entry(result: Result, run: StageRun, seconds: float) -> store.Json:

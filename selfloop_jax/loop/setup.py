@@ -13,7 +13,7 @@ from selfloop_jax.diffusion import solvers
 from selfloop_jax.errors import UsageError
 from selfloop_jax.loop import control_images, pool_rules
 from selfloop_jax.loop.context import GenerationRun, RunContext
-from selfloop_jax.runtime import multihost, parallel, store
+from selfloop_jax.runtime import multihost, parallel, store, tensorboard
 from selfloop_jax.training import augment, classifier
 
 PREVIEWS_PER_CLASS = 8
@@ -23,6 +23,7 @@ def check(config: Config) -> None:
     """Raises UsageError where the config cannot be run on the devices at hand, whatever the data."""
     configs.check(config)
     configs.check_devices(config, parallel.device_count())
+    tensorboard.check(config.log.tensorboard)
     # Names that come from a table are checked where the table is.
     for owner in (dataset, pool_rules, solvers, classifier, augment, verdicts):
         owner.check(config)

@@ -9,6 +9,7 @@ from selfloop_jax.config import Config
 from selfloop_jax.errors import RunError
 from selfloop_jax.loop.phase import Phase
 from selfloop_jax.runtime import store
+from selfloop_jax.runtime.tensorboard import TensorBoard
 from selfloop_jax.runtime.workdir import generation_dir
 
 
@@ -17,6 +18,7 @@ class Context(Protocol):
 
     config: Config
     inputs: store.Json  # digests of images and weights that a run must continue with
+    tensorboard: TensorBoard | None
 
     @property
     def stand_in(self) -> str | None:

@@ -11,15 +11,21 @@ import numpy as np
 
 from selfloop_jax.errors import RunError
 from selfloop_jax.runtime import store
+from selfloop_jax.runtime.tensorboard import TensorBoard
 
+NOT_SCALARS = {"generation", "phase", "step"}  # what a line of metrics.jsonl is about
 EVERY_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
 class Metrics:
-    """Appends lines to metrics.jsonl; of a step logged again after a resume the last line counts."""
+    """Appends lines to metrics.jsonl, and scalars to TensorBoard where that is switched on.
 
-    def __init__(self, path: Path):
+    After a resume a step can be logged again: then its last line counts.
+    """
+
+    def __init__(self, path: Path, tensorboard: TensorBoard | None = None):
         self.path = path
+        self.tensorboard = tensorboard
 
     def write(self, **fields: Any) -> None:
         """One line, on disk when this returns to the kernel."""
@@ -27,6 +33,10 @@ class Metrics:
             return
         with open(self.path, "a") as file:
             file.write(json.dumps(fields) + "\n")
+        if self.tensorboard and "event" not in fields:
+            numbers = {name: fields[name] for name in fields.keys() - NOT_SCALARS}
+            prefix = f"generation_{fields['generation']}/{fields['phase']}"
+            self.tensorboard.scalars(prefix, numbers, fields["step"])
 
 
 class Progress:
