@@ -1,17 +1,16 @@
-"""Do the intervals cover, and does the null band hold? One JSON line per case.
+"""Coverage of the intervals and of the null bands on simulated test sets. One JSON line per case.
 
     python -m benchmarks.coverage [--trials=1000] [--replicates=250]
 
-Test sets are drawn from known recalls: one class, or ten, of five groups of 100 images with recall
-near .8. In the *unpaired* design every image is drawn on its own; in the *paired* one each source
-image is shown in every group, and whether it is recognised is strongly correlated between them.
-Reported are
+Test sets are sampled from known recalls: one class, or ten, of five groups of 100 images with
+recall near 0.8. In the *unpaired* design every image is sampled on its own; in the *paired* one
+each source image is shown in every group, and whether it is recognised is strongly correlated
+between them. Reported are
 
     coverage     share of trials in which an interval covers the true number, and its mean `width`
     beyond_null  without a gap, share of trials in which a number lies beyond the 5 % quantile of
-    its own null
-                 band, one-sided in the unfair direction; then the share at it or beyond, since a
-                 number that takes few values often lies at it
+                 its own null band, one-sided in the unfair direction; then the share at it or
+                 beyond, since a number that takes few values often lies at it
     seconds      for 10,000 images
 """
 
@@ -22,17 +21,15 @@ import time
 import numpy as np
 from scipy import special
 
-from selfloop_jax.measure import fairness, intervals, null
+from selfloop_jax.measure import fairness
+from selfloop_jax.measure.metrics import METRICS
+from selfloop_jax.measure.null import null
+from selfloop_jax.measure.test_set import TestSet
 from selfloop_jax.runtime import rng
 
-CELL = 100
-
-
+SIZE = 100  # images of a subgroup
 GROUPS = 5
-
-
 CORRELATION = 0.8
-
 
 RECALLS = {
     "0": [0.8] * 5,
@@ -42,94 +39,103 @@ RECALLS = {
 }
 
 
-def population(recall: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Label, pred and group of 1,800 images a cell with exactly these recalls, float64[C, G].
+def population(recall: np.ndarray) -> TestSet:
+    """1,800 images a subgroup with exactly these recalls, float64[C,G]; see `sample`.
 
     Errors are spread evenly over the other classes; a single class errs into a second, which has no
     images.
     """
-    size, columns = 1800, []
+    size = 1800
+    labels = []
+    preds = []
+    groups = []
     for (c, g), share in np.ndenumerate(recall):
         others = np.delete(np.arange(max(len(recall), 2)), c)
         wrong = round(size * (1 - share))
-        pred = np.concatenate([np.full(size - wrong, c), np.resize(others, wrong)])
-        columns.append((np.full(size, c), pred, np.full(size, g)))
-    return tuple(np.concatenate(column) for column in zip(*columns, strict=True))
+        labels.append(np.full(size, c))
+        preds.append(np.concatenate([np.full(size - wrong, c), np.resize(others, wrong)]))
+        groups.append(np.full(size, g))
+    return _test_set(recall, *map(np.concatenate, (labels, preds, groups)))
 
 
-def draw(recall: np.ndarray, paired: bool, address: rng.KeyPath) -> tuple[np.ndarray, ...]:
-    """Label, pred, group and source of CELL images a cell, as `population` but by chance."""
+def sample(recall: np.ndarray, paired: bool, key_path: rng.KeyPath) -> TestSet:
+    """SIZE images a subgroup, each right with the probability of its recall, float64[C,G]."""
     classes, groups = recall.shape
-    shape = (classes, CELL, groups)
+    shape = (classes, SIZE, groups)
     label, _, group = np.indices(shape)
-    uniforms = [_uniforms((*address, name), shape) for name in ("source", "image", "wrong")]
+    of_source, of_image, of_error = (
+        _uniforms((*key_path, name), shape) for name in ("source", "image", "wrong")
+    )
+    # An image is right where its skill, partly its source's, is below the quantile of the recall.
     common = CORRELATION if paired else 0.0
-    source = special.ndtri(uniforms[0][:, :, :1])
-    skill = np.sqrt(common) * source + np.sqrt(1 - common) * special.ndtri(uniforms[1])
+    source = special.ndtri(of_source[:, :, :1])
+    skill = np.sqrt(common) * source + np.sqrt(1 - common) * special.ndtri(of_image)
     right = skill < special.ndtri(recall)[:, None]
-    step = 1 + (uniforms[2] * max(classes - 1, 1)).astype(int)
+    step = 1 + (of_error * max(classes - 1, 1)).astype(int)
     pred = np.where(right, label, (label + step) % max(classes, 2))
     rows = np.arange(label.size)
     source_id = rows // groups if paired else rows
-    return label.ravel(), pred.ravel(), group.ravel(), source_id
+    return _test_set(recall, label.ravel(), pred.ravel(), group.ravel(), source_id)
 
 
-def _uniforms(address: rng.KeyPath, shape: tuple[int, ...]) -> np.ndarray:
-    words = rng.words(address, int(np.prod(shape))).reshape(shape)
+def _test_set(
+    recall: np.ndarray,
+    label: np.ndarray,
+    pred: np.ndarray,
+    group: np.ndarray,
+    source_id: np.ndarray | None = None,
+) -> TestSet:
+    """Columns as a test set whose aligned groups are the best and the second one in turn."""
+    classes = max(len(recall), 2)
+    aligned = np.resize([recall.shape[1] - 1, 1], classes)
+    return TestSet(label, pred, group, classes, recall.shape[1], source_id, aligned)
+
+
+def _uniforms(key_path: rng.KeyPath, shape: tuple[int, ...]) -> np.ndarray:
+    words = rng.words(key_path, int(np.prod(shape))).reshape(shape)
     return ((words >> np.uint64(11)) + 0.5) * 2.0**-53
 
 
 def coverage(name: str, classes: int, paired: bool, trials: int, replicates: int) -> dict:
-    """Share of trials in which each interval covers."""
+    """Share of trials in which each interval covers, and its mean width."""
     recall = np.tile(RECALLS[name], (classes, 1))
-    sizes = (max(classes, 2), GROUPS)
-    aligned = np.resize([4, 1], sizes[0])
-    label, pred, group = population(recall)
-    truth = fairness.summary(label, pred, group, *sizes)
-    truth["aligned_contrast"] = fairness.aligned_contrast(label, pred, group, aligned, *sizes)
-    hits, width, recall_hits = {}, {}, []
+    truth = fairness.summary(population(recall))
+    hits: dict[str, list] = {}
+    width: dict[str, list] = {}
+    recall_hits = []
     for trial in range(trials):
-        address = (0, name, classes, int(paired), trial)
-        columns = draw(recall, paired, (*address, "draw"))
-        metrics, (low, high) = intervals.intervals(
-            *columns, *sizes, aligned, False, address, replicates
-        )
-        for metric, (lower, upper) in metrics.items():
-            hits.setdefault(metric, []).append(lower - 1e-9 <= truth[metric] <= upper + 1e-9)
-            width.setdefault(metric, []).append(upper - lower)
-        recall_hits.append(np.mean((low[:classes] <= recall) & (recall <= high[:classes])))
-    covered = {
-        metric: _share(hit) for metric, hit in hits.items() if not np.isnan(width[metric][0])
-    }
+        key_path = (0, name, classes, int(paired), trial)
+        test_set = sample(recall, paired, (*key_path, "draw"))
+        for key, (low, high) in fairness.bounds(test_set, key_path, replicates).items():
+            hits.setdefault(key, []).append(low - 1e-9 <= truth[key] <= high + 1e-9)
+            width.setdefault(key, []).append(high - low)
+        ends = fairness.recall(test_set)
+        covers = (ends["low"][:classes] <= recall) & (recall <= ends["high"][:classes])
+        recall_hits.append(np.mean(covers))
+    covered = {key: _share(hit) for key, hit in hits.items() if not np.isnan(width[key][0])}
     return {
         "coverage": {"recall": _share(recall_hits)} | covered,
-        "width": {metric: _share(width[metric]) for metric in covered},
+        "width": {key: _share(width[key]) for key in covered},
     }
 
 
 def exceedance(classes: int, paired: bool, trials: int, replicates: int) -> dict:
     """Shares of trials without a gap in which a number lies beyond its 5 % null quantile; and at it."""
     recall = np.tile(RECALLS["0"], (classes, 1))
-    sizes = (max(classes, 2), GROUPS)
-    aligned = np.resize([4, 1], sizes[0])
-    beyond = {}
+    beyond: dict[str, list] = {}
     for trial in range(trials):
-        address = (1, classes, int(paired), trial)
-        *columns, source = draw(recall, paired, (*address, "draw"))
-        observed = fairness.summary(*columns, *sizes)
-        observed["aligned_contrast"] = fairness.aligned_contrast(*columns, aligned, *sizes)
-        permuted = null.null(*columns, source, *sizes, aligned, False, address, replicates)
-        for metric, values in permuted.items():
-            if np.isnan(observed[metric]):
+        key_path = (1, classes, int(paired), trial)
+        test_set = sample(recall, paired, (*key_path, "draw"))
+        observed = fairness.summary(test_set)
+        for key, values in null(test_set, key_path, replicates).items():
+            if np.isnan(observed[key]):
                 continue
-            small = metric in null.SMALLER_IS_UNFAIR
-            cut = np.quantile(values, 0.05 if small else 0.95)
-            excess = cut - observed[metric] if small else observed[metric] - cut
-            beyond.setdefault(metric, []).append((excess > 1e-12, excess > -1e-12))
+            sign = -1 if METRICS[key].better == "higher" else 1
+            excess = sign * observed[key] - np.quantile(sign * values, 0.95)
+            beyond.setdefault(key, []).append((excess > 1e-12, excess > -1e-12))
     return {
         "beyond_null": {
-            metric: [_share(side) for side in zip(*past, strict=True)]
-            for metric, past in beyond.items()
+            key: [_share(side) for side in zip(*past, strict=True)] for key, past in beyond.items()
         }
     }
 
@@ -139,10 +145,10 @@ def _share(values: list) -> float:
 
 
 def seconds(paired: bool) -> dict:
-    """Seconds of `uncertainty.summary` for 10,000 images in 10 x 10 cells with 1,000 replicates."""
-    *columns, source = draw(np.full((10, 10), 0.8), paired, (2, "seconds"))
+    """Seconds of `fairness.numbers` for 10,000 images in 10 x 10 subgroups, 1,000 replicates."""
+    test_set = sample(np.full((10, 10), 0.8), paired, (2, "seconds"))
     start = time.perf_counter()
-    null.summary(*columns, source, 10, 10, np.arange(10), False, (2, "seconds"))
+    fairness.numbers(test_set, (2, "seconds"))
     return {"seconds": round(time.perf_counter() - start, 2)}
 
 

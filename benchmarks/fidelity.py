@@ -1,4 +1,4 @@
-"""Fidelity measures: agreement with published implementations, time and memory on large sets.
+"""Fidelity metrics: agreement with published implementations, time and memory on large sets.
 
     python -m benchmarks.fidelity [--n=50000] [--d=64]
 
@@ -32,7 +32,7 @@ LARGE = {
 
 
 def features(name: str, n: int, d: int) -> np.ndarray:
-    """float32[n,d] of Gaussian features, a column at a time so that making them sets no peak of memory."""
+    """Gaussian features float32[n,d], made a column at a time so that they set no peak of memory."""
     result = np.empty((n, d), np.float32)
     for column in range(d):
         u, v = rng.uniforms((0, "benchmark", name, column), np.arange(2 * n)).reshape(2, n)
@@ -42,30 +42,31 @@ def features(name: str, n: int, d: int) -> np.ndarray:
 
 def agreement(d: int) -> None:
     """Prints relative differences from prdc, from a general matrix root and from whole kernel matrices."""
-    real, generated = (
-        features("real", 2000, d),
-        0.97 * features("generated", 2000, d) + np.float32(0.05),
-    )
-    found = fidelity.summary(generated, real)
+    real = features("real", 2000, d)
+    generated = 0.97 * features("generated", 2000, d) + np.float32(0.05)
+    ours = fidelity.summary(generated, real)
     with contextlib.redirect_stdout(io.StringIO()):
         expected = prdc.compute_prdc(real, generated, 5)
-    a, b = generated.astype(np.float64), real.astype(np.float64)
-    s_a, s_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    a = generated.astype(np.float64)
+    b = real.astype(np.float64)
+    s_a = np.cov(a, rowvar=False)
+    s_b = np.cov(b, rowvar=False)
     shift = a.mean(axis=0) - b.mean(axis=0)
-    expected["frechet"] = (
+    expected["fid"] = (
         shift @ shift + np.trace(s_a + s_b) - 2 * np.trace(linalg.sqrtm(s_a @ s_b)).real
     )
     k_aa, k_bb, k_ab = ((x @ y.T / d + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     pairs = 2000 * 1999
     within = (k_aa.sum() - np.trace(k_aa) + k_bb.sum() - np.trace(k_bb)) / pairs
-    expected["kernel"] = within - 2 * k_ab.mean()
-    differences = {name: float(abs(found[name] / value - 1)) for name, value in expected.items()}
+    expected["kid"] = within - 2 * k_ab.mean()
+    differences = {name: float(abs(ours[name] / value - 1)) for name, value in expected.items()}
     _print(case="relative_difference", n=2000, d=d, **differences)
 
 
 def large(case: str, n: int, d: int) -> None:
     """Times one measure on n against n rows, compilation included, and prints its line."""
-    real, generated = features("real", n, d), features("generated", n, d)
+    real = features("real", n, d)
+    generated = features("generated", n, d)
     before = _peak()
     start = time.perf_counter()
     LARGE[case](real, generated)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from selfloop_jax.measure.fairness import recalls
+from selfloop_jax.measure.test_set import TestSet
 
 TILES = 3  # images shown per class
 
@@ -23,4 +23,4 @@ def tiles(arrays: Arrays, column: str, values: int) -> Tiles:
 def recall(arrays: Arrays, classes: int, groups: int) -> np.ndarray:
     """float64[C,G]: share of each subgroup that is predicted as its label, NaN where it is empty."""
     predicted = arrays["logits"].argmax(axis=1)
-    return recalls(arrays["label"], predicted, arrays["group"], classes, groups)[0]
+    return TestSet(arrays["label"], predicted, arrays["group"], classes, groups).recall

@@ -1,4 +1,4 @@
-"""The phase `measure`: what a record says of a generation's classifier and of its images."""
+"""The phase `measure`: numbers of a generation's classifier and of its generated images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,21 +12,22 @@ from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
 from selfloop_jax.loop import pool_rules
 from selfloop_jax.loop.context import GenerationRun
-from selfloop_jax.loop.phase import Phase, Result, each
+from selfloop_jax.loop.phase import Phase, Result, each, merge
 from selfloop_jax.measure import composition, fairness, fidelity, foreground
 from selfloop_jax.measure.intervals import share_interval
-from selfloop_jax.measure.null import summary
+from selfloop_jax.measure.test_set import TestSet
 from selfloop_jax.runtime import rng, store
 
 NEIGHBOURS_PER_CLASS = 3  # generated images shown in the report next to their nearest real image
-NEIGHBOURS = 5  # k of precision, recall, density and coverage (Kynkaanniemi et al. 2019)
+
 Predict = Callable[[np.ndarray], np.ndarray]  # pixels uint8[N,H,W,3] -> float32[N,...]
 Number = dict[str, Any]  # value, and perhaps low, high, null, p, baseline
+Part = dict[str, Any]  # of a record: `metrics` {key of METRICS: Number}, `tables` and more
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is measured, and the networks that are asked, as functions of pixels.
+    """What is measured, and the networks that measure it, as functions of pixels.
 
     classify: this generation's classifier. first_classify and features: that of generation 0.
     generated_classify: the one trained on generated images alone, or None. samples: the generated
@@ -67,7 +68,7 @@ def _read(run: GenerationRun) -> Inputs:
     context = run.context
     networks = context.networks
 
-    def asked(generation: int, phase: str, predict: Callable) -> Predict:
+    def network(generation: int, phase: str, predict: Callable) -> Predict:
         weights = run.weights(generation, phase)
         return lambda pixels: predict(weights, pixels)
 
@@ -78,12 +79,12 @@ def _read(run: GenerationRun) -> Inputs:
         data=context.data,
         generation=run.number,
         key_path=run.key_path,
-        classify=asked(run.number, "classifier", classifier),
-        first_classify=asked(0, "classifier", classifier),
-        features=asked(0, "classifier", networks.features),
+        classify=network(run.number, "classifier", classifier),
+        first_classify=network(0, "classifier", classifier),
+        features=network(0, "classifier", networks.features),
         features_digest=run.digest(0, "classifier"),
         generated_classify=(
-            asked(run.number, "generated_classifier", classifier) if scored else None
+            network(run.number, "generated_classifier", classifier) if scored else None
         ),
         samples=run.samples(run.number) if run.trains_generator else None,
         confusion=_confusion(run),
@@ -96,7 +97,10 @@ def _first_record(run: GenerationRun) -> Mapping[str, Any]:
 
 
 def _confusion(run: GenerationRun) -> list[np.ndarray] | None:
-    """Per class how the frozen annotator reads real held-out images; None where it labels nothing."""
+    """The frozen annotator's confusion matrix of each class on held-out real images.
+
+    None where there is no annotator, or nothing for it to annotate.
+    """
     if "annotator" not in run.context.networks.trainers or not run.trains_generator:
         return None
     first = _first_record(run) if run.number else run.results["annotator"]["record"]
@@ -115,126 +119,92 @@ def measure(inputs: Inputs) -> Outputs:
     }
     if held_out.source_id is not None:
         predictions["source_id"] = held_out.source_id
-    metrics, tables = _fairness(inputs, logits.argmax(axis=1))
-    record: dict[str, Any] = {"split": inputs.config.measure.split}
+    parts = [{"split": inputs.config.measure.split}, _fairness(inputs, logits.argmax(axis=1))]
     neighbours = None
     if inputs.samples is not None:
-        accuracy = metrics["accuracy"]["value"]
-        found, more = _composition(inputs, inputs.samples)
-        metrics |= found | _content(inputs, inputs.samples, accuracy)
-        tables |= more
-        found, more, neighbours, facts = _fidelity(inputs, inputs.samples)
-        metrics |= found
-        tables |= more
-        record |= facts
+        accuracy = parts[1]["metrics"]["accuracy"]["value"]
+        generated, real, held_out_features = _feature_sets(inputs, inputs.samples)
+        parts.append(_composition(inputs, inputs.samples))
+        parts.append(_content(inputs, inputs.samples, accuracy))
+        parts.append(_fidelity(inputs, generated, real, held_out_features))
+        neighbours = _neighbours(inputs, inputs.samples, generated, real)
     if inputs.config.measure.split == "test" and inputs.data.probe is not None:
-        details = _foreground(inputs)
-        record["foreground"] = details
-        for kind, accuracies in details["ablations"].items():
-            metrics[f"ablation_{kind}"] = {"value": accuracies["class_mean"]}
-    record |= {"metrics": metrics, "tables": tables}
-    return Outputs(record, predictions, neighbours)
+        parts.append(_foreground(inputs, inputs.data.probe))
+    return Outputs(merge(parts), predictions, neighbours)
 
 
-def _fairness(inputs: Inputs, predicted: np.ndarray) -> tuple[dict[str, Number], dict[str, Any]]:
-    """Fairness numbers of the classifier, each with interval and null; and the table of recalls."""
+def _fairness(inputs: Inputs, pred: np.ndarray) -> Part:
+    """Fairness metrics with intervals, null bands, p-values; recall of each subgroup."""
     held_out = inputs.held_out
     data = inputs.data
     section = inputs.config.measure
-    columns = (held_out.label, predicted, held_out.group)
-    sizes = (len(data.classes), len(data.groups))
-    values = {
-        **fairness.summary(*columns, *sizes, data.nested),
-        "aligned_contrast": fairness.aligned_contrast(*columns, data.aligned_group, *sizes),
-    }
-    values["undefined_subgroups"] = values.pop("undefined_cells")
-    found = summary(
-        *columns,
+    test_set = TestSet(
+        held_out.label,
+        pred,
+        held_out.group,
+        len(data.classes),
+        len(data.groups),
         held_out.source_id,
-        *sizes,
         data.aligned_group,
         data.nested,
-        (*inputs.key_path, "measure", "uncertainty"),
-        section.replicates,
-        section.level,
     )
-    metrics = {}
-    for key, value in values.items():
-        beside = {name: x for name, x in found["metrics"].get(key, {}).items() if x is not None}
-        metrics[key] = {"value": value, **beside}
-    recall = fairness.recalls(*columns, *sizes)[0]
-    return metrics, {"recall": {"value": recall, **found["recall"]}}
+    key_path = (*inputs.key_path, "measure", "uncertainty")
+    return {
+        "metrics": fairness.numbers(test_set, key_path, section.replicates, section.level),
+        "tables": {"recall": fairness.recall(test_set, section.level)},
+    }
 
 
-def _composition(inputs: Inputs, samples: Images) -> tuple[dict[str, Number], dict[str, Any]]:
+def _composition(inputs: Inputs, samples: Images) -> Part:
     """Shares of classes and groups among the generated images, against those of real images."""
     data = inputs.data
-    real = data.train.joint(len(data.classes), len(data.groups))
-    found = composition.summary(
-        samples.label, samples.group, real, data.aligned_group, data.members
-    )
-    counts = found["joint"]
-    low, high = composition.aligned_interval(counts, data.aligned_group)
-    metrics = {
-        "generated_count": {"value": found["count"]},
-        "generated_unknown_group": {"value": found["unknown_group"]},
-        "kl_to_real": {"value": found["kl_to_real"]},
-        "total_variation_to_real": {"value": found["total_variation_to_real"]},
-        "subgroup_coverage": {"value": composition.cell_coverage(counts, real, data.members)},
-        "bias_aligned_share": {"value": found["bias_aligned_share"], "low": low, "high": high},
+    shape = (len(data.classes), len(data.groups))
+    counts = samples.joint(*shape)
+    real = data.train.joint(*shape)
+    metrics: dict[str, Number] = {
+        **composition.summary(counts, real, data.members, data.aligned_group),
+        "generated_count": {"value": len(samples)},
+        "generated_unknown_group": {"value": int((samples.group < 0).sum())},
     }
+    tables: dict[str, Any] = {"generated_counts": counts}
     if inputs.config.diffusion.condition_on == "label":
         # Groups that were requested are no choice of the generator: chance had no say in them.
         key_path = (*inputs.key_path, "measure", "composition")
-        null = composition.null(
-            real,
-            counts,
-            data.members,
-            key_path,
-            inputs.config.measure.replicates,
-            inputs.confusion,
-        )
-        tested = {"subgroup_coverage": "cell_coverage"}
-        for key in ("kl_to_real", "total_variation_to_real", "subgroup_coverage"):
-            name = tested.get(key, key)
-            metrics[key] |= {"null": null[name], "p": null[f"{name}_p"]}
-    tables: dict[str, Any] = {"generated_counts": counts}
+        replicates = inputs.config.measure.replicates
+        null = composition.null(real, counts, data.members, key_path, replicates, inputs.confusion)
+        for key, chance in null.items():
+            metrics[key] = metrics[key] | chance
     if inputs.confusion is not None:
-        corrected = composition.corrected_shares(
+        table, aligned_share = composition.corrected_shares(
             counts, inputs.confusion, data.members, data.aligned_group
         )
-        aligned = corrected.pop("aligned")
-        metrics["bias_aligned_share_corrected"] = {
-            "value": aligned["share"],
-            "low": aligned["low"],
-            "high": aligned["high"],
-        }
-        tables["corrected_shares"] = corrected
+        metrics["bias_aligned_share_corrected"] = aligned_share
+        tables["corrected_shares"] = table
     if data.colours and inputs.config.loop.group_source == "annotator":
         colour = read_group(samples.pixels, data.colours)
         metrics["annotator_agreement"] = {"value": float((samples.group == colour).mean())}
-        by_colour = replace(samples, group=colour).joint(*counts.shape)
+        by_colour = replace(samples, group=colour).joint(*shape)
         aligned_classes = np.flatnonzero(data.aligned_group >= 0)
         own = by_colour[aligned_classes, data.aligned_group[aligned_classes]].sum()
         total = by_colour[aligned_classes].sum()
         metrics["bias_aligned_share_by_colour"] = {"value": own / total if total else np.nan}
-    return metrics, tables
+    return {"metrics": metrics, "tables": tables}
 
 
-def _content(inputs: Inputs, samples: Images, accuracy: float) -> dict[str, Number]:
-    """How far classifiers agree with the requested labels, and the CAS (arXiv 1905.10887)."""
+def _content(inputs: Inputs, samples: Images, accuracy: float) -> Part:
+    """Agreement of a classifier with the requested labels, and the CAS (arXiv 1905.10887)."""
     agrees = inputs.first_classify(samples.pixels).argmax(axis=1) == samples.condition
     metrics = {"classifier_agreement": _share(agrees)}
     if inputs.generated_classify is None:
-        return metrics
+        return {"metrics": metrics}
     held_out = inputs.held_out
     correct = inputs.generated_classify(held_out.pixels).argmax(axis=1) == held_out.label
     cas = _share(correct, held_out.source_id)
     # Over the accuracy after training on real images alone: that of generation 0.
     real = accuracy if inputs.first_accuracy is None else inputs.first_accuracy
     metrics["cas"] = cas
-    metrics["cas_ratio"] = {"value": cas["value"] / real if real else None}
-    return metrics
+    metrics["cas_ratio"] = {"value": cas["value"] / real if real else np.nan}
+    return {"metrics": metrics}
 
 
 def _share(hit: np.ndarray, source_id: np.ndarray | None = None) -> Number:
@@ -243,12 +213,12 @@ def _share(hit: np.ndarray, source_id: np.ndarray | None = None) -> Number:
     return {"value": float(hit.mean()), "low": low, "high": high}
 
 
-def _fidelity(
+def _feature_sets(
     inputs: Inputs, samples: Images
-) -> tuple[dict[str, Number], dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
-    """Distance of generated from real images in features of generation 0's classifier.
+) -> tuple[fidelity.FeatureSet, fidelity.FeatureSet, fidelity.FeatureSet]:
+    """Features of generated, real and held-out images, by generation 0's classifier.
 
-    The baseline of each number is that of held-out real images, as far as no pool has used them.
+    Held-out images are those of the reserve, as far as no pool has used them.
     """
     config = inputs.config
     data = inputs.data
@@ -256,52 +226,40 @@ def _fidelity(
         config.pool, (config.seed, "pool"), data.reserve, inputs.generation
     )
     generated, real, held_out = (
-        fidelity.Labelled(inputs.features(images.pixels), images.label, images.group)
+        fidelity.FeatureSet(inputs.features(images.pixels), images.label, images.group)
         for images in (samples, data.train, reserve)
     )
-    fidelity.compile_tiles(real.features.shape[1], NEIGHBOURS)
-    report = fidelity.report(
-        generated,
-        real,
-        held_out,
-        len(data.classes),
-        len(data.groups),
-        (*inputs.key_path, "measure", "fidelity"),
-        NEIGHBOURS,
-    )
-    names = {"frechet": "fid", "kernel": "kid"}
-    metrics = {}
-    for name, value in report["overall"].items():
-        if name != "count":
-            baseline = report["floor"][name]
-            metrics[names.get(name, name)] = {"value": value, "baseline": baseline}
-    copied = report["memorization"]
-    metrics["memorized_share"] = {
-        "value": copied["share_nearer"],
-        "low": copied["low"],
-        "high": copied["high"],
-        "baseline": copied["floor"]["share_nearer"],
-    }
-    tables = {}
-    for place in ("class", "group"):
-        rows = []
-        for value, floor in zip(report[f"per_{place}"], report[f"per_{place}_floor"], strict=True):
-            row = {n: {"value": value[n], "baseline": floor[n]} for n in value if n != "count"}
-            rows.append({names.get(n, n): x for n, x in row.items()} | {"count": value["count"]})
-        tables[f"fidelity_by_{place}"] = rows
-    facts = {
+    return generated, real, held_out
+
+
+def _fidelity(
+    inputs: Inputs,
+    generated: fidelity.FeatureSet,
+    real: fidelity.FeatureSet,
+    held_out: fidelity.FeatureSet,
+) -> Part:
+    """Distance of generated from real images; baselines are those of held-out real images."""
+    dimension = real.features.shape[1]
+    # Sets of later generations have other sizes, and nothing may be compiled then.
+    fidelity.compile_tiles(dimension)
+    classes = len(inputs.data.classes)
+    groups = len(inputs.data.groups)
+    key_path = (*inputs.key_path, "measure", "fidelity")
+    report = fidelity.report(generated, real, held_out, classes, groups, key_path)
+    return {
+        "metrics": report.metrics,
+        "tables": {"fidelity_by_class": report.by_class, "fidelity_by_group": report.by_group},
         "fidelity_features": {
             "network": "classifier of generation 0",
             "digest": inputs.features_digest,
-            "dimension": real.features.shape[1],
+            "dimension": dimension,
         },
-        "notes": report["notes"],
+        "notes": report.notes,
     }
-    return metrics, tables, _neighbours(inputs, samples, generated, real), facts
 
 
 def _neighbours(
-    inputs: Inputs, samples: Images, generated: fidelity.Labelled, real: fidelity.Labelled
+    inputs: Inputs, samples: Images, generated: fidelity.FeatureSet, real: fidelity.FeatureSet
 ) -> dict[str, np.ndarray]:
     """A few generated images per class, each with its nearest real training image."""
     first = []
@@ -320,13 +278,16 @@ def _neighbours(
     }
 
 
-def _foreground(inputs: Inputs) -> dict[str, Any]:
-    """What the classifier relies on, on held-out images with masks of their objects."""
-    probe = inputs.data.probe
-    assert probe is not None
+def _foreground(inputs: Inputs, probe: Images) -> Part:
+    """Reliance of the classifier on the object, by held-out images with masks of their objects."""
     # The same noise in every generation, so that generations can be compared.
     key_path = (inputs.config.seed, "spurious")
-    return foreground.evaluate(inputs.classify, probe, len(inputs.data.classes), key_path)
+    details = foreground.evaluate(inputs.classify, probe, len(inputs.data.classes), key_path)
+    metrics = {
+        f"ablation_{kind}": {"value": accuracy["class_mean"]}
+        for kind, accuracy in details["ablations"].items()
+    }
+    return {"metrics": metrics, "foreground": details}
 
 
 def _write(run: GenerationRun, outputs: Outputs) -> Result:

@@ -1,13 +1,14 @@
-"""How close generated images are to real ones, on feature vectors float32[N,D] of a frozen network.
+"""How close generated images are to real ones, on features float32[N,D] of a frozen network.
 
-Frechet distance (Heusel et al. 2017), kernel distance (Binkowski et al. 2018), precision and recall
-(Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), and a search for copies of
-training images. None of these numbers means much alone: `report` puts each beside its *floor*, the
-same number for as many real images that were held out.
+FID (Heusel et al. 2017), KID (Binkowski et al. 2018), precision and recall (Kynkaanniemi et al.
+2019), density and coverage (Naeem et al. 2020), and a search for copies of training images. Whoever
+reports a FID or KID names the network that the features come from. None of these numbers means much
+alone: `report` gives each with its *baseline*, the same number for as many held-out real images.
 
-All pairs are visited tile by tile, so no N x N matrix exists. The tiles are float64: |x|^2 + |y|^2
-- 2xy then holds for near-duplicates too. They are compared as float32, so that equal distances
-compare as equal whatever tile and order they were computed in.
+All pairs are visited tile by tile, so no N x N matrix exists: 50,000 images against 50,000 fit a
+laptop. The tiles are float64: |x|^2 + |y|^2 - 2xy then holds for near-duplicates too. They are
+compared as float32, so that equal distances compare as equal whatever tile and order they were
+computed in.
 """
 
 import itertools
@@ -21,97 +22,120 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selfloop_jax.measure.wilson import wilson
+from selfloop_jax.measure.intervals import wilson
 from selfloop_jax.runtime import rng
 
-NEIGHBOURS = 5  # k of precision, recall, density and coverage (Naeem et al. 2020)
-
+NEIGHBOURS = 5  # the k of precision, recall, density and coverage, as in the literature
 
 TILE = 1024  # rows and columns: 8 MB of float64, about a core's cache
 
+# For sets that fit: two edges only, so that `compile_tiles` can know all programs beforehand.
+SMALL_TILE = 256
 
-SMALL_TILE = 256  # for sets that fit: two edges only, so that `compile_tiles` can know all programs beforehand
+# Images: below this many, or ten per feature, a FID is to a good part bias.
+ENOUGH = 2048
 
-
-ENOUGH = (
-    2048  # images: below this many, or ten per feature, a Frechet distance is to a good part bias
-)
+KEYS = ("fid", "kid", "precision", "recall", "density", "coverage")
 
 
 @dataclass(frozen=True)
-class Labelled:
+class FeatureSet:
     """Features float32[N,D] of N images with their label int[N] and group int[N] (-1 unknown)."""
 
     features: np.ndarray
     label: np.ndarray
     group: np.ndarray
 
-    def shuffled(self, address: rng.KeyPath) -> "Labelled":
-        """The same images in the address's order, so that the first n are a random subset."""
-        rows = rng.permutation(address, len(self.features))
-        return Labelled(self.features[rows], self.label[rows], self.group[rows])
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def shuffled(self, key_path: rng.KeyPath) -> "FeatureSet":
+        """The same images in the key path's order, so that the first n are a random subset."""
+        rows = rng.permutation(key_path, len(self))
+        return self.take(rows)
+
+    def take(self, rows: np.ndarray) -> "FeatureSet":
+        """The images of some rows (integers or a mask), in that order."""
+        return FeatureSet(self.features[rows], self.label[rows], self.group[rows])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `report` finds: numbers {key: {"value", "baseline", ...}} overall, by class, by group."""
+
+    metrics: dict[str, dict[str, float]]
+    by_class: list[dict[str, dict[str, float]]]
+    by_group: list[dict[str, dict[str, float]]]
+    notes: list[str]  # plain sentences on what to beware of
 
 
 def report(
-    generated: Labelled,
-    real: Labelled,
-    held_out: Labelled,
+    generated: FeatureSet,
+    real: FeatureSet,
+    held_out: FeatureSet,
     classes: int,
     groups: int,
-    address: rng.KeyPath,
-    k: int = 5,
-) -> dict[str, Any]:
-    """`summary` overall, per class and per group, each beside its floor, and `memorization` beside its own.
+    key_path: rng.KeyPath,
+    k: int = NEIGHBOURS,
+) -> Report:
+    """`summary` overall, per class and per group, and the memorised share, each with its baseline.
 
     `real` is what the generator was trained on and the reference of every number, `held_out` real
-    images that it never saw, drawn as those were: with other shares of labels and groups (a
-    balanced test set against a biased training set) floors and memorization would measure that
-    difference too. A floor puts held-out images in place of generated ones. The larger of the two
-    is cut to the size of the smaller (`count`), since the bias of most of these numbers depends on
-    it; the images are drawn by `address`. Images of unknown group count overall and in their class.
-    The floor of `memorization` asks one half of the held-out images, the other half being the base.
-    `notes` are plain sentences on what to beware of.
+    images that it never saw, sampled as those were: with other shares of labels and groups (a
+    balanced test set against a biased training set) baselines and memorised share would measure
+    that difference too. A baseline puts held-out images in place of generated ones. The larger of
+    the two is cut to the size of the smaller, since the bias of most of these numbers depends on
+    it; `key_path` decides which images stay. Images of unknown group count overall and in their
+    class. The baseline of the memorised share asks one half of the held-out images, the other half
+    being the base.
     """
-    generated = generated.shuffled((*address, "generated"))
-    held_out = held_out.shuffled((*address, "held_out"))
-    sets = (generated, real.shuffled((*address, "real")), held_out)
-    features = tuple(one.features for one in sets)
-    result = dict(zip(("overall", "floor"), _with_baseline(features, k), strict=True))
-    notes = _notes("overall", [min(map(len, features))], features[0].shape[1], k)
-    for place, name, count in (("per_class", "label", classes), ("per_group", "group", groups)):
-        masks = [tuple(getattr(one, name) == value for one in sets) for value in range(count)]
-        pairs = [
-            _with_baseline([x[m] for x, m in zip(features, mask, strict=True)], k) for mask in masks
-        ]
-        result |= {
-            place: [pair[0] for pair in pairs],
-            f"{place}_floor": [pair[1] for pair in pairs],
-        }
-        notes += _notes(
-            place, [int(min(m.sum() for m in mask)) for mask in masks], features[0].shape[1], k
-        )
-    result["memorization"] = _memorization_with_baseline(*features)
-    result["notes"] = (
-        _size_notes(*map(len, features)) + notes + _origin_notes(result["memorization"]["floor"])
-    )
-    return result
+    generated = generated.shuffled((*key_path, "generated"))
+    held_out = held_out.shuffled((*key_path, "held_out"))
+    sets = (generated, real.shuffled((*key_path, "real")), held_out)
+    dimension = real.features.shape[1]
+    copied, copied_baseline = _memorization_with_baseline(sets)
+    notes = _size_notes(*map(len, sets)) + _notes("overall", [min(map(len, sets))], dimension, k)
+    parts: dict[str, list[dict[str, dict[str, float]]]] = {}
+    for place, column, count in (("by_class", "label", classes), ("by_group", "group", groups)):
+        parts[place] = []
+        sizes = []
+        for value in range(count):
+            inside = [one.take(getattr(one, column) == value) for one in sets]
+            parts[place].append(_with_baseline(inside, k))
+            sizes.append(min(map(len, inside)))
+        notes += _notes(place, sizes, dimension, k)
+    metrics = _with_baseline(sets, k)
+    metrics["memorized_share"] = {
+        "value": copied["share_nearer"],
+        "low": copied["low"],
+        "high": copied["high"],
+        "baseline": copied_baseline["share_nearer"],
+    }
+    notes += _origin_notes(copied_baseline)
+    return Report(metrics, parts["by_class"], parts["by_group"], notes)
 
 
-def _with_baseline(features: Sequence[np.ndarray], k: int) -> list[dict[str, float]]:
-    """`summary` of as many generated and held-out images, from features of generated, real, held-out."""
-    generated, real, held_out = features
+def _with_baseline(sets: Sequence[FeatureSet], k: int) -> dict[str, dict[str, float]]:
+    """`summary` of as many generated and held-out images: {key: number}.
+
+    sets: generated, real, held-out.
+    """
+    generated, real, held_out = (one.features for one in sets)
     count = min(len(generated), len(held_out)) if len(held_out) else len(generated)
-    return [summary(images[:count], real, k) for images in (generated, held_out)]
+    value = summary(generated[:count], real, k)
+    baseline = summary(held_out[:count], real, k)
+    return {key: {"value": value[key], "baseline": baseline[key]} for key in value}
 
 
 def _memorization_with_baseline(
-    generated: np.ndarray, real: np.ndarray, held_out: np.ndarray
-) -> dict[str, Any]:
-    """`memorization` with bases as large as the held-out set, and under "floor" as large as half of it."""
+    sets: Sequence[FeatureSet],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """`memorization` against bases as large as the held-out set; its baseline, of half that size."""
+    generated, real, held_out = (one.features for one in sets)
     base = min(len(real), len(held_out))
     half = min(len(real), len(held_out) // 2)
-    floor = memorization(held_out[len(held_out) // 2 :], real[:half], held_out[:half])
-    return {**memorization(generated, real[:base], held_out[:base]), "floor": floor}
+    baseline = memorization(held_out[len(held_out) // 2 :], real[:half], held_out[:half])
+    return memorization(generated, real[:base], held_out[:base]), baseline
 
 
 def _size_notes(generated: int, real: int, held_out: int) -> list[str]:
@@ -119,77 +143,80 @@ def _size_notes(generated: int, real: int, held_out: int) -> list[str]:
     notes = []
     if held_out and generated != held_out:
         notes.append(
-            f"sizes: of {generated} generated and {held_out} held-out images the larger set is cut to the"
-            " smaller, overall and in every class and group"
+            f"sizes: of {generated} generated and {held_out} held-out images the larger set is cut "
+            "to the smaller, overall and in every class and group"
         )
     if real > held_out:
         notes.append(
-            f"memorization: {held_out} of {real} training images are searched, as many as are held out:"
-            " copies of the others are not seen"
+            f"memorized_share: {held_out} of {real} training images are searched, as many as are "
+            "held out: copies of the others are not seen"
         )
     return notes
 
 
-def _origin_notes(floor: dict[str, Any]) -> list[str]:
-    """Whether held-out images look drawn as the training images were, from the floor of memorization."""
-    if not (floor["high"] < 0.5 or floor["low"] > 0.5):
+def _origin_notes(baseline: dict[str, float]) -> list[str]:
+    """Whether held-out images look sampled as the training images were."""
+    if not (baseline["high"] < 0.5 or baseline["low"] > 0.5):
         return []
     return [
-        f"memorization: even of held-out images a share of {floor['share_nearer']:.2f} is nearer to training"
-        " images, not one half: the two real sets seem to differ in more than chance"
+        f"memorized_share: even of held-out images a share of {baseline['share_nearer']:.2f} is "
+        "nearer to training images, not one half: the two real sets seem to differ in more than "
+        "chance"
     ]
 
 
-def _notes(place: str, sizes: list[int], features: int, k: int) -> list[str]:
-    """What too few images do; sizes: the smallest of the three sets, overall or of every class or group."""
+def _notes(place: str, sizes: list[int], dimension: int, k: int) -> list[str]:
+    """What too few images do; sizes: the smallest of the three sets, one overall or one a part."""
     notes = []
-    enough = max(ENOUGH, 10 * features)
+    enough = max(ENOUGH, 10 * dimension)
     few = [size for size in sizes if 2 <= size < enough]
     if few:
         span = " to ".join(map(str, sorted({min(few), max(few)})))
         notes.append(
-            f"frechet, {place}: {span} images for {features} features, fewer than {enough}: biased upwards by"
-            " small samples; compare with the floor only"
+            f"fid, {place}: {span} images for {dimension} features, fewer than {enough}: biased "
+            "upwards by small samples; compare with the baseline only"
         )
-    if few and min(few) <= features:
+    if few and min(few) <= dimension:
         notes.append(
-            f"frechet, {place}: {min(few)} images for {features} features: their covariance is rank-deficient"
+            f"fid, {place}: {min(few)} images for {dimension} features: their covariance is "
+            "rank-deficient"
         )
     missing = [index for index, size in enumerate(sizes) if size <= k]
     if missing:
         which = "" if place == "overall" else f" {', '.join(map(str, missing))}"
         notes.append(
-            f"{place}{which}: a set has no more than k = {k} images: undefined numbers are NaN"
+            f"{place}{which}: a set has no more than k = {k} images: undefined numbers are null"
         )
     return notes
 
 
-def summary(generated: np.ndarray, real: np.ndarray, k: int = 5) -> dict[str, float]:
-    """All distances between float32[M,D] and float32[N,D]; NaN where there are too few images for one.
+def summary(generated: np.ndarray, real: np.ndarray, k: int = NEIGHBOURS) -> dict[str, float]:
+    """FID, KID, precision, recall, density, coverage of float32[M,D] against float32[N,D].
 
-    `frechet` and `kernel` need two images on either side, the others more than k. `count` is M.
+    `fid` and `kid` need two images on either side, the others more than k; else they are NaN.
     """
     return {
-        "frechet": frechet(generated, real),
-        "kernel": kernel_distance(generated, real),
+        "fid": frechet(generated, real),
+        "kid": kernel_distance(generated, real),
         **manifold(real, generated, k),
-        "count": len(generated),
     }
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Frechet distance (squared) of Gaussians fitted to float32[M,D] and float32[N,D]; NaN below two rows.
+    """FID: squared Frechet distance of Gaussians fitted to float32[M,D] and float32[N,D].
 
-    |mean_a - mean_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2), Heusel et al. 2017, equation 6, unbiased
-    covariances. With S = R'R the last trace is the sum of the singular values of R_a R_b'. R is the QR factor
-    of the centred rows: no covariance is formed and no root taken, so nothing becomes complex and a deficient
-    rank costs no accuracy.
+    |mean_a - mean_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2), Heusel et al. 2017, equation 6,
+    unbiased covariances. With S = R'R the last trace is the sum of the singular values of R_a R_b'.
+    R is the QR factor of the centred rows: no covariance is formed and no root taken, so nothing
+    becomes complex and a deficient rank costs no accuracy. NaN below two rows.
     """
     if min(len(a), len(b)) < 2:
         return math.nan
-    a, b = _finite(a), _finite(b)
+    a = _finite(a)
+    b = _finite(b)
     shift = a.mean(axis=0) - b.mean(axis=0)
-    root_a, root_b = _covariance_root(a), _covariance_root(b)
+    root_a = _covariance_root(a)
+    root_b = _covariance_root(b)
     overlap = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     distance = (shift**2).sum() + (root_a**2).sum() + (root_b**2).sum() - 2 * overlap
     return max(0.0, float(distance))
@@ -197,24 +224,29 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 def _covariance_root(x: np.ndarray) -> np.ndarray:
     """float64[N,D] -> R float64[min(N,D),D] with R'R the unbiased covariance."""
-    return np.linalg.qr((x - x.mean(axis=0)) / math.sqrt(len(x) - 1), mode="r")
+    return np.asarray(np.linalg.qr((x - x.mean(axis=0)) / math.sqrt(len(x) - 1), mode="r"))
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased MMD^2 with the kernel (x.y / D + 1)^3 over all pairs; may be negative; NaN below two rows.
+    """KID: unbiased MMD^2 of float32[M,D] and float32[N,D] with the kernel (x.y / D + 1)^3.
 
-    KID, Binkowski et al. 2018, section 4, without its random subsets. float32[M,D], float32[N,D].
+    Binkowski et al. 2018, section 4, over all pairs instead of random subsets. It may be negative;
+    NaN below two rows.
     """
     if min(len(a), len(b)) < 2:
         return math.nan
-    # With a last feature of 1 the kernel is (x.y)^3, and a row of padding, all zeros, adds exactly
-    # nothing.
-    a, b = (
-        np.pad(_finite(x) / math.sqrt(x.shape[1]), [(0, 0), (0, 1)], constant_values=1.0)
-        for x in (a, b)
-    )
+    a = _with_one(a)
+    b = _with_one(b)
     across = sum(float(part) for _, _, part in _visit(_cubes, _blocks(a), _blocks(b)))
     return _mean_off_diagonal(a) + _mean_off_diagonal(b) - 2 * across / (len(a) * len(b))
+
+
+def _with_one(x: np.ndarray) -> np.ndarray:
+    """float64[N,D+1]: x / sqrt(D) and a last feature of 1.
+
+    The kernel is then (x.y)^3, and a row of padding, all zeros, adds exactly nothing.
+    """
+    return np.pad(_finite(x) / math.sqrt(x.shape[1]), [(0, 0), (0, 1)], constant_values=1.0)
 
 
 def _mean_off_diagonal(x: np.ndarray) -> float:
@@ -240,7 +272,8 @@ def manifold(real: np.ndarray, generated: np.ndarray, k: int) -> dict[str, float
     if min(len(real), len(generated)) <= k:
         return dict.fromkeys(("precision", "recall", "density", "coverage"), math.nan)
     real, generated = _centred(real, generated)
-    real_radii, generated_radii = _radii(real, k), _radii(generated, k)
+    real_radii = _radii(real, k)
+    generated_radii = _radii(generated, k)
     containing = np.zeros(len(generated), np.int64)
     recalled = np.zeros(len(real), bool)
     covered = np.zeros(len(real), bool)
@@ -261,8 +294,8 @@ def _radii(x: np.ndarray, k: int) -> np.ndarray:
     """float32[N]: squared distance of each row to its k-th nearest other row, k < N."""
     best = np.full((len(x), k + 1), np.inf, np.float32)  # the row itself is the first
     blocks = _blocks(x)
-    for rows, _, found in _visit(partial(_smallest, k + 1), blocks, blocks):
-        both = np.concatenate([best[rows], found[: _length(rows)]], axis=1)
+    for rows, _, smallest in _visit(partial(_smallest, k + 1), blocks, blocks):
+        both = np.concatenate([best[rows], smallest[: _length(rows)]], axis=1)
         best[rows] = np.partition(both, k, axis=1)[:, : k + 1]
     return best.max(axis=1)
 
@@ -270,7 +303,7 @@ def _radii(x: np.ndarray, k: int) -> np.ndarray:
 def memorization(
     generated: np.ndarray, train: np.ndarray, held_out: np.ndarray
 ) -> dict[str, float]:
-    """Are generated images nearer to training images than to as many real ones never trained on?
+    """Share of the images that are nearer to training images than to as many held-out real ones.
 
     Every image of float32[M,D] has a distance to its nearest row of each set, float32[N,D] both.
     `median_ratio` is the median of the first over the second (0/0 counts as 1); `share_nearer` the
@@ -288,27 +321,36 @@ def memorization(
         raise ValueError(
             f"train: {len(train)} rows, allowed are as many as held_out has, {len(held_out)}"
         )
-    result = dict.fromkeys(("median_ratio", "share_nearer", "low", "high", "effective"), math.nan)
-    if len(generated) and len(train):
-        (in_train, to_train), (in_held_out, to_held_out) = (
-            nearest(generated, s) for s in (train, held_out)
+    if not len(generated) or not len(train):
+        nothing = dict.fromkeys(
+            ("median_ratio", "share_nearer", "low", "high", "effective"), math.nan
         )
-        sharing = np.bincount(np.where(to_train <= to_held_out, in_train, len(train) + in_held_out))
-        effective = len(generated) ** 2 / (sharing**2).sum()
-        equal = to_train == to_held_out
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(equal, 1.0, to_train / to_held_out)
-        share = float(np.where(equal, 0.5, to_train < to_held_out).mean())
-        low, high = wilson(share * effective, effective)
-        values = (float(np.median(ratio)), share, float(low), float(high), float(effective))
-        result = dict(zip(result, values, strict=True))
-    return {**result, "count": len(generated), "base": len(train)}
+        return nothing | {"count": len(generated), "base": len(train)}
+    in_train, to_train = nearest(generated, train)
+    in_held_out, to_held_out = nearest(generated, held_out)
+    nearest_image = np.where(to_train <= to_held_out, in_train, len(train) + in_held_out)
+    sharing = np.bincount(nearest_image)
+    effective = len(generated) ** 2 / (sharing**2).sum()
+    equal = to_train == to_held_out
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(equal, 1.0, to_train / to_held_out)
+    share = float(np.where(equal, 0.5, to_train < to_held_out).mean())
+    low, high = wilson(share * effective, effective)
+    return {
+        "median_ratio": float(np.median(ratio)),
+        "share_nearer": share,
+        "low": float(low),
+        "high": float(high),
+        "effective": float(effective),
+        "count": len(generated),
+        "base": len(train),
+    }
 
 
 def nearest(queries: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """index int64[M] of the row of float32[N,D] nearest to each of float32[M,D], and distance float64[M].
+    """Index int64[M] of, and distance float64[M] to, the row of base nearest to each query.
 
-    Rows whose distances agree to float32, or lie within about 1e-7 of the rows' norms about the
+    queries float32[M,D], base float32[N,D]. Rows whose distances agree to float32, or lie within about 1e-7 of the rows' norms about the
     mean, are equally near: the first of them is taken. The distance to it is computed from the
     difference of the two, so that it is exactly 0 for a duplicate.
 
@@ -320,10 +362,11 @@ def nearest(queries: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarr
     best = np.full(len(queries), np.inf, np.float32)
     index = np.zeros(len(queries), np.int64)
     base_blocks, query_blocks = map(_blocks, _centred(base, queries))
-    for rows, columns, (distance, column) in _visit(_closest, query_blocks, base_blocks):
-        distance, column = distance[: _length(rows)], column[: _length(rows)]
-        closer = distance < best[rows]
-        best[rows][closer] = distance[closer]
+    for rows, columns, (squared, column) in _visit(_closest, query_blocks, base_blocks):
+        squared = squared[: _length(rows)]
+        column = column[: _length(rows)]
+        closer = squared < best[rows]
+        best[rows][closer] = squared[closer]
         index[rows][closer] = columns.start + column[closer]
     distance = np.zeros(len(queries))
     for first in range(0, len(queries), TILE):
@@ -334,7 +377,7 @@ def nearest(queries: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 @cache
-def compile_tiles(dimension: int, k: int) -> None:
+def compile_tiles(dimension: int, k: int = NEIGHBOURS) -> None:
     """Compiles every program that `report` and `nearest` may need, whatever the sizes of the sets."""
     sets = [np.zeros((count, dimension), np.float32) for count in (k + 2, SMALL_TILE + 1)]
     for a, b in itertools.product(sets, sets):
@@ -347,13 +390,15 @@ class _Block(NamedTuple):
     """Some rows of a set on the device, padded to a tile's edge B."""
 
     at: slice
-    arrays: tuple[
-        jax.Array, ...
-    ]  # points float64[B,D], |point|^2 float64[B], and radii float32[B] if any
+    # points float64[B,D], |point|^2 float64[B], and radii float32[B] if any
+    arrays: tuple[jax.Array, ...]
 
 
 def _blocks(points: np.ndarray, radii: np.ndarray | None = None) -> list[_Block]:
-    """float64[N,D], float32[N] -> blocks; padding lies at infinite distance and has a ball of radius 0."""
+    """Blocks of points float64[N,D] with radii float32[N].
+
+    Padding lies at infinite distance and has a ball of radius 0.
+    """
     edge = SMALL_TILE if len(points) <= SMALL_TILE else TILE
     fills = [(points, 0.0), ((points**2).sum(axis=1), np.inf)]
     if radii is not None:
@@ -369,13 +414,12 @@ def _blocks(points: np.ndarray, radii: np.ndarray | None = None) -> list[_Block]
 
 def _padded(array: np.ndarray, edge: int, fill: float) -> np.ndarray:
     """The array with rows of `fill` behind it, `edge` rows in all."""
-    return np.pad(
-        array, [(0, edge - len(array))] + [(0, 0)] * (array.ndim - 1), constant_values=fill
-    )
+    width = [(0, edge - len(array))] + [(0, 0)] * (array.ndim - 1)
+    return np.pad(array, width, constant_values=fill)
 
 
 def _device() -> jax.Device:
-    """Where the tiles are computed: beside a TPU, which has no float64, on the host."""
+    """The device that computes the tiles: a TPU has no float64, so the host does it there."""
     return jax.local_devices(backend="cpu" if jax.default_backend() == "tpu" else None)[0]
 
 
@@ -389,15 +433,14 @@ def _visit(
     """Runs a tile program over all pairs of blocks: which rows, which columns, results in NumPy."""
     for x in rows:
         for y in columns:
-            with jax.enable_x64(
-                True
-            ):  # left before the caller goes on: the rest of the program is float32
-                found = jax.device_get(tile(x.arrays, y.arrays))
-            yield x.at, y.at, found
+            # Left before the caller goes on: the rest of the program is float32.
+            with jax.enable_x64(True):
+                result = jax.device_get(tile(x.arrays, y.arrays))
+            yield x.at, y.at, result
 
 
 def _squared(x: tuple, y: tuple) -> jax.Array:
-    """Squared distances float32[B,C]. What rounding cannot tell from 0 is 0: in every tile alike."""
+    """Squared distances float32[B,C]; below the rounding error they are 0, in every tile alike."""
     scale = x[1][:, None] + y[1][None, :]
     squared = scale - 2 * x[0] @ y[0].T
     # An inner product of D terms is off by D/2 eps |x||y| at most, so the sum of three by D eps
@@ -422,7 +465,7 @@ def _closest(x: tuple, y: tuple) -> tuple[jax.Array, jax.Array]:
 
 @jax.jit
 def _in_balls(x: tuple, y: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Number of rows' balls a column is in; is a row in a column's ball; is a column in the row's ball."""
+    """Rows' balls that a column is in; is a row in any column's ball; is any column in its ball."""
     squared = _squared(x, y)
     in_row_ball = squared < x[2][:, None]
     in_column_ball = squared < y[2][None, :]
@@ -444,7 +487,11 @@ def _finite(features: np.ndarray) -> np.ndarray:
 
 
 def _centred(reference: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 about the mean of the first: distances stay, norms and with them rounding shrink."""
-    reference, other = _finite(reference), _finite(other)
+    """Both as float64 about the mean of the first.
+
+    Distances stay as they are; norms and with them rounding errors shrink.
+    """
+    reference = _finite(reference)
+    other = _finite(other)
     mean = reference.mean(axis=0)
     return reference - mean, other - mean

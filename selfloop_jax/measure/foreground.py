@@ -1,8 +1,8 @@
-"""Does a classifier see the object or what is around it? The protocol of Hard ImageNet, on images with masks.
+"""Reliance of a classifier on the object and on its surroundings, on images with object masks.
 
-Moayeri, Singla and Feizi, "Hard ImageNet: Segmentations for Objects with Strong Spurious Cues",
-NeurIPS 2022 Datasets and Benchmarks. *Ablations* take the object away: a classifier that looked at
-it must get worse. *Relative foreground sensitivity* (RFS; Moayeri et al., CVPR 2022) compares noise
+The protocol of Moayeri, Singla and Feizi, "Hard ImageNet: Segmentations for Objects with Strong
+Spurious Cues", NeurIPS 2022 Datasets and Benchmarks. *Ablations* take the object away: a classifier
+that looked at it must get worse. *Relative foreground sensitivity* (RFS; Moayeri et al., CVPR 2022) compares noise
 on the object with noise around it: near 1 only the object matters, near -1 only the background.
 
 Masks are uint8[N,H,W], the object where they are not 0. No training code.
@@ -23,24 +23,18 @@ from selfloop_jax.runtime.keys import key
 
 ABLATIONS = ("none", "object", "box", "tile")
 
-
 # Deviations of the noise in units of the pixels' range: the published list.
 SIGMAS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
 
-
 TRIALS = 3
-
 
 # The published 0.5 lies between two bytes; rounding half to even gives 128 (0.502).
 GRAY = 128
 
-
-# Images whose noise is drawn at once: 32 of 224x224 take 20 MB.
+# Images whose noise is sampled at once: 32 of 224x224 take 20 MB.
 BLOCK = 32
 
-
 Box = tuple[slice, slice]
-
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -49,16 +43,16 @@ def evaluate(
     predict: Predict,
     images: Images,
     num_classes: int,
-    address: rng.KeyPath,
+    key_path: rng.KeyPath,
     sigmas: tuple[float, ...] = SIGMAS,
     trials: int = TRIALS,
 ) -> dict[str, Any]:
     """Ablations and RFS of a classifier on N images with masks, as a dictionary ready for the record.
 
     `predict` takes uint8[M,H,W,3] to logits float[M,C]. It is called with the same M every time:
-    once per ablation and twice per sigma and trial. The noise of trial t is that of (*address,
-    "trial", t) and of the image's id, the same for every sigma and both places, so that they are
-    compared on the same draws.
+    once per ablation and twice per sigma and trial. The noise of trial t is keyed by (*key_path,
+    "trial", t) and the image's id, the same for every sigma and both places, so that they are
+    compared under the same noise.
 
     Accuracies are shares in [0, 1]; `class_mean`, the mean over classes, is what the publication
     takes for noise; `per_class` is the recall of each class. Every `rfs` is read off accuracies
@@ -68,27 +62,31 @@ def evaluate(
     Raises:
       ValueError: images without masks.
     """
-    if images.masks is None:
+    masks = images.masks
+    if masks is None:
         raise ValueError("Images.masks: missing, allowed are images with masks")
-    shown = (images.masks > 0).any(axis=(1, 2))
-    images = images.take(np.flatnonzero(shown))
+    has_object = (masks > 0).any(axis=(1, 2))
+    images = images.take(np.flatnonzero(has_object))
+    masks = masks[has_object]
 
     def hits(pixels: np.ndarray) -> np.ndarray:
-        """bool[M]: which of the images are still recognised; nothing is asked where there are none."""
-        return predict(pixels).argmax(axis=1) == images.label if len(images) else np.zeros(0, bool)
+        """bool[M]: which of the images are still recognised; without images nothing is called."""
+        if not len(images):
+            return np.zeros(0, bool)
+        return predict(pixels).argmax(axis=1) == images.label
 
+    ablations = {}
+    for kind in ABLATIONS:
+        ablated = ablate(images.pixels, masks, kind)
+        ablations[kind] = _accuracies(hits(ablated)[None], images.label, num_classes)
     return {
         "count": len(images),
-        "empty_masks": int((~shown).sum()),
+        "empty_masks": int((~has_object).sum()),
         "trials": trials,
-        "ablations": {
-            kind: _accuracies(
-                hits(ablate(images.pixels, images.masks, kind))[None], images.label, num_classes
-            )
-            for kind in ABLATIONS
-        },
+        "ablations": ablations,
         "noise": [
-            _sensitivity(hits, images, num_classes, address, sigma, trials) for sigma in sigmas
+            _sensitivity(hits, images, masks, num_classes, key_path, sigma, trials)
+            for sigma in sigmas
         ],
     }
 
@@ -96,35 +94,35 @@ def evaluate(
 def _sensitivity(
     hits: Callable[[np.ndarray], np.ndarray],
     images: Images,
+    masks: np.ndarray,
     num_classes: int,
-    address: rng.KeyPath,
+    key_path: rng.KeyPath,
     sigma: float,
     trials: int,
 ) -> dict[str, Any]:
     """Accuracies under noise of one sigma on each of the two places, and their RFS."""
-    found = {"foreground": [], "background": []}
+    on_object = []
+    around = []
     for trial in range(trials):
-        noisy = noised(images.pixels, images.id, (*address, "trial", trial), sigma)
-        for place, results in found.items():
-            results.append(hits(placed(images.pixels, noisy, images.masks, place)))
-    fore, back = (
-        _accuracies(np.array(results), images.label, num_classes) for results in found.values()
-    )
+        noisy = noised(images.pixels, images.id, (*key_path, "trial", trial), sigma)
+        on_object.append(hits(placed(images.pixels, noisy, masks, "foreground")))
+        around.append(hits(placed(images.pixels, noisy, masks, "background")))
+    foreground = _accuracies(np.array(on_object), images.label, num_classes)
+    background = _accuracies(np.array(around), images.label, num_classes)
+    per_class = zip(foreground["per_class"], background["per_class"], strict=True)
     return {
         "sigma": sigma,
-        "foreground": fore,
-        "background": back,
-        "rfs": rfs(fore["class_mean"], back["class_mean"]),
-        "rfs_per_class": [
-            rfs(*pair) for pair in zip(fore["per_class"], back["per_class"], strict=True)
-        ],
+        "foreground": foreground,
+        "background": background,
+        "rfs": rfs(foreground["class_mean"], background["class_mean"]),
+        "rfs_per_class": [rfs(a_fg, a_bg) for a_fg, a_bg in per_class],
     }
 
 
 def rfs(a_fg: float, a_bg: float) -> float:
-    """Relative foreground sensitivity, (a_bg - a_fg) / (2 min(a, 1-a)) of mean a; 0 where a is 0 or 1.
+    """Relative foreground sensitivity, (a_bg - a_fg) / (2 min(a, 1-a)) with a their mean.
 
-    a_fg and a_bg are accuracies under noise on the foreground and on the background. The
+    0 where a is 0 or 1. a_fg and a_bg are accuracies under noise on the foreground and on the background. The
     denominator is the largest gap that two accuracies of mean a can have, so the result is in [-1,
     1]. NaN where either is.
     """
@@ -134,8 +132,8 @@ def rfs(a_fg: float, a_bg: float) -> float:
     return (a_bg - a_fg) / (2 * min(mean, 1 - mean))
 
 
-def noised(pixels: np.ndarray, ids: np.ndarray, address: rng.KeyPath, sigma: float) -> np.ndarray:
-    """pixels uint8[N,H,W,3], ids uint32[N] -> uint8[N,H,W,3] with Gaussian noise everywhere.
+def noised(pixels: np.ndarray, ids: np.ndarray, key_path: rng.KeyPath, sigma: float) -> np.ndarray:
+    """The images uint8[N,H,W,3] of ids uint32[N] with Gaussian noise everywhere.
 
     The publication calls it l_inf noise: independent for every pixel and channel, of deviation
     `sigma` (in [0, 1] units) whatever the size of the object, the result clipped to [0, 1] before
@@ -144,39 +142,39 @@ def noised(pixels: np.ndarray, ids: np.ndarray, address: rng.KeyPath, sigma: flo
     object and background.
     """
     out = np.empty_like(pixels)
-    noise_key = key(address)
-    for chosen in _blocks(len(pixels)):
-        out[chosen] = _add_noise(pixels[chosen], ids[chosen], noise_key, np.float32(sigma))
+    noise_key = key(key_path)
+    for rows in _blocks(len(pixels)):
+        out[rows] = _add_noise(pixels[rows], ids[rows], noise_key, np.float32(sigma))
     return out
 
 
 def placed(pixels: np.ndarray, noisy: np.ndarray, masks: np.ndarray, place: str) -> np.ndarray:
-    """uint8[N,H,W,3]: `noisy` on the object ("foreground") or around it ("background"), else `pixels`."""
+    """`noisy` on the object ("foreground") or around it ("background"), else `pixels`."""
     on_object = (masks > 0)[..., None]
     return np.where(on_object if place == "foreground" else ~on_object, noisy, pixels)
 
 
 def ablate(pixels: np.ndarray, masks: np.ndarray, kind: str) -> np.ndarray:
-    """pixels uint8[N,H,W,3], masks uint8[N,H,W] -> uint8[N,H,W,3] without the object.
+    """The images uint8[N,H,W,3] without the objects of masks uint8[N,H,W].
 
     kind: "none" changes nothing; "object" grays the object's pixels, so that its shape can still be
     seen; "box" grays the bounding box of all of them; "tile" covers the box of each connected part
-    with what is beside it (see `tile`). Images with an empty mask stay as they are. Boxes hold the
+    with its surroundings (see `tile`). Images with an empty mask stay as they are. Boxes hold the
     object's last row and column, which those of the public code leave out.
     """
     if kind == "none":
         return pixels
     if kind == "object":
         return np.where((masks > 0)[..., None], np.uint8(GRAY), pixels)
-    one = {"box": _gray_box, "tile": tile}[kind]
+    ablate_one = {"box": _gray_box, "tile": tile}[kind]
     out = np.empty_like(pixels)
     for i in range(len(out)):
-        out[i] = one(pixels[i], masks[i])
+        out[i] = ablate_one(pixels[i], masks[i])
     return out
 
 
 def tile(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """image uint8[H,W,3], mask uint8[H,W] -> uint8[H,W,3], each part of the object covered.
+    """One image uint8[H,W,3] with each part of the object of its mask uint8[H,W] covered.
 
     A part is 4-connected. Of the four regions that share a side with its bounding box, each as
     large as the box, cut off at the image's border and before the first row or column with any
@@ -204,11 +202,12 @@ def _gray_box(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _neighbours(on_object: np.ndarray, box: Box) -> Iterator[Box]:
     """The object-free regions right of, left of, below and above a box."""
     rows, columns = box
-    full_rows, full_columns = on_object[rows].any(axis=0), on_object[:, columns].any(axis=1)
-    yield rows, _after(full_rows, columns)
-    yield rows, _before(full_rows, columns)
-    yield _after(full_columns, rows), columns
-    yield _before(full_columns, rows), columns
+    columns_with_object = np.asarray(on_object[rows].any(axis=0))
+    rows_with_object = np.asarray(on_object[:, columns].any(axis=1))
+    yield rows, _after(columns_with_object, columns)
+    yield rows, _before(columns_with_object, columns)
+    yield _after(rows_with_object, rows), columns
+    yield _before(rows_with_object, rows), columns
 
 
 def _after(blocked: np.ndarray, span: slice) -> slice:
@@ -238,11 +237,12 @@ def _repeated(region: Box, box: Box) -> tuple[np.ndarray, np.ndarray]:
         steps = np.arange(target.start, target.stop) - source.start
         return source.start + steps % (source.stop - source.start)
 
-    return np.ix_(*map(places, region, box))
+    rows, columns = map(places, region, box)
+    return rows[:, None], columns[None, :]
 
 
 def _accuracies(hits: np.ndarray, label: np.ndarray, num_classes: int) -> dict[str, Any]:
-    """hits bool[trials, N], label int[N] -> overall, class mean and per class; NaN for what has no images."""
+    """Accuracy overall, as class mean and per class, of hits bool[trials,N]; NaN without images."""
     recall = [_mean(hits[:, label == c]) for c in range(num_classes)]
     present = [value for value in recall if not math.isnan(value)]
     return {"accuracy": _mean(hits), "class_mean": _mean(np.array(present)), "per_class": recall}
@@ -263,5 +263,5 @@ def _add_noise(pixels: jax.Array, ids: jax.Array, key: jax.Array, sigma: jax.Arr
     """uint8[B,H,W,3] with noise keyed by each image's id."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
     noise = jax.vmap(lambda k: jax.random.normal(k, pixels.shape[1:]))(keys)
-    noisy = jnp.round(pixels + 255 * sigma * noise)
+    noisy = jnp.round(pixels.astype(jnp.float32) + 255 * sigma * noise)
     return jnp.clip(noisy, 0, 255).astype(jnp.uint8)

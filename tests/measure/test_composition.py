@@ -1,4 +1,4 @@
-"""Composition by hand, divergences against scipy, nulls against enumeration, corrections simulated."""
+"""Composition by hand, divergences by scipy, nulls by enumeration, corrections by simulation."""
 
 import itertools
 import json
@@ -10,25 +10,22 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from selfloop_jax.measure import wilson
 from selfloop_jax.measure.composition import (
-    aligned_interval,
-    cell_coverage,
+    NULL_KEYS,
     corrected_shares,
     kl,
     null,
+    subgroup_coverage,
     summary,
     total_variation,
 )
+from selfloop_jax.measure.intervals import wilson
 from selfloop_jax.runtime import rng, store
 
 SETTINGS = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 
 NONE = np.array([-1, -1, -1], np.int32)
-
-
-NULL = ("kl_to_real", "total_variation_to_real", "cell_coverage")
 
 
 counts = st.lists(st.integers(0, 50), min_size=6, max_size=6).map(
@@ -40,83 +37,61 @@ def ints(*values):
     return np.array(values, np.int32)
 
 
-def composition(label, group, real, aligned, members=None):
-    return summary(
-        label, group, real, aligned, np.ones(real.shape, bool) if members is None else members
-    )
+def values(counts, real, aligned, members=None):
+    """The values of `summary`, by key."""
+    members = np.ones(real.shape, bool) if members is None else members
+    return {key: number["value"] for key, number in summary(counts, real, members, aligned).items()}
 
 
-def test_cells_that_cannot_be_take_no_part_in_a_divergence():
-    """With 0.5 in each of them a nested table of counts would look far from itself drawn smaller."""
+def test_subgroups_that_cannot_be_take_no_part_in_a_divergence():
+    """With 0.5 in each of them a nested table of counts would look far from a smaller sample."""
     members = np.kron(np.eye(3, dtype=int), np.ones((1, 4), int)).astype(bool)
     real = np.where(members, 40, 0)
-    label, group = np.nonzero(members)
-    found = composition(label.astype(np.int32), group.astype(np.int32), real, NONE, members)
-    assert found["kl_to_real"] == pytest.approx(0, abs=1e-12)
-    assert (
-        composition(label.astype(np.int32), group.astype(np.int32), real, NONE)["kl_to_real"] > 0.1
-    )
+    counts = members.astype(int)
+    assert values(counts, real, NONE, members)["kl_to_real"] == pytest.approx(0, abs=1e-12)
+    assert values(counts, real, NONE)["kl_to_real"] > 0.1
 
 
-def test_composition_of_six_images_by_hand():
-    label, group = ints(0, 0, 0, 1, 1, 2), ints(0, 0, 1, 1, -1, 0)
-    found = composition(label, group, np.array([[1, 1], [1, 0], [1, 1]]), ints(0, 1, -1))
-    assert found["count"] == 6
-    assert found["class_histogram"].tolist() == [3, 2, 1]
-    assert found["joint"].tolist() == [[2, 1], [0, 1], [1, 0]]
-    assert found["group_histogram"].tolist() == [3, 2]
-    assert found["unknown_group"] == 1
-    # real shares 1/5 in five cells; drawn 2/5 1/5 0 1/5 1/5 0: |1/5| + 0 + |1/5| + |1/5| + 0 +
-    # |1/5|, halved
+def test_composition_of_five_images_by_hand():
+    counts = np.array([[2, 1], [0, 1], [1, 0]])
+    found = values(counts, np.array([[1, 1], [1, 0], [1, 1]]), ints(0, 1, -1))
+    # Real shares 1/5 in five subgroups; generated 2/5 1/5 0 1/5 1/5 0: |1/5| + 0 + |1/5| + |1/5| +
+    # 0 + |1/5|, halved.
     assert found["total_variation_to_real"] == pytest.approx(0.4)
-    # of the four images of class 0 and 1 with a known group, those in (0, 0), (0, 0) and (1, 1) are
-    # aligned
+    # Of the four images of classes 0 and 1, those in (0, 0), (0, 0) and (1, 1) are aligned.
     assert found["bias_aligned_share"] == pytest.approx(0.75)
-    drawn, real = [2.5, 1.5, 0.5, 1.5, 1.5, 0.5], [1.5, 1.5, 1.5, 0.5, 1.5, 1.5]
-    by_hand = sum(p / 8 * math.log(p / q) for p, q in zip(drawn, real, strict=True))
+    assert found["subgroup_coverage"] == 3 / 5
+    generated, real = [2.5, 1.5, 0.5, 1.5, 1.5, 0.5], [1.5, 1.5, 1.5, 0.5, 1.5, 1.5]
+    by_hand = sum(p / 8 * math.log(p / q) for p, q in zip(generated, real, strict=True))
     assert found["kl_to_real"] == pytest.approx(by_hand)
 
 
-def test_images_of_unknown_group_count_in_the_class_histogram_alone():
-    real = np.full((3, 2), 4)
-    known = composition(ints(0, 1), ints(1, 0), real, ints(1, 1, 1))
-    more = composition(ints(0, 1, 2, 2), ints(1, 0, -1, -1), real, ints(1, 1, 1))
-    assert more.pop("class_histogram").tolist() == [1, 1, 2]
-    assert known.pop("class_histogram").tolist() == [1, 1, 0]
-    assert (more.pop("count"), more.pop("unknown_group")) == (4, 2)
-    assert (known.pop("count"), known.pop("unknown_group")) == (2, 0)
-    np.testing.assert_equal(more, known)
-
-
 @pytest.mark.parametrize(
-    ("group", "aligned"),
-    [(ints(0, 1), NONE), (ints(-1, -1), ints(0, 0, 0)), (ints(-1, 1), ints(0, -1, 0))],
+    ("counts", "aligned"),
+    [
+        ([[1, 0], [0, 1], [0, 0]], NONE),
+        ([[0, 0], [0, 0], [0, 0]], ints(0, 0, 0)),
+        ([[0, 0], [0, 1], [0, 0]], ints(0, -1, 0)),
+    ],
     ids=["no class has an aligned group", "no group is known", "the two never meet"],
 )
-def test_the_aligned_share_is_nan_where_nothing_could_be_aligned(group, aligned):
-    found = composition(ints(0, 1), group, np.full((3, 2), 4), aligned)
-    assert math.isnan(found["bias_aligned_share"])
+def test_the_aligned_share_is_nan_where_nothing_could_be_aligned(counts, aligned):
+    counts = np.array(counts)
+    found = summary(counts, np.full((3, 2), 4), everything(3, 2), aligned)["bias_aligned_share"]
+    assert np.isnan(list(found.values())).all()
 
 
 @pytest.mark.parametrize(
-    ("group", "share"), [(ints(0, 1), 1.0), (ints(1, 0), 0.0), (ints(0, 0), 0.5)]
+    ("counts", "share"),
+    [([[1, 0], [0, 1]], 1.0), ([[0, 1], [1, 0]], 0.0), ([[1, 0], [1, 0]], 0.5)],
 )
-def test_the_aligned_share_counts_images_in_their_class_s_own_group(group, share):
-    assert (
-        composition(ints(0, 1), group, np.full((3, 2), 4), ints(0, 1, 0))["bias_aligned_share"]
-        == share
-    )
+def test_the_aligned_share_counts_images_in_their_class_s_own_group(counts, share):
+    found = values(np.array(counts), np.full((2, 2), 4), ints(0, 1))
+    assert found["bias_aligned_share"] == share
 
 
-@SETTINGS
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 1)), max_size=40))
-def test_histograms_agree_with_counting(rows):
-    label, group = (ints(*column) for column in (list(zip(*rows, strict=True)) or [(), ()]))
-    found = composition(label, group, np.full((3, 2), 4), NONE)
-    assert found["joint"].tolist() == [[rows.count((c, g)) for g in range(2)] for c in range(3)]
-    assert found["class_histogram"].tolist() == [sum(row[0] == c for row in rows) for c in range(3)]
-    assert found["group_histogram"].tolist() == [sum(row[1] == g for row in rows) for g in range(2)]
-    assert found["unknown_group"] == sum(row[1] == -1 for row in rows)
+def everything(*shape):
+    return np.ones(shape, bool)
 
 
 @SETTINGS
@@ -166,8 +141,9 @@ def test_total_variation_to_an_empty_table_is_nan(empty_first):
     assert math.isnan(total_variation(*(tables if empty_first else reversed(tables))))
 
 
-def everything(*shape):
-    return np.ones(shape, bool)
+def none(classes):
+    """No class has an aligned group."""
+    return np.full(classes, -1)
 
 
 def draws(shares, count, trials, *place):
@@ -208,7 +184,7 @@ def exact_null(real, count, members):
         [
             kl(table[members], real[members]),
             total_variation(table, real),
-            cell_coverage(table, real, members),
+            subgroup_coverage(table, real, members),
         ]
         for table in tables
     ]
@@ -228,11 +204,11 @@ def test_nulls_agree_with_enumeration(drawn):
     probability, values = exact_null(real, drawn.sum(axis=1), members)
     assert probability.sum() == pytest.approx(1)
     seen = [kl(drawn[members], real[members]), total_variation(drawn, real)]
-    seen.append(cell_coverage(drawn, real, members))
-    for name, value, own, outwards in zip(NULL, values.T, seen, (1, 1, -1), strict=True):
+    seen.append(subgroup_coverage(drawn, real, members))
+    for name, value, own, outwards in zip(NULL_KEYS, values.T, seen, (1, 1, -1), strict=True):
         exact = probability[outwards * (value - own) >= -1e-9].sum()
-        assert found[f"{name}_p"] == pytest.approx(exact, abs=0.03)
-        for level, quantile in zip((0.05, 0.5, 0.95), found[name], strict=True):
+        assert found[name]["p"] == pytest.approx(exact, abs=0.03)
+        for level, quantile in zip((0.05, 0.5, 0.95), found[name]["null"], strict=True):
             assert probability[value <= quantile + 1e-9].sum() >= level - 0.03
             assert probability[value < quantile - 1e-9].sum() <= level + 0.03
 
@@ -241,17 +217,16 @@ def test_the_null_of_a_distance_is_not_zero():
     """2,500 images of the real shares themselves are at a distance of .03: what nulls are for."""
     real = np.full((10, 10), 3) + np.eye(10, dtype=int) * 220
     found = null(real, real, everything(10, 10), (0, "null"), replicates=200)
-    assert 0.02 < found["total_variation_to_real"][1] < 0.04
-    assert found["total_variation_to_real_p"] == found["kl_to_real_p"] == 1
+    assert 0.02 < found["total_variation_to_real"]["null"][1] < 0.04
+    assert found["total_variation_to_real"]["p"] == found["kl_to_real"]["p"] == 1
 
 
 def test_a_drifted_table_lies_beyond_its_null():
     real = np.full((3, 4), 25)
     drawn = np.array([[97, 1, 1, 1], [25, 25, 25, 25], [100, 0, 0, 0]])
     found = null(real, drawn, everything(3, 4), (0, "null"), replicates=199)
-    assert found["kl_to_real_p"] == found["total_variation_to_real_p"] == 1 / 200
-    assert found["cell_coverage_p"] == 1 / 200
-    assert found["cell_coverage"] == [1, 1, 1]
+    assert [found[name]["p"] for name in NULL_KEYS] == [1 / 200] * 3
+    assert found["subgroup_coverage"]["null"] == [1, 1, 1]
 
 
 def test_classes_are_kept_as_they_were_drawn():
@@ -259,16 +234,15 @@ def test_classes_are_kept_as_they_were_drawn():
     real, drawn = np.array([[50], [50], [0]]), np.array([[70], [20], [10]])
     found = null(real, drawn, everything(3, 1), (0, "null"), replicates=20)
     own = total_variation(drawn, real)
-    assert found["total_variation_to_real"] == pytest.approx([own] * 3)
-    assert [found[f"{name}_p"] for name in NULL] == [1, 1, 1]
+    assert found["total_variation_to_real"]["null"] == pytest.approx([own] * 3)
+    assert [found[name]["p"] for name in NULL_KEYS] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("real", [np.full((2, 2), 5), np.zeros((2, 2), int)])
 def test_the_null_of_nothing_is_nan(real):
     found = null(real, np.zeros((2, 2), int), everything(2, 2), (0, "null"), replicates=5)
-    assert np.isnan(
-        [*found["kl_to_real"], found["kl_to_real_p"], found["total_variation_to_real_p"]]
-    ).all()
+    kl_to_real, distance = (found[name] for name in NULL_KEYS[:2])
+    assert np.isnan([*kl_to_real["null"], kl_to_real["p"], distance["p"]]).all()
     json.dumps(store.jsonable(found), allow_nan=False)
 
 
@@ -279,7 +253,8 @@ def test_nulls_of_nested_groups_draw_inside_each_class():
     same = null(
         np.full((3, 4), 40), np.full((3, 4), 40), everything(3, 4), (0, "null"), replicates=100
     )
-    assert found["kl_to_real"] == pytest.approx(same["kl_to_real"], rel=0.3)
+    expected = same["kl_to_real"]["null"]
+    assert found["kl_to_real"]["null"] == pytest.approx(expected, rel=0.3)
 
 
 def test_a_null_is_its_address_s():
@@ -302,19 +277,19 @@ def test_an_annotator_s_errors_pass_for_drift_unless_the_null_has_them():
     for t in range(20):
         ways = (None, [table[t] for table in counts])
         nulls = [null(real, read[t], everything(3, 4), (t, "null"), 79, way) for way in ways]
-        p.append([found["kl_to_real_p"] for found in nulls])
+        p.append([found["kl_to_real"]["p"] for found in nulls])
     p = np.array(p)
     assert (p[:, 0] <= 0.05).all()
     assert (p[:, 1] <= 0.05).mean() <= 0.15
 
 
-def test_cell_coverage_by_hand():
+def test_subgroup_coverage_by_hand():
     real, members = (
         np.array([[5, 0, 2], [1, 1, 9]]),
         np.array([[True, True, True], [True, True, False]]),
     )
-    assert cell_coverage(np.array([[1, 4, 0], [2, 0, 7]]), real, members) == 2 / 4
-    assert math.isnan(cell_coverage(real, np.zeros((2, 3), int), members))
+    assert subgroup_coverage(np.array([[1, 4, 0], [2, 0, 7]]), real, members) == 2 / 4
+    assert math.isnan(subgroup_coverage(real, np.zeros((2, 3), int), members))
 
 
 @SETTINGS
@@ -322,18 +297,16 @@ def test_cell_coverage_by_hand():
 def test_wilson_is_scipy_s(successes, more):
     count = successes + more - 1
     if not count:
-        assert np.isnan(wilson.wilson(successes, count)).all()
+        assert np.isnan(wilson(successes, count)).all()
         return
     expected = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
-    assert wilson.wilson(successes, count) == pytest.approx(
-        (expected.low, expected.high), abs=1e-12
-    )
+    assert wilson(successes, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_the_aligned_interval_is_that_of_the_aligned_share():
     joint = np.array([[8, 2], [3, 7], [50, 50]])
-    assert aligned_interval(joint, ints(0, 1, -1)) == wilson.wilson(15, 20)
-    assert np.isnan(aligned_interval(joint, NONE)).all()
+    number = summary(joint, joint, everything(3, 2), ints(0, 1, -1))["bias_aligned_share"]
+    assert (number["low"], number["high"]) == wilson(15, 20)
 
 
 MINORITIES = [0.9] + [0.1 / 9] * 9
@@ -361,10 +334,10 @@ def test_corrected_intervals_cover_the_truth_and_uncorrected_do_not(shares, rate
     place = (len(shares), drawn, known)
     joint = draws(shares @ rates, drawn, 300, "joint", *place)
     confusion = list(held_out(rates, known, 300, "confusion", *place))
-    found = corrected_shares(joint, confusion, everything(*joint.shape))
+    found, _ = corrected_shares(joint, confusion, everything(*joint.shape), none(300))
     assert found["identified"].all()
     assert 0.92 <= covered(found["low"], found["high"], shares).mean() <= 0.98
-    plain = np.array([wilson.wilson(reads, drawn) for reads in joint[:, 0]]).T
+    plain = np.array([wilson(reads, drawn) for reads in joint[:, 0]]).T
     assert covered(*plain, shares[0]).mean() < 0.85
 
 
@@ -375,10 +348,10 @@ def test_the_aligned_share_is_covered_although_every_class_is_near_the_boundary(
     confusions = held_out(rates, 50, 400, "aligned rates").reshape(40, 10, 10, 10)
     for joint, confusion in zip(joints, confusions, strict=True):
         aligned = np.zeros(10, int)
-        found = corrected_shares(joint, list(confusion), everything(10, 10), aligned)["aligned"]
+        _, found = corrected_shares(joint, list(confusion), everything(10, 10), aligned)
         inside.append(covered(found["low"], found["high"], 0.9))
-        assert not covered(*aligned_interval(joint, aligned), 0.9)
-        assert found["uncorrected"] == pytest.approx(joint[:, 0].sum() / 2500)
+        plain = summary(joint, joint, everything(10, 10), aligned)["bias_aligned_share"]
+        assert not covered(plain["low"], plain["high"], 0.9)
     assert np.mean(inside) >= 0.92
 
 
@@ -386,16 +359,16 @@ def test_the_aligned_share_is_covered_although_every_class_is_near_the_boundary(
 def test_a_perfect_annotator_changes_nothing(count):
     joint = np.array([[90, 9, 1], [0, 50, 50], [0, 0, 7]])
     known = [np.eye(3, dtype=int) * count] * 3
-    found = corrected_shares(joint, known, everything(3, 3), ints(0, 1, 2))
+    found, aligned = corrected_shares(joint, known, everything(3, 3), ints(0, 1, 2))
     np.testing.assert_allclose(found["share"], found["uncorrected"], atol=1e-12)
     np.testing.assert_allclose(found["condition"], 1)
-    assert found["aligned"]["share"] == pytest.approx(found["aligned"]["uncorrected"])
+    assert aligned["value"] == pytest.approx((90 + 50 + 7) / 207)
 
 
 def test_the_interval_is_wilson_s_where_the_annotator_is_known_to_be_perfect():
     joint = np.array([[90, 10, 0]])
-    found = corrected_shares(joint, [np.eye(3, dtype=int) * 10**9], everything(1, 3))
-    expected = np.array([wilson.wilson(reads, 100) for reads in joint[0]])
+    found, _ = corrected_shares(joint, [np.eye(3, dtype=int) * 10**9], everything(1, 3), none(1))
+    expected = np.array([wilson(reads, 100) for reads in joint[0]])
     np.testing.assert_allclose(found["low"][0], expected[:, 0], atol=1e-5)
     np.testing.assert_allclose(found["high"][0], expected[:, 1], atol=1e-5)
 
@@ -404,7 +377,7 @@ def test_fewer_held_out_images_widen_the_interval():
     widths = []
     for known in (20, 200, 20000):
         counts = np.array([[9, 1], [2, 8]]) * known // 10
-        found = corrected_shares(np.array([[60, 40]]), [counts], everything(1, 2))
+        found, _ = corrected_shares(np.array([[60, 40]]), [counts], everything(1, 2), none(1))
         widths.append(found["high"][0, 0] - found["low"][0, 0])
     assert widths[0] > widths[1] > widths[2]
 
@@ -418,7 +391,7 @@ confusions = st.lists(st.integers(0, 30), min_size=9, max_size=9).map(
 @given(confusions, st.lists(st.integers(0, 300), min_size=3, max_size=3))
 def test_corrected_shares_lie_on_the_simplex_inside_their_interval(counts, read):
     assume(sum(read))
-    found = corrected_shares(np.array([read]), [counts], everything(1, 3), ints(1))
+    found, aligned = corrected_shares(np.array([read]), [counts], everything(1, 3), ints(1))
     share, low, high = found["share"][0], found["low"][0], found["high"][0]
     assert found["identified"][0]
     assert share.sum() == pytest.approx(1)
@@ -432,13 +405,14 @@ def test_corrected_shares_lie_on_the_simplex_inside_their_interval(counts, read)
     assert (
         rates @ best <= 1 + 1e-6
     ).all()  # Kuhn and Tucker: no group's share could rise to advantage
-    assert found["aligned"]["share"] == pytest.approx(np.clip(inverse[1], 0, 1))
+    assert aligned["value"] == pytest.approx(np.clip(inverse[1], 0, 1))
 
 
 def test_the_likeliest_shares_are_scipy_s_where_the_inverse_lies_outside():
     rates = np.array([[0.8, 0.15, 0.05], [0.1, 0.8, 0.1], [0.1, 0.2, 0.7]])
     read = np.array([[700, 280, 20]])
-    found = corrected_shares(read, [(rates * 1000).astype(int)], everything(1, 3))["share"][0]
+    counts = [(rates * 1000).astype(int)]
+    found = corrected_shares(read, counts, everything(1, 3), none(1))[0]["share"][0]
     grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 501)] * 2), axis=-1).reshape(-1, 2)
     grid = np.column_stack([grid, 1 - grid.sum(axis=1)])[grid.sum(axis=1) <= 1]
     best = grid[(np.log(grid @ rates) @ read[0]).argmax()]
@@ -466,15 +440,14 @@ def test_the_likeliest_shares_are_scipy_s_where_the_inverse_lies_outside():
 def test_an_annotator_that_cannot_tell_the_groups_apart_identifies_nothing(counts):
     good = np.array([[90, 10], [5, 95]])
     joint = np.array([[60, 40], [60, 40]])
-    found = corrected_shares(joint, [np.array(counts), good], everything(2, 2), ints(0, 0))
+    known = [np.array(counts), good]
+    found, aligned = corrected_shares(joint, known, everything(2, 2), ints(0, 0))
     assert found["identified"].tolist() == [False, True]
     assert np.isnan([found[name][0] for name in ("share", "low", "high")]).all()
     assert not np.isnan(found["share"][1]).any()
     assert found["uncorrected"][0].tolist() == [0.6, 0.4]
     assert found["condition"][0] > 10 > found["condition"][1]
-    aligned = found["aligned"]
-    assert np.isnan([aligned["share"], aligned["low"], aligned["high"]]).all()
-    assert aligned["uncorrected"] == pytest.approx(0.6)
+    assert np.isnan(list(aligned.values())).all()
     assert store.jsonable(found)["share"][0] == [None, None]
 
 
@@ -482,21 +455,21 @@ def test_nested_groups_empty_classes_single_groups_and_none():
     members = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]], bool)
     joint = np.array([[30, 10, 0, 0], [0, 0, 7, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     counts = [np.array([[45, 5], [5, 45]]), np.array([[9]]), np.zeros((0, 0), int), np.array([[9]])]
-    found = corrected_shares(joint, counts, members, ints(0, 2, -1, 3))
+    found, aligned = corrected_shares(joint, counts, members, ints(0, 2, -1, 3))
     np.testing.assert_allclose(found["share"][0, :2], [0.8125, 0.1875])
     for name in ("share", "low", "high", "uncorrected"):
         assert np.isnan(found[name][~members]).all()
         assert np.isnan(found[name][3]).all()
         assert found[name][1, 2] == 1
     assert np.isnan(found["condition"][2])
-    assert found["aligned"]["share"] == pytest.approx((40 * 0.8125 + 7) / 47)
+    assert aligned["value"] == pytest.approx((40 * 0.8125 + 7) / 47)
     assert json.loads(json.dumps(store.jsonable(found), allow_nan=False))["share"][2] == [None] * 4
     as_lists = [table.tolist() for table in counts]  # as a record gives them back
-    np.testing.assert_equal(corrected_shares(joint, as_lists, members, ints(0, 2, -1, 3)), found)
+    again, _ = corrected_shares(joint, as_lists, members, ints(0, 2, -1, 3))
+    np.testing.assert_equal(again, found)
 
 
 def test_without_aligned_groups_the_aligned_share_is_nan():
     counts = [np.array([[45, 5], [5, 45]])]
-    for aligned in (None, ints(-1)):
-        found = corrected_shares(np.array([[3, 4]]), counts, everything(1, 2), aligned)
-        assert np.isnan(list(found["aligned"].values())).all()
+    _, aligned = corrected_shares(np.array([[3, 4]]), counts, everything(1, 2), none(1))
+    assert np.isnan(list(aligned.values())).all()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
 
 from selfloop_jax.measure import fairness
+from selfloop_jax.measure.test_set import TestSet, is_nested
 
 KEYS = [
     "accuracy",
@@ -26,7 +27,7 @@ KEYS = [
     "demographic_parity_difference",
     "maximal_disparity",
     "macro_std",
-    "undefined_cells",
+    "undefined_subgroups",
 ]
 
 
@@ -35,6 +36,13 @@ CROSSED_ONLY = {"equalized_odds_difference", "demographic_parity_difference"}
 
 # The same examples on every run: a red test is a change in the code, not in the draw.
 SETTINGS = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+
+
+def summary(label, pred, group, num_classes, num_groups, nested=False):
+    """`fairness.summary` of a test set without aligned groups."""
+    found = fairness.summary(TestSet(label, pred, group, num_classes, num_groups, nested=nested))
+    assert math.isnan(found.pop("aligned_contrast"))
+    return found
 
 
 def assert_same(ours, theirs):
@@ -84,7 +92,7 @@ def over(function, values):
 
 
 def by_hand(label, pred, group, num_classes, num_groups, nested=False):
-    """Every number of `fairness.summary`, straight from its sentence in the documentation."""
+    """Every number of `fairness.summary`, straight from its definition."""
     everything = list(zip(label, pred, group, strict=True))
     known = [row for row in everything if row[2] != -1]
     home = {g: c for c, _, g in known}
@@ -123,13 +131,13 @@ def by_hand(label, pred, group, num_classes, num_groups, nested=False):
         "demographic_parity_difference": math.nan if nested else over(max, parity),
         "maximal_disparity": over(max, [spread(accuracies)]),
         "macro_std": over(mean, deviation),
-        "undefined_cells": float(sum(not cell for cell in expected)),
+        "undefined_subgroups": float(sum(not cell for cell in expected)),
     }
 
 
 @st.composite
 def sets_of_rows(draw, nested=None, unknown=True, min_size=0):
-    """Arguments of `summary`; small enough that empty cells, single groups and unused classes are common."""
+    """Arguments of `fairness.summary`; small enough that empty cells, single groups and unused classes are common."""
     num_classes, num_groups = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     nested = draw(st.booleans()) if nested is None else nested
     classes, groups = (
@@ -166,7 +174,7 @@ def draw_nested(seed, num_classes=4, per_class=3, size=200):
 @SETTINGS
 def test_loop_over_rows(data, nested):
     arguments = data.draw(sets_of_rows(nested=nested))
-    ours = fairness.summary(*arguments)
+    ours = summary(*arguments)
     assert list(ours) == KEYS
     assert all(type(value) is float for value in ours.values())
     assert_same(ours, by_hand(*(column.tolist() for column in arguments[:3]), *arguments[3:]))
@@ -176,12 +184,10 @@ def test_loop_over_rows(data, nested):
 def test_loop_over_rows_at_size(seed):
     label, pred, group = draw_crossed(seed, size=1000)
     group[::7] = -1
-    assert_same(fairness.summary(label, pred, group, 4, 3), by_hand(label, pred, group, 4, 3))
+    assert_same(summary(label, pred, group, 4, 3), by_hand(label, pred, group, 4, 3))
     label, pred, group = draw_nested(seed, size=1000)
     group[::7] = -1
-    assert_same(
-        fairness.summary(label, pred, group, 4, 12, True), by_hand(label, pred, group, 4, 12, True)
-    )
+    assert_same(summary(label, pred, group, 4, 12, True), by_hand(label, pred, group, 4, 12, True))
 
 
 def frame(metric, truth, guess, group, keep):
@@ -269,20 +275,20 @@ CASES = [(False, *case) for case in crossed_cases()] + [(True, *case) for case i
 )
 def test_fairlearn(nested, columns):
     label, _, group = columns
-    ours = fairness.summary(*columns, 4, 12 if nested else 3, nested)
+    ours = summary(*columns, 4, 12 if nested else 3, nested)
     theirs = by_fairlearn(*columns, 4, nested)
     assert_same({name: ours[name] for name in theirs}, theirs)
     assert ours["accuracy"] == accuracy_score(*columns[:2])
     cells = set(zip(label[group >= 0], group[group >= 0], strict=True))
-    assert ours["undefined_cells"] == 12 - len(cells)
+    assert ours["undefined_subgroups"] == 12 - len(cells)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_fairlearn_one_call_per_class(seed):
     """With every cell filled the ready-made functions say the same."""
     label, pred, group = draw_crossed(seed, num_classes=3, num_groups=4, size=300)
-    ours = fairness.summary(label, pred, group, 3, 4)
-    assert ours["undefined_cells"] == 0
+    ours = summary(label, pred, group, 3, 4)
+    assert ours["undefined_subgroups"] == 0
     one_class = [((label == c).astype(int), (pred == c).astype(int)) for c in range(3)]
 
     def each(function):
@@ -307,7 +313,7 @@ def test_hand_count_crossed():
     label = np.array([0, 0, 0, 0, 1, 1, 1, 1, 0])
     group = np.array([0, 0, 1, 1, 0, 0, 1, 1, -1])
     pred = np.array([0, 0, 0, 1, 1, 0, 1, 1, 1])
-    assert fairness.summary(label, pred, group, 2, 2) == {
+    assert summary(label, pred, group, 2, 2) == {
         "accuracy": 6 / 9,
         "worst_group_accuracy": 0.75,
         "worst_subgroup_accuracy": 0.5,
@@ -320,7 +326,7 @@ def test_hand_count_crossed():
         "demographic_parity_difference": 0.5,
         "maximal_disparity": 0.0,
         "macro_std": 0.25,
-        "undefined_cells": 0.0,
+        "undefined_subgroups": 0.0,
     }
 
 
@@ -330,7 +336,7 @@ def test_hand_count_nested():
     group = np.array([0, 1, 1, 1, 2, 2])
     label = np.array([0, 0, 0, 0, 1, 1])
     pred = np.array([0, 0, 1, 1, 1, 0])
-    ours = fairness.summary(label, pred, group, 2, 4, nested=True)
+    ours = summary(label, pred, group, 2, 4, nested=True)
     third = pytest.approx(1 / 3, abs=1e-15)
     assert math.isnan(ours.pop("equalized_odds_difference"))
     assert math.isnan(ours.pop("demographic_parity_difference"))
@@ -345,7 +351,7 @@ def test_hand_count_nested():
         "maximal_disparity": pytest.approx(2 / 3, abs=1e-15),
         # Mean (1 + 3/3)/4 = 1/2, variance (1/4 + 3/36)/4 = 1/12.
         "macro_std": pytest.approx(math.sqrt(1 / 12), abs=1e-15),
-        "undefined_cells": 1.0,
+        "undefined_subgroups": 1.0,
     }
 
 
@@ -354,7 +360,7 @@ def test_group_of_other_classes_counts_in_selection_only():
     label = np.array([0, 0, 1, 1, 1, 1])
     pred = np.array([0, 1, 1, 1, 0, 1])
     group = np.array([0, 0, 0, 0, 1, 1])
-    ours = fairness.summary(label, pred, group, 2, 2)
+    ours = summary(label, pred, group, 2, 2)
     # Class 0: no TPR range. P(yhat=0|g) = 1/4, 1/2; P(yhat=1|g) = 3/4, 1/2. Class 1: TPR 1, 1/2.
     assert ours["equal_opportunity_difference_mean"] == 0.5
     assert ours["disparate_impact_ratio_min"] == 0.5
@@ -362,13 +368,13 @@ def test_group_of_other_classes_counts_in_selection_only():
     assert ours["demographic_parity_difference"] == 0.25
     # Class 0 lacks a TPR range, class 1 an FPR range: no class has both.
     assert math.isnan(ours["equalized_odds_difference"])
-    assert ours["undefined_cells"] == 1
+    assert ours["undefined_subgroups"] == 1
 
 
 def test_class_never_predicted_and_without_rows_has_impact_one():
-    ours = fairness.summary(np.array([0, 0]), np.array([0, 0]), np.array([0, 1]), 2, 2)
+    ours = summary(np.array([0, 0]), np.array([0, 0]), np.array([0, 1]), 2, 2)
     assert ours["disparate_impact_ratio_mean"] == 1
-    assert ours["undefined_cells"] == 2
+    assert ours["undefined_subgroups"] == 2
 
 
 def test_recalls():
@@ -377,34 +383,36 @@ def test_recalls():
         np.array([0, 1, 0, 1, 0]),
         np.array([0, 0, 2, 2, -1]),
     )
-    tpr, n = fairness.recalls(label, pred, group, 2, 3)
-    assert (tpr.dtype, n.dtype) == (np.float64, np.int64)
-    np.testing.assert_array_equal(tpr, [[0.5, np.nan, 1], [np.nan, np.nan, 1]])
-    np.testing.assert_array_equal(n, [[2, 0, 1], [0, 0, 1]])
+    test_set = TestSet(label, pred, group, 2, 3)
+    assert (test_set.recall.dtype, test_set.subgroup_size.dtype) == (np.float64, np.int64)
+    np.testing.assert_array_equal(test_set.recall, [[0.5, np.nan, 1], [np.nan, np.nan, 1]])
+    np.testing.assert_array_equal(test_set.subgroup_size, [[2, 0, 1], [0, 0, 1]])
+    with_interval = fairness.recall(test_set)
+    np.testing.assert_array_equal(with_interval["value"], test_set.recall)
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_empty_input(nested):
-    ours = fairness.summary([], [], [], 3, 4, nested)
-    assert ours.pop("undefined_cells") == (4 if nested else 12)
+    ours = summary([], [], [], 3, 4, nested)
+    assert ours.pop("undefined_subgroups") == (4 if nested else 12)
     assert all(map(math.isnan, ours.values()))
 
 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("num_groups", [0, 2])
 def test_unknown_groups_leave_accuracy(nested, num_groups):
-    ours = fairness.summary([0, 1, 1, 2], [0, 1, 2, 2], [-1] * 4, 3, num_groups, nested)
+    ours = summary([0, 1, 1, 2], [0, 1, 2, 2], [-1] * 4, 3, num_groups, nested)
     assert ours.pop("accuracy") == 0.75
-    assert ours.pop("undefined_cells") == (num_groups if nested else 3 * num_groups)
+    assert ours.pop("undefined_subgroups") == (num_groups if nested else 3 * num_groups)
     assert all(map(math.isnan, ours.values()))
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_one_group_has_worst_but_no_range(nested):
-    ours = fairness.summary([0, 0, 0, 0], [0, 1, 0, 0], [0] * 4, 2, 1, nested)
+    ours = summary([0, 0, 0, 0], [0, 1, 0, 0], [0] * 4, 2, 1, nested)
     for name in ("accuracy", "worst_group_accuracy", "worst_subgroup_accuracy"):
         assert ours.pop(name) == 0.75
-    assert ours.pop("undefined_cells") == (0 if nested else 1)
+    assert ours.pop("undefined_subgroups") == (0 if nested else 1)
     assert all(map(math.isnan, ours.values()))
 
 
@@ -413,9 +421,7 @@ def test_one_group_has_worst_but_no_range(nested):
 def test_order_of_rows_is_irrelevant(arguments, random):
     order = np.array(random.sample(range(len(arguments[0])), len(arguments[0])), int)
     shuffled = [column[order] for column in arguments[:3]]
-    np.testing.assert_equal(
-        fairness.summary(*shuffled, *arguments[3:]), fairness.summary(*arguments)
-    )
+    np.testing.assert_equal(summary(*shuffled, *arguments[3:]), summary(*arguments))
 
 
 @given(sets_of_rows(), st.randoms(use_true_random=False))
@@ -426,29 +432,27 @@ def test_names_of_groups_and_classes_are_irrelevant(arguments, random):
     groups = np.array(
         random.sample(range(num_groups), num_groups) + [-1]
     )  # group -1 stays: the last entry
-    renamed = fairness.summary(
-        classes[label], classes[pred], groups[group], num_classes, num_groups, nested
-    )
-    assert_same(renamed, fairness.summary(*arguments))
+    renamed = summary(classes[label], classes[pred], groups[group], num_classes, num_groups, nested)
+    assert_same(renamed, summary(*arguments))
 
 
 @given(sets_of_rows(), st.integers(2, 3))
 @SETTINGS
 def test_repeated_data_change_counts_only(arguments, times):
     repeated = [np.tile(column, times) for column in arguments[:3]]
-    assert_same(fairness.summary(*repeated, *arguments[3:]), fairness.summary(*arguments))
-    tpr, n = fairness.recalls(*arguments[:5])
-    tpr_repeated, n_repeated = fairness.recalls(*repeated, *arguments[3:5])
-    np.testing.assert_array_equal(tpr_repeated, tpr)
-    np.testing.assert_array_equal(n_repeated, times * n)
+    assert_same(summary(*repeated, *arguments[3:]), summary(*arguments))
+    once = TestSet(*arguments[:5])
+    often = TestSet(*repeated, *arguments[3:5])
+    np.testing.assert_array_equal(often.recall, once.recall)
+    np.testing.assert_array_equal(often.subgroup_size, times * once.subgroup_size)
 
 
 @given(sets_of_rows())
 @SETTINGS
 def test_unknown_groups_count_in_accuracy_only(arguments):
     known = arguments[2] >= 0
-    ours = fairness.summary(*arguments)
-    without = fairness.summary(*(column[known] for column in arguments[:3]), *arguments[3:])
+    ours = summary(*arguments)
+    without = summary(*(column[known] for column in arguments[:3]), *arguments[3:])
     accuracy, without["accuracy"] = without["accuracy"], ours["accuracy"]
     np.testing.assert_equal(ours, without)
     if known.all() and len(known):
@@ -458,11 +462,11 @@ def test_unknown_groups_count_in_accuracy_only(arguments):
 @given(sets_of_rows())
 @SETTINGS
 def test_values_stay_in_range_and_order(arguments):
-    ours = fairness.summary(*arguments)
+    ours = summary(*arguments)
     assert all(
         math.isnan(value) or 0 <= value <= 1
         for name, value in ours.items()
-        if name != "undefined_cells"
+        if name != "undefined_subgroups"
     )
     # A comparison with NaN is false, so each line also holds where a side is undefined.
     assert not ours["worst_subgroup_accuracy"] > ours["worst_group_accuracy"]
@@ -485,7 +489,7 @@ def balanced(num_classes, num_groups, per_cell=3):
 @SETTINGS
 def test_perfect_predictions(num_classes, num_groups):
     label, group = balanced(num_classes, num_groups)
-    assert fairness.summary(label, label, group, num_classes, num_groups) == {
+    assert summary(label, label, group, num_classes, num_groups) == {
         name: float(name.startswith(("accuracy", "worst", "disparate"))) for name in KEYS
     }
 
@@ -494,8 +498,8 @@ def test_perfect_predictions(num_classes, num_groups):
 @SETTINGS
 def test_perfect_nested_predictions(arguments):
     label, _, group, *rest = arguments
-    ours = fairness.summary(label, label, group, *rest)
-    for name in set(KEYS) - CROSSED_ONLY - {"undefined_cells"}:
+    ours = summary(label, label, group, *rest)
+    for name in set(KEYS) - CROSSED_ONLY - {"undefined_subgroups"}:
         perfect = float(name.startswith(("accuracy", "worst", "disparate")))
         # Where no class has two groups, only the ranges and ratios are undefined.
         assert ours[name] == perfect or (
@@ -509,7 +513,7 @@ def test_constant_predictions(num_classes, num_groups, data):
     """Useless but even-handed: no gap anywhere."""
     label, group = balanced(num_classes, num_groups)
     pred = np.full_like(label, data.draw(st.integers(0, num_classes - 1)))
-    assert fairness.summary(label, pred, group, num_classes, num_groups) == {
+    assert summary(label, pred, group, num_classes, num_groups) == {
         name: 1 / num_classes
         if name in ("accuracy", "worst_group_accuracy")
         else float("ratio" in name)
@@ -539,17 +543,65 @@ def test_constant_predictions(num_classes, num_groups, data):
 )
 def test_mistakes_are_named_in_one_line(columns, nested, words):
     with pytest.raises(ValueError, match=r"^(label|pred|group)") as caught:
-        fairness.summary(*columns, 2, 3, nested)
+        summary(*columns, 2, 3, nested)
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
-    if not nested:
-        with pytest.raises(ValueError, match=r"^(label|pred|group)"):
-            fairness.recalls(*columns, 2, 3)
+
+
+def test_other_columns_are_checked_too():
+    columns = ([0, 1], [0, 1], [0, 1], 2, 3)
+    with pytest.raises(ValueError, match=r"^source_id: shape \(3,\)"):
+        TestSet(*columns, source_id=np.arange(3))
+    with pytest.raises(ValueError, match=r"^aligned_group: shape \(3,\), allowed is \(2,\)"):
+        TestSet(*columns, aligned_group=[0, 1, 2])
+    with pytest.raises(ValueError, match="^aligned_group: 3 in row 1, allowed are -1 to 2"):
+        TestSet(*columns, aligned_group=[0, 3])
+
+
+@given(sets_of_rows(), st.randoms(use_true_random=False))
+@SETTINGS
+def test_other_groups_and_some_rows_make_new_test_sets(arguments, random):
+    *columns, num_classes, num_groups, _ = arguments
+    test_set = TestSet(*columns, num_classes, num_groups)
+    before = fairness.summary(test_set)  # what is cached must not be taken over
+    group = np.array(random.sample(columns[2].tolist(), len(columns[2])), int)
+    direct = TestSet(*columns[:2], group, num_classes, num_groups)
+    np.testing.assert_equal(fairness.summary(test_set.with_groups(group)), fairness.summary(direct))
+    rows = np.array([random.random() < 0.5 for _ in group], bool)
+    direct = TestSet(*(column[rows] for column in columns), num_classes, num_groups)
+    np.testing.assert_equal(fairness.summary(test_set.take(rows)), fairness.summary(direct))
+    np.testing.assert_equal(fairness.summary(test_set), before)
+
+
+def test_other_groups_are_checked():
+    test_set = TestSet([0, 1, 1], [0, 1, 0], [0, 1, 1], 2, 2, nested=True)
+    for group, words in (
+        ([0, 1], "group: shape"),
+        ([0, 2, 1], "group: 2 in row 1"),
+        ([0, 0, 1], "group: 0 occurs with labels"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            test_set.with_groups(np.array(group))
+
+
+@pytest.mark.parametrize(
+    ("label", "group", "nested"),
+    [
+        ([0, 0, 1, 1], [0, 1, 2, 2], True),
+        ([0, 0, 1, 1], [0, 1, 2, 1], False),
+        ([0, 0, 1, 1], [0, 1, 2, -1], True),
+        ([0, 0, 0, 0], [0, 1, 2, 2], False),  # one class: nothing to be nested in
+        ([0, 1], [-1, -1], False),
+        ([], [], False),
+    ],
+)
+def test_groups_of_one_class_each_are_nested(label, group, nested):
+    assert is_nested(np.array(label, int), np.array(group, int)) == nested
 
 
 def test_unknown_group_may_occur_in_two_classes():
-    assert fairness.summary([0, 1], [0, 1], [-1, -1], 2, 3, nested=True)["accuracy"] == 1
+    assert summary([0, 1], [0, 1], [-1, -1], 2, 3, nested=True)["accuracy"] == 1
 
 
 def test_needs_no_jax():

@@ -1,4 +1,4 @@
-"""Fidelity against the authors' package, textbook formulas written out, and what must not change a number."""
+"""Fidelity against the authors' package and textbook formulas, and what must not change it."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import linalg, stats
 
 from selfloop_jax.measure import fidelity
-from selfloop_jax.measure.wilson import wilson
+from selfloop_jax.measure.intervals import wilson
 
 SETTINGS = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
@@ -87,9 +87,10 @@ def test_sets_far_apart_share_nothing():
     assert found == dict.fromkeys(MANIFOLD, 0.0)
 
 
-def test_balls_of_images_with_k_copies_are_empty():
-    """Open balls of radius 0: rounding must not make them a little larger, or distances in them."""
-    real = np.repeat(normal(0, 60), K + 1, axis=0)
+@pytest.mark.parametrize("n", [60, 300])  # in one tile, and in several
+def test_balls_of_images_with_k_copies_are_empty(n):
+    """Open balls of radius 0: |x|^2 + |y|^2 - 2xy alone is a rounding error of either sign there."""
+    real = np.repeat(normal(0, n, 64), K + 1, axis=0)
     assert fidelity.manifold(real, real[::-1], K) == dict.fromkeys(MANIFOLD, 0.0)
 
 
@@ -151,18 +152,7 @@ def test_a_duplicate_is_at_distance_zero_however_far_out():
     assert (distance == 0).all()
 
 
-def test_a_duplicate_is_at_distance_zero_in_the_tiles_too():
-    """|x|^2 + |y|^2 - 2xy alone is a rounding error there, of either sign."""
-    blocks = fidelity._blocks(normal(0, 1500, 64).astype(np.float64))
-    same = [
-        squared
-        for rows, columns, (squared, _) in fidelity._visit(fidelity._closest, blocks, blocks[:1])
-    ]
-    assert (same[0] == 0).all()
-    assert (same[1] > 1).all()
-
-
-def test_near_duplicates_are_told_apart():
+def test_near_duplicates_are_distinguished():
     """In float32 |x|^2 + |y|^2 - 2xy would see only noise here."""
     query = normal(0, 1, shift=10)
     base = np.concatenate([query + step * np.float32(1e-4) for step in (3, -2, 1, -4)])
@@ -254,7 +244,8 @@ def numbers(a, b):
 def test_size_of_tiles_does_not_matter(monkeypatch):
     a, b = normal(0, 203), normal(1, 130, scale=0.9)
     whole = numbers(a, b)
-    monkeypatch.setattr(fidelity, "TILE", 64)
+    for edge in ("TILE", "SMALL_TILE"):
+        monkeypatch.setattr(fidelity, edge, 64)
     assert numbers(a, b) == pytest.approx(whole, rel=1e-9)
 
 
@@ -269,7 +260,7 @@ def test_order_rotation_and_shift_do_not_matter(random, n, m):
     )
     assert rotated == pytest.approx(before, rel=1e-6, abs=1e-9)
     shifted = fidelity.summary(a + 2, b + 2, 3)
-    assert {**shifted, "kernel": 0} == pytest.approx({**before, "kernel": 0}, rel=1e-6, abs=1e-9)
+    assert {**shifted, "kid": 0} == pytest.approx({**before, "kid": 0}, rel=1e-6, abs=1e-9)
 
 
 @SETTINGS
@@ -278,39 +269,35 @@ def test_ranges_and_symmetries(random, n, m):
     a, b = random.randn(n, 6).astype(np.float32), (random.randn(m, 6) * 2).astype(np.float32)
     one, other = fidelity.summary(a, b, 3), fidelity.summary(b, a, 3)
     assert all(0 <= one[name] <= 1 for name in ("precision", "recall", "coverage"))
-    assert one["frechet"] >= 0
-    assert one["frechet"] == pytest.approx(other["frechet"], rel=1e-9)
-    assert one["kernel"] == pytest.approx(other["kernel"], rel=1e-9, abs=1e-12)
+    assert one["fid"] >= 0
+    assert one["fid"] == pytest.approx(other["fid"], rel=1e-9)
+    assert one["kid"] == pytest.approx(other["kid"], rel=1e-9, abs=1e-12)
     assert (one["precision"], one["recall"]) == (other["recall"], other["precision"])
 
 
 def test_the_rest_of_the_program_stays_float32():
-    dtypes = []
-    blocks = fidelity._blocks(np.zeros((70, 2)))
-    for _ in fidelity._visit(fidelity._closest, blocks, blocks):
-        dtypes.append(jnp.asarray(np.zeros(1)).dtype)
-    assert dtypes == [jnp.float32]
+    fidelity.nearest(normal(0, 70, 2), normal(1, 70, 2))
+    assert jnp.asarray(np.zeros(1)).dtype == jnp.float32
 
 
 def test_summary_holds_every_measure():
     a, b = normal(0, 90), normal(1, 80, scale=0.9)
     found = fidelity.summary(a, b)
-    assert list(found) == ["frechet", "kernel", *MANIFOLD, "count"]
-    assert found["frechet"] == fidelity.frechet(a, b)
+    assert list(found) == ["fid", "kid", *MANIFOLD]
+    assert found["fid"] == fidelity.frechet(a, b)
     assert found["precision"] == fidelity.manifold(b, a, 5)["precision"]
-    assert found["count"] == 90
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 10), (10, 0), (1, 10), (10, 1), (0, 0)])
 def test_too_few_images_give_nan_for_everything(n, m):
     found = fidelity.summary(normal(0, n), normal(1, m), k=3)
-    assert all(math.isnan(found[name]) for name in ("frechet", "kernel", *MANIFOLD))
+    assert all(math.isnan(found[name]) for name in ("fid", "kid", *MANIFOLD))
 
 
 @pytest.mark.parametrize("n", [2, K])
 def test_k_images_have_distances_but_no_manifold(n):
     found = fidelity.summary(normal(0, n), normal(1, 20), K)
-    assert np.isfinite([found["frechet"], found["kernel"]]).all()
+    assert np.isfinite([found["fid"], found["kid"]]).all()
     assert all(math.isnan(found[name]) for name in MANIFOLD)
 
 
@@ -327,7 +314,7 @@ def test_features_that_are_not_finite_are_an_error(value):
 
 def labelled(features, label=0, group=0):
     n = len(features)
-    return fidelity.Labelled(features, np.broadcast_to(label, n), np.broadcast_to(group, n))
+    return fidelity.FeatureSet(features, np.broadcast_to(label, n), np.broadcast_to(group, n))
 
 
 def halves(n):
@@ -337,115 +324,104 @@ def halves(n):
 ADDRESS = (0, "generation", 1, "fidelity")
 
 
-def test_report_compares_with_the_floor_at_equal_sizes():
+def part(numbers, name):
+    """One part of every number that has it: {key: value}."""
+    return {key: number[name] for key, number in numbers.items() if key != "memorized_share"}
+
+
+def test_report_compares_with_the_baseline_at_equal_sizes():
     generated = labelled(normal(0, 120, shift=0.5), halves(120), -1)
     real, held_out = labelled(normal(1, 200), halves(200)), labelled(normal(2, 80), halves(80))
-    found = fidelity.report(generated, real, held_out, 3, 1, ADDRESS)
-    assert (found["overall"]["count"], found["floor"]["count"]) == (80, 80)
-    assert [one["count"] for one in found["per_class"]] == [40, 40, 0]
-    assert [one["count"] for one in found["per_class_floor"]] == [40, 40, 0]
-    assert math.isnan(found["per_class"][2]["frechet"])
-    # Frechet's bias falls with the sample size: all 120 images would have looked better than the
-    # floor's 80.
-    assert found["floor"] == pytest.approx(fidelity.summary(held_out.features, real.features))
-    assert found["overall"]["frechet"] > found["floor"]["frechet"]
-    # nothing drawn has a known group
-    assert [one["count"] for one in found["per_group"]] == [0]
-    json.dumps(found)
+    report = fidelity.report(generated, real, held_out, 3, 1, ADDRESS)
+    direct = fidelity.summary(held_out.features, real.features)
+    assert part(report.metrics, "baseline") == pytest.approx(direct)
+    # FID's bias falls with the sample size: all 120 images would have looked better than the
+    # baseline's 80.
+    cut = generated.shuffled((*ADDRESS, "generated")).features[:80]
+    assert part(report.metrics, "value") == pytest.approx(fidelity.summary(cut, real.features))
+    assert report.metrics["fid"]["value"] > report.metrics["fid"]["baseline"]
+    assert len(report.by_class) == 3
+    assert np.isfinite([list(number.values()) for number in report.by_class[1].values()]).all()
+    assert math.isnan(report.by_class[2]["fid"]["value"])
+    # No generated image has a known group.
+    assert np.isnan([number["value"] for number in report.by_group[0].values()]).all()
+    json.dumps([report.metrics, report.by_class, report.by_group])
 
 
 def test_report_of_equal_sizes_leaves_nothing_out():
     label = halves(60)
     sets = [labelled(normal(seed, 60), label, 1 - label) for seed in range(3)]
-    found = fidelity.report(*sets, 2, 2, ADDRESS, k=3)
+    report = fidelity.report(*sets, 2, 2, ADDRESS, k=3)
     generated, real, _ = (one.features for one in sets)
-    assert found["overall"] == pytest.approx(fidelity.summary(generated, real, 3))
+    assert part(report.metrics, "value") == pytest.approx(fidelity.summary(generated, real, 3))
     for c in range(2):
         direct = fidelity.summary(generated[label == c], real[label == c], 3)
-        assert found["per_class"][c] == pytest.approx(direct)
-        assert found["per_group"][1 - c] == pytest.approx(direct)
-    assert not any(note.startswith(("sizes", "memorization")) for note in found["notes"])
+        assert part(report.by_class[c], "value") == pytest.approx(direct)
+        assert part(report.by_group[1 - c], "value") == pytest.approx(direct)
+    assert not any(note.startswith(("sizes", "memorized_share")) for note in report.notes)
 
 
 @pytest.mark.parametrize(
-    ("generated", "held_out", "cut"), [(100, 40, "overall"), (40, 100, "floor")]
+    ("generated", "held_out", "cut"), [(100, 40, "value"), (40, 100, "baseline")]
 )
-def test_report_draws_by_address(generated, held_out, cut):
+def test_the_key_path_decides_which_images_stay(generated, held_out, cut):
     sets = [labelled(normal(seed, n)) for seed, n in enumerate((generated, 60, held_out))]
     first, again = (fidelity.report(*sets, 1, 0, ADDRESS) for _ in range(2))
     other = fidelity.report(*sets, 1, 0, (1, *ADDRESS[1:]))
     assert first == again
-    assert first[cut]["frechet"] != pytest.approx(other[cut]["frechet"], rel=1e-6)
+    assert first.metrics["fid"][cut] != pytest.approx(other.metrics["fid"][cut], rel=1e-6)
 
 
-def test_report_tells_copies_from_new_images():
+def test_report_distinguishes_copies_from_new_images():
     train, held_out = normal(0, 400), normal(1, 400)
     copies = train[:100] + normal(2, 100, scale=0.05)
-    real = labelled(train)
-    found = fidelity.report(labelled(copies), real, labelled(held_out), 1, 1, ADDRESS)[
-        "memorization"
-    ]
-    assert (found["share_nearer"], found["base"], found["count"]) == (1, 400, 100)
-    assert found["floor"]["low"] < 0.5 < found["floor"]["high"]
-    assert (found["floor"]["base"], found["floor"]["count"]) == (200, 200)
+    report = fidelity.report(labelled(copies), labelled(train), labelled(held_out), 1, 1, ADDRESS)
+    share = report.metrics["memorized_share"]
+    assert (share["value"], share["high"]) == (1, 1)
+    assert 0.4 < share["baseline"] < 0.6
 
 
 def test_notes_name_what_was_too_small():
-    generated, held_out = (
-        labelled(normal(0, 30), halves(30)),
-        labelled(normal(1, 10), np.arange(10) // 4 % 2),
-    )
-    notes = fidelity.report(
-        generated, labelled(normal(2, 50), halves(50)), held_out, 3, 1, ADDRESS
-    )["notes"]
-    few = "fewer than 2048: biased upwards by small samples; compare with the floor only"
-    assert notes == [
-        "sizes: of 30 generated and 10 held-out images the larger set is cut to the smaller, overall and in"
-        " every class and group",
-        "memorization: 10 of 50 training images are searched, as many as are held out: copies of the others"
-        " are not seen",
-        f"frechet, overall: 10 images for 16 features, {few}",
-        "frechet, overall: 10 images for 16 features: their covariance is rank-deficient",
-        f"frechet, per_class: 4 to 6 images for 16 features, {few}",
-        "frechet, per_class: 4 images for 16 features: their covariance is rank-deficient",
-        "per_class 1, 2: a set has no more than k = 5 images: undefined numbers are NaN",
-        f"frechet, per_group: 10 images for 16 features, {few}",
-        "frechet, per_group: 10 images for 16 features: their covariance is rank-deficient",
+    generated = labelled(normal(0, 30), halves(30))
+    held_out = labelled(normal(1, 10), np.arange(10) // 4 % 2)
+    real = labelled(normal(2, 50), halves(50))
+    few = "fewer than 2048: biased upwards by small samples; compare with the baseline only"
+    assert fidelity.report(generated, real, held_out, 3, 1, ADDRESS).notes == [
+        "sizes: of 30 generated and 10 held-out images the larger set is cut to the smaller, "
+        "overall and in every class and group",
+        "memorized_share: 10 of 50 training images are searched, as many as are held out: copies "
+        "of the others are not seen",
+        f"fid, overall: 10 images for 16 features, {few}",
+        "fid, overall: 10 images for 16 features: their covariance is rank-deficient",
+        f"fid, by_class: 4 to 6 images for 16 features, {few}",
+        "fid, by_class: 4 images for 16 features: their covariance is rank-deficient",
+        "by_class 1, 2: a set has no more than k = 5 images: undefined numbers are null",
+        f"fid, by_group: 10 images for 16 features, {few}",
+        "fid, by_group: 10 images for 16 features: their covariance is rank-deficient",
     ]
 
 
-def test_a_note_where_held_out_images_were_drawn_otherwise():
+def test_a_note_where_held_out_images_were_sampled_otherwise():
     sets = [labelled(normal(seed, 400, shift=shift)) for seed, shift in ((0, 0), (1, 0), (2, 1))]
-    told = [
-        note
-        for note in fidelity.report(*sets, 0, 0, ADDRESS)["notes"]
-        if "even of held-out" in note
-    ]
-    assert len(told) == 1
+    notes = fidelity.report(*sets, 0, 0, ADDRESS).notes
+    assert sum("even of held-out" in note for note in notes) == 1
     sets[2] = labelled(normal(2, 400))
-    assert not any(
-        "even of held-out" in note for note in fidelity.report(*sets, 0, 0, ADDRESS)["notes"]
-    )
+    assert not any("even of held-out" in n for n in fidelity.report(*sets, 0, 0, ADDRESS).notes)
 
 
-def test_enough_images_need_no_notes():
-    assert fidelity._notes("overall", [2048], 64, 5) == []
-    assert len(fidelity._notes("overall", [2048], 512, 5)) == 1
+@pytest.mark.parametrize(("features", "notes"), [(4, 0), (16, 1)])
+def test_enough_images_need_no_notes(features, notes, monkeypatch):
+    """More images than ENOUGH, and at least ten per feature."""
+    monkeypatch.setattr(fidelity, "ENOUGH", 50)
+    sets = [labelled(normal(seed, 50, features)) for seed in range(3)]
+    assert len(fidelity.report(*sets, 0, 0, ADDRESS).notes) == notes
 
 
-def test_report_without_held_out_images_has_no_numbers():
-    empty = labelled(normal(0, 0))
-    found = fidelity.report(labelled(normal(1, 20)), labelled(normal(2, 20)), empty, 1, 1, ADDRESS)
-    assert math.isnan(found["floor"]["frechet"])
-    assert math.isnan(found["memorization"]["share_nearer"])
-    assert math.isnan(found["memorization"]["floor"]["share_nearer"])
-
-
-def test_without_held_out_images_only_the_floor_is_missing():
-    features = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-    column = np.zeros(60, np.int32)
-    some, none = (fidelity.Labelled(features[:n], column[:n], column[:n]) for n in (60, 0))
-    found = fidelity.report(some, some, none, 1, 1, (0, "x"), 3)
-    assert found["overall"] == fidelity.summary(features, features, 3)
-    assert math.isnan(found["floor"]["frechet"])
-    assert math.isnan(found["memorization"]["share_nearer"])
+def test_without_held_out_images_only_the_baseline_is_missing():
+    features = normal(0, 60, 4)
+    some, none = labelled(features), labelled(features[:0])
+    metrics = fidelity.report(some, some, none, 1, 1, ADDRESS, 3).metrics
+    direct = fidelity.summary(features, features, 3)
+    assert part(metrics, "value") == pytest.approx(direct, abs=1e-9)
+    assert np.isnan(list(part(metrics, "baseline").values())).all()
+    assert np.isnan(list(metrics["memorized_share"].values())).all()

@@ -41,7 +41,7 @@ def probe(count: int = 48, empty: int = 0) -> Images:
 
 
 def looking(images: Images, where: np.ndarray):
-    """A classifier that reads one pixel of each image, the middle one of those in `where` bool[N,H,W].
+    """A classifier that reads one pixel of each image, the middle one of `where` bool[N,H,W].
 
     Its logits fall with the distance from each class's gray.
     """

@@ -11,7 +11,7 @@ from scipy import stats
 
 from benchmarks import coverage
 from selfloop_jax.measure import fairness, null
-from selfloop_jax.measure.intervals import intervals
+from selfloop_jax.measure.test_set import TestSet
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -22,17 +22,26 @@ ADDRESS = (0, "test")
 RATIOS = {"disparate_impact_ratio_mean", "disparate_impact_ratio_min"}
 
 
+def make(columns, source_id, sizes, aligned=None, nested=False):
+    """The test set of columns (label, pred, group) and sizes (classes, groups)."""
+    return TestSet(*columns, *sizes, source_id, aligned, nested)
+
+
 def bounds(columns, source_id, sizes, aligned=None, nested=False, replicates=200, address=ADDRESS):
-    """`intervals` without the arguments that most tests do not vary."""
-    aligned = np.full(sizes[0], -1) if aligned is None else np.array(aligned)
-    return intervals(*columns, source_id, *sizes, aligned, nested, address, replicates)
+    """Intervals of all metrics, and the two ends of every recall."""
+    test_set = make(columns, source_id, sizes, aligned, nested)
+    recall = fairness.recall(test_set)
+    return fairness.bounds(test_set, address, replicates), (recall["low"], recall["high"])
 
 
 def permuted(
     columns, source_id, sizes, aligned=None, nested=False, replicates=200, address=ADDRESS
 ):
-    aligned = np.full(sizes[0], -1) if aligned is None else np.array(aligned)
-    return null.null(*columns, source_id, *sizes, aligned, nested, address, replicates)
+    return null.null(make(columns, source_id, sizes, aligned, nested), address, replicates)
+
+
+def contrast(columns, sizes, aligned):
+    return fairness.summary(make(columns, None, sizes, aligned))["aligned_contrast"]
 
 
 def cells(*counts):
@@ -85,12 +94,13 @@ def test_number_without_gap_is_within_its_null_band(paired):
 def test_gap_lies_beyond_the_null_band_and_its_interval_above_0():
     right = np.array([90, 90, 90, 60, 90])
     columns = cells(*[(n, 100) for n in right])
-    result = null.summary(*columns, None, 2, 5, np.array([0, -1]), False, ADDRESS, 500)["metrics"]
-    for name in set(result) - {"accuracy", "aligned_contrast", "equalized_odds_difference"}:
+    result = fairness.numbers(make(columns, None, (2, 5), [0, -1]), ADDRESS, 500)
+    others = {"accuracy", "aligned_contrast", "equalized_odds_difference", "undefined_subgroups"}
+    for name in set(result) - others:
         small = name in RATIOS or name.startswith("worst")
         assert result[name]["p"] <= 0.01, name
         limit = result[name]["null"][0 if small else 2]
-        observed = fairness.summary(*columns, 2, 5)[name]
+        observed = result[name]["value"]
         assert observed < limit if small else observed > limit, name
     for name in (
         "equal_opportunity_difference_mean",
@@ -110,10 +120,10 @@ def test_paired_null_flips_discordant_pairs():
     np.testing.assert_allclose(contrast, (2 * flips - 7) / 12, atol=1e-12)
     share = np.bincount(flips, minlength=8) / 2000
     np.testing.assert_allclose(share, stats.binom(7, 0.5).pmf(np.arange(8)), atol=0.03)
-    p = null.summary(*columns, source, 2, 2, np.array([0, -1]), False, ADDRESS, 2000)
+    numbers = fairness.numbers(make(columns, source, (2, 2), [0, -1]), ADDRESS, 2000)
     exact = stats.binomtest(6, 7).pvalue
-    assert p["metrics"]["aligned_contrast"]["p"] == pytest.approx(exact, abs=0.02)
-    assert p["metrics"]["equal_opportunity_difference_max"]["p"] == pytest.approx(exact, abs=0.02)
+    for name in ("aligned_contrast", "equal_opportunity_difference_max"):
+        assert numbers[name]["p"] == pytest.approx(exact, abs=0.02)
 
 
 def test_unpaired_null_is_hypergeometric():
@@ -130,9 +140,9 @@ def test_source_that_is_predicted_alike_in_all_groups_makes_no_difference():
     rng = np.random.default_rng(0)
     right = np.repeat(rng.random((60, 1)) < 0.7, 4, axis=1)
     *columns, source = shown_in_all(right)
-    observed = fairness.summary(*columns, 2, 4)
+    observed = fairness.summary(make(columns, source, (2, 4)))
     for name, values in permuted(columns, source, (2, 4)).items():
-        np.testing.assert_allclose(values, observed.get(name, math.nan), err_msg=name)
+        np.testing.assert_allclose(values, observed[name], err_msg=name)
     assert permuted(columns, None, (2, 4))["maximal_disparity"].mean() > 0.05
 
 
@@ -161,7 +171,7 @@ def test_single_images_beside_paired_ones_are_permuted_within_their_class():
     columns = [np.r_[a, b] for a, b in zip(columns, single, strict=True)]
     source = np.r_[source, 10 + np.arange(40)]
     values = permuted(columns, source, (2, 2), [0, -1])["aligned_contrast"]
-    assert np.abs(values).max() < 0.6 < fairness.aligned_contrast(*columns, [0, -1], 2, 2)
+    assert np.abs(values).max() < 0.6 < contrast(columns, (2, 2), [0, -1])
 
 
 def test_unknown_groups_stay_out():
@@ -319,11 +329,8 @@ def test_ratio_with_a_group_that_never_hits():
 
 def test_higher_level_is_wider():
     columns = cells((80, 100), (60, 100), (75, 90))
-    aligned = np.array([1, -1])
-    narrow, wide = (
-        intervals(*columns, None, 2, 3, aligned, False, ADDRESS, 500, level)[0]
-        for level in (0.8, 0.99)
-    )
+    test_set = make(columns, None, (2, 3), [1, -1])
+    narrow, wide = (fairness.bounds(test_set, ADDRESS, 500, level) for level in (0.8, 0.99))
     for name in set(narrow) - {"equalized_odds_difference"}:
         assert wide[name][0] <= narrow[name][0] <= narrow[name][1] <= wide[name][1], name
         assert wide[name] != narrow[name]
@@ -336,13 +343,13 @@ def test_contrast_by_hand():
     pred = np.array([0, 1, 0, 1, 1, 0, 2, 1, 1])
     group = np.array([0, 0, 1, 2, 0, 2, 0, 1, -1])
 
-    def contrast(*aligned):
-        return fairness.aligned_contrast(label, pred, group, np.array(aligned), 3, 3)
+    def of(*aligned):
+        return contrast((label, pred, group), (3, 3), aligned)
 
-    assert contrast(1, -1, -1) == pytest.approx(1 - 0.25)
-    assert contrast(0, 2, -1) == pytest.approx((0.0 - 1.0) / 2)
-    assert contrast(0, 1, -1) == pytest.approx(0)  # class 1 has no images in group 1
-    assert math.isnan(contrast(-1, 1, 2))
+    assert of(1, -1, -1) == pytest.approx(1 - 0.25)
+    assert of(0, 2, -1) == pytest.approx((0.0 - 1.0) / 2)
+    assert of(0, 1, -1) == pytest.approx(0)  # class 1 has no images in group 1
+    assert math.isnan(of(-1, 1, 2))
     low, high = bounds((label, pred, group), None, (3, 3), [0, 2, -1])[0]["aligned_contrast"]
     assert low < -0.5 < high
 
@@ -368,31 +375,31 @@ def sets_of_rows(draw):
 @SETTINGS
 def test_every_number_lies_in_its_interval(arguments):
     columns, source, num_classes, num_groups, aligned, nested = arguments
-    sizes = (num_classes, num_groups)
-    result = null.summary(*columns, source, *sizes, aligned, nested, ADDRESS, 40)
-    observed = fairness.summary(*columns, *sizes, nested)
-    observed["aligned_contrast"] = fairness.aligned_contrast(*columns, aligned, *sizes)
-    assert observed.keys() - {"undefined_cells"} == result["metrics"].keys()
-    for name, entry in result["metrics"].items():
-        if math.isnan(observed[name]):
-            assert math.isnan(entry["low"])
-            assert math.isnan(entry["high"])
-            assert name == "accuracy" or np.isnan([*entry["null"], entry["p"]]).all()
+    test_set = make(columns, source, (num_classes, num_groups), aligned, nested)
+    numbers = fairness.numbers(test_set, ADDRESS, 40)
+    assert {name: number["value"] for name, number in numbers.items()} == pytest.approx(
+        fairness.summary(test_set), nan_ok=True
+    )
+    assert numbers.pop("undefined_subgroups").keys() == {"value"}
+    assert numbers["accuracy"].keys() == {"value", "low", "high"}
+    for name, number in numbers.items():
+        if math.isnan(number["value"]):
+            chance = [number["low"], number["high"], *number.get("null", []), number.get("p")]
+            assert all(part is None or math.isnan(part) for part in chance)
         else:
-            assert entry["low"] - 1e-9 <= observed[name] <= entry["high"] + 1e-9, name
-            assert (-1 if name == "aligned_contrast" else 0) <= entry["low"]
-            assert entry["high"] <= 1
+            assert number["low"] - 1e-9 <= number["value"] <= number["high"] + 1e-9, name
+            assert (-1 if name == "aligned_contrast" else 0) <= number["low"]
+            assert number["high"] <= 1
             assert name == "accuracy" or (
-                0 < entry["p"] <= 1 and np.all(np.diff(entry["null"]) >= 0)
+                0 < number["p"] <= 1 and np.all(np.diff(number["null"]) >= 0)
             )
-    assert result["metrics"]["accuracy"]["null"] is result["metrics"]["accuracy"]["p"] is None
-    tpr, _ = fairness.recalls(*columns, *sizes)
-    low, high = result["recall"]["low"], result["recall"]["high"]
-    np.testing.assert_array_equal(np.isnan([low, high]), np.isnan([tpr, tpr]))
-    assert np.all((low <= tpr + 1e-9) & (tpr <= high + 1e-9) | np.isnan(tpr))
-    shared = source is not None and len(np.unique(source)) < len(source)
-    assert (result["paired"], result["level"], result["replicates"]) == (shared, 0.95, 40)
-    json.dumps(result, default=np.ndarray.tolist)
+    recall = fairness.recall(test_set)
+    undefined = np.isnan(test_set.recall)
+    for name, table in recall.items():
+        np.testing.assert_array_equal(np.isnan(table), undefined, err_msg=name)
+    assert np.all((recall["low"] <= test_set.recall + 1e-9) | undefined)
+    assert np.all((test_set.recall <= recall["high"] + 1e-9) | undefined)
+    json.dumps(numbers)
 
 
 def drawn(paired=True, seed=4):
@@ -466,12 +473,12 @@ def test_nested_compares_the_groups_of_a_class():
 def test_numbers_belong_to_their_address():
     columns, source = drawn()
     results = [
-        null.summary(*columns, source, 3, 4, np.array([0, 1, 2]), False, address, 100)
+        fairness.numbers(make(columns, source, (3, 4), [0, 1, 2]), address, 100)
         for address in (ADDRESS, ADDRESS, (0, "other"))
     ]
     np.testing.assert_equal(results[0], results[1])
     name = "equal_opportunity_difference_max"
-    ours, other = (result["metrics"][name] for result in (results[0], results[2]))
+    ours, other = (result[name] for result in (results[0], results[2]))
     assert ours["high"] != other["high"]
     assert ours["null"] != other["null"]
     # Permutation b does not depend on how many there are.
@@ -484,25 +491,27 @@ def test_numbers_belong_to_their_address():
 def test_no_rows_and_unknown_groups(nested, rows):
     columns = [np.zeros(rows, np.int32), np.zeros(rows, np.int32), np.full(rows, -1)]
     for source in (None, np.arange(rows) // 2):
-        arguments = (3, 4, np.array([0, 1, -1]), nested, ADDRESS, 20)
-        result = null.summary(*columns, source, *arguments)
-        assert np.isnan([*result["recall"].values()]).all()
-        accuracy = result["metrics"].pop("accuracy")
+        test_set = make(columns, source, (3, 4), [0, 1, -1], nested)
+        result = fairness.numbers(test_set, ADDRESS, 20)
+        assert np.isnan([*fairness.recall(test_set).values()]).all()
+        assert result.pop("undefined_subgroups")["value"] == (4 if nested else 12)
+        accuracy = result.pop("accuracy")
         assert (
             math.isnan(accuracy["low"])
             if rows == 0
             else 0.2 < accuracy["low"] < accuracy["high"] == 1
         )
-        for entry in result["metrics"].values():
-            assert np.isnan([entry["low"], entry["high"], *entry["null"], entry["p"]]).all()
+        for number in result.values():
+            assert np.isnan([number["low"], number["high"], *number["null"], number["p"]]).all()
 
 
 def test_one_group_has_rates_but_no_range():
-    result = null.summary(*cells((15, 20)), None, 2, 1, np.array([0, -1]), False, ADDRESS, 20)
-    defined = {name for name, entry in result["metrics"].items() if not math.isnan(entry["low"])}
+    result = fairness.numbers(make(cells((15, 20)), None, (2, 1), [0, -1]), ADDRESS, 20)
+    del result["undefined_subgroups"]
+    defined = {name for name, number in result.items() if not math.isnan(number["low"])}
     assert defined == {"accuracy", "worst_group_accuracy", "worst_subgroup_accuracy"}
-    assert result["metrics"]["worst_group_accuracy"]["null"] == [0.75] * 3
-    assert result["metrics"]["worst_group_accuracy"]["p"] == 1
+    assert result["worst_group_accuracy"]["null"] == [0.75] * 3
+    assert result["worst_group_accuracy"]["p"] == 1
 
 
 def test_a_source_has_one_label():

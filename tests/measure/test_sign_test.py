@@ -31,12 +31,9 @@ def one(d, margin=None, alpha=0.05):
     return sign_test.verdicts({"gap": d}, margin and {"gap": margin}, alpha)["gap"]
 
 
-def test_the_contrast_is_the_change_of_the_loop_less_that_of_its_control():
-    loop, control = (
-        np.array([[0.1, 0.9, 0.4], [0.2, 0, 0.2]]),
-        np.array([[0.1, 0.5, 0.2], [0.3, 0, 0.1]]),
-    )
-    np.testing.assert_allclose(sign_test.contrast(loop, control), [0.3 - 0.1, 0.0 + 0.2])
+def contrast(loop, control):
+    """float[S] of bias float[S,G+1] in the loop and in its control, seed by seed."""
+    return (loop[:, -1] - loop[:, 0]) - (control[:, -1] - control[:, 0])
 
 
 @pytest.mark.parametrize("seeds", [2, 5, 6, 9])
@@ -160,6 +157,8 @@ def test_the_interval_is_student_s():
     d = np.array([0.1, 0.4, -0.2, 0.3])
     expected = stats.ttest_1samp(d, 0).confidence_interval(0.9)
     assert sign_test.interval(d, 0.9) == pytest.approx((expected.low, expected.high))
+    two = stats.ttest_1samp(d[:2], 0).confidence_interval(0.9)
+    assert sign_test.interval(d[:2], 0.9) == pytest.approx((two.low, two.high))
     assert all(math.isnan(end) for end in sign_test.interval(d[:1], 0.9))
 
 
@@ -196,13 +195,13 @@ def test_a_change_beyond_the_margin_is_amplification():
 def test_five_seeds_say_nothing_however_large_the_change():
     row = one(UP[:5] * 10, margin=100.0)
     assert row["verdict"] == "not distinguishable"
-    assert row["reason"] == "5 seeds: 6 are the least that can reach 0.05."
+    assert row["reason"] == "5 seeds: at least 6 are needed to reach 0.05."
 
 
 def test_six_seeds_say_nothing_about_three_metrics():
     rows = sign_test.verdicts(dict.fromkeys("abc", UP), {"b": 1.0})
     assert rows["a"]["verdict"] == "not distinguishable"
-    assert "6 seeds with 3 metrics: 7 are the least" in rows["a"]["reason"]
+    assert "6 seeds with 3 metrics: at least 7 are needed" in rows["a"]["reason"]
     assert rows["a"]["smallest_detectable"] == math.inf
     assert rows["b"]["verdict"] == "no change"  # the one-sided tests reach 1 / 64
     seven = sign_test.verdicts({name: np.append(UP, 0.1) for name in "abc"})
@@ -266,7 +265,7 @@ def test_random_walks_are_not_called_amplification(seeds, metrics):
     random, false = np.random.default_rng(10 + seeds), 0
     for _ in range(300):
         pairs = {str(m): (walks(random, seeds), walks(random, seeds)) for m in range(metrics)}
-        rows = sign_test.verdicts({name: sign_test.contrast(*pair) for name, pair in pairs.items()})
+        rows = sign_test.verdicts({name: contrast(*pair) for name, pair in pairs.items()})
         false += any(row["verdict"] != "not distinguishable" for row in rows.values())
     assert false <= 0.07 * 300
 
@@ -285,39 +284,14 @@ def test_constructed_dynamics_get_their_verdict(loop, margin, expected):
     random, right = np.random.default_rng(5), 0
     control = {**loop, "drift": 0.0}
     for _ in range(100):
-        d = sign_test.contrast(walks(random, 8, **loop), walks(random, 8, **control))
+        d = contrast(walks(random, 8, **loop), walks(random, 8, **control))
         right += one(d, margin)["verdict"] == expected
     assert right >= 85
 
 
-def test_noise_flattens_the_slope_of_a_random_walk_and_the_correction_undoes_it():
-    b = walks(np.random.default_rng(0), 300, generations=8, step=0.05, noise=0.1)
-    raw, corrected = sign_test.slope(b, np.full(b.shape, 0.1**2))
-    assert raw < 0.75
-    assert corrected == pytest.approx(1, abs=0.05)
-
-
-def test_without_noise_both_slopes_are_the_regression_s():
-    b = walks(np.random.default_rng(1), 6)
-    raw, corrected = sign_test.slope(b, np.zeros(b.shape))
-    assert (
-        raw
-        == corrected
-        == pytest.approx(stats.linregress(b[:, :-1].ravel(), b[:, 1:].ravel()).slope)
-    )
-
-
-def test_a_mean_reverting_bias_has_its_own_slope():
-    random = np.random.default_rng(2)
-    b = np.empty((3000, 9))  # the standard error of the slope is about .013
-    b[:, 0] = random.normal(0, 0.1, 3000)
-    for g in range(8):
-        b[:, g + 1] = 0.5 * b[:, g] + random.normal(0, 0.1 * math.sqrt(0.75), 3000)
-    _, corrected = sign_test.slope(b + random.normal(0, 0.1, b.shape), np.full(b.shape, 0.01))
-    assert corrected == pytest.approx(0.5, abs=0.05)
-
-
-def test_no_slope_without_variance_left():
-    raw, corrected = sign_test.slope(np.full((3, 4), 0.2), np.full((3, 4), 0.1))
-    assert math.isnan(raw)
-    assert math.isnan(corrected)
+def test_the_smallest_detectable_contrast_needs_two_seeds_and_enough_for_the_level():
+    assert math.isnan(sign_test.smallest_detectable(UP[:1], 1, 0.05))
+    assert sign_test.smallest_detectable(UP[:2], 1, 0.05) == math.inf
+    # Two seeds of one sign are significant at 0.6: as many are found with a chance of 80 %.
+    effect = sign_test.smallest_detectable(UP[:2], 1, 0.6)
+    assert stats.norm.cdf(effect / np.std(UP[:2], ddof=1)) ** 2 == pytest.approx(0.8)
