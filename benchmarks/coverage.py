@@ -120,7 +120,10 @@ def coverage(name: str, classes: int, paired: bool, trials: int, replicates: int
 
 
 def exceedance(classes: int, paired: bool, trials: int, replicates: int) -> dict:
-    """Shares of trials without a gap in which a number lies beyond its 5 % null quantile; and at it."""
+    """Shares of trials without a gap in which a number lies beyond its 5 % null quantile.
+
+    The second share counts numbers that lie at it, too.
+    """
     recall = np.tile(RECALLS["0"], (classes, 1))
     beyond: dict[str, list] = {}
     for trial in range(trials):

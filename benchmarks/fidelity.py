@@ -32,7 +32,7 @@ LARGE = {
 
 
 def features(name: str, n: int, d: int) -> np.ndarray:
-    """Gaussian features float32[n,d], made a column at a time so that they set no peak of memory."""
+    """Gaussian features float32[n,d], made a column at a time for a low peak of memory."""
     result = np.empty((n, d), np.float32)
     for column in range(d):
         u, v = rng.uniforms((0, "benchmark", name, column), np.arange(2 * n)).reshape(2, n)
@@ -41,7 +41,7 @@ def features(name: str, n: int, d: int) -> np.ndarray:
 
 
 def agreement(d: int) -> None:
-    """Prints relative differences from prdc, from a general matrix root and from whole kernel matrices."""
+    """Prints relative differences from prdc, scipy's matrix root and whole kernel matrices."""
     real = features("real", 2000, d)
     generated = 0.97 * features("generated", 2000, d) + np.float32(0.05)
     ours = fidelity.summary(generated, real)

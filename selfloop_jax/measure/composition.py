@@ -55,7 +55,7 @@ def summary(
 
 
 def kl(p: np.ndarray, q: np.ndarray) -> float:
-    """KL(p || q) in nats of two tables of counts, 0.5 added to every entry; NaN if one is empty."""
+    """KL(p || q) in nats of two tables of counts, 0.5 added to each entry; NaN if one is 0."""
     if not p.sum() or not q.sum():
         return math.nan
     p = (p + SMOOTHING) / (p + SMOOTHING).sum()
@@ -71,9 +71,9 @@ def total_variation(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def subgroup_coverage(counts: np.ndarray, real: np.ndarray, members: np.ndarray) -> float:
-    """Share of the subgroups with real images that have generated ones; NaN without real images.
+    """Share of the subgroups with real images that have generated ones.
 
-    `null` says what as many images can be expected to reach.
+    NaN without real images. `null` says what as many images can be expected to reach.
     """
     present = members & (real > 0)
     return float((counts[present] > 0).mean()) if present.any() else math.nan
@@ -221,7 +221,7 @@ def _as_read(
 
 
 def _rates(counts: np.ndarray) -> np.ndarray:
-    """float64[K,K]: P(column read | row true) of a confusion matrix; 1 on the diagonal if unseen."""
+    """P(column read | row true) of a confusion matrix; of an unseen row the identity."""
     held_out = counts.sum(axis=1, keepdims=True)
     return np.where(held_out > 0, counts / np.maximum(held_out, 1), np.eye(len(counts)))
 
@@ -255,11 +255,11 @@ def _distinguishes(counts: np.ndarray) -> bool:
 
 
 def _maximum_likelihood(inverse: np.ndarray, read: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """float64[K]: the shares s of the simplex that maximise sum(read * log(rates^T s)), by EM.
+    """The shares s of the simplex, float64[K], that maximise sum(read * log(rates^T s)).
 
-    Vardi and Lee, JRSS B 1993. With g the gradient, log-likelihood per image is within max(g) - 1
-    of its maximum (Cover, 1984): the stopping rule. It starts at the inverse, which is the maximum
-    if it lies inside.
+    By EM (Vardi and Lee, JRSS B 1993). With g the gradient, log-likelihood per image is within
+    max(g) - 1 of its maximum (Cover, 1984): the stopping rule. It starts at the inverse, which is
+    the maximum if it lies inside.
     """
     share = np.maximum(inverse, EM_FLOOR)
     share /= share.sum()
@@ -301,14 +301,14 @@ def _score_interval(
 
 
 def _with_share_k(share: np.ndarray, value: float) -> np.ndarray:
-    """float64[K,K]: in row k the shares with the k-th set to `value`, the others in proportion."""
+    """The shares, in row k with the k-th set to `value` and the others in proportion."""
     own = np.eye(len(share))
     others = np.where(own, 0, np.maximum(share, np.finfo(float).tiny))
     return value * own + (1 - value) * others / others.sum(axis=1, keepdims=True)
 
 
 def _variance(shares: np.ndarray, confusion: np.ndarray, generated: int) -> np.ndarray:
-    """float64[K]: variance of the k-th share of the inverse if the truth is row k of shares [K,K].
+    """Variance of the k-th share of the inverse if the truth is row k of shares [K,K].
 
     To first order in both samples: `generated` images multinomial over what is read, and each true
     group's held-out images over its row. With B the inverse of A^T: d s = B (d q - d A^T s).
@@ -324,10 +324,10 @@ def _variance(shares: np.ndarray, confusion: np.ndarray, generated: int) -> np.n
 def _corrected_aligned_share(
     weight: np.ndarray, inverse: np.ndarray, below: np.ndarray, above: np.ndarray
 ) -> dict[str, float]:
-    """The bias-aligned share from that of each class, float64[C] each; NaN where no class weighs.
+    """The bias-aligned share from that of each class, float64[C] each.
 
-    Classes are independent, so distances from share to end add in squares (MOVER; Zou and Donner,
-    Stat Med 2008).
+    NaN where no class has weight. Classes are independent, so distances from share to end add in
+    squares (MOVER; Zou and Donner, Stat Med 2008).
     """
     used = weight > 0
     if not used.any():

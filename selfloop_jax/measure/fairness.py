@@ -1,4 +1,4 @@
-"""Subgroup fairness of a classifier: the values of all fairness metrics, and how certain they are.
+"""Subgroup fairness of a classifier: all fairness metrics, and how certain they are.
 
     test_set = TestSet(label, pred, group, num_classes=10, num_groups=2)
     fairness.summary(test_set)                                    # {"accuracy": 0.93, ...}
@@ -23,7 +23,7 @@ Number = dict[str, Any]
 
 
 def summary(test_set: TestSet) -> dict[str, float]:
-    """The value of every fairness metric, {key: value}; what no images define is NaN, never 0.
+    """The value of every fairness metric, {key: value}; NaN where no image defines it.
 
     Values are shares, or differences and ratios of shares, in [0, 1] ([-1, 1] for the signed
     `aligned_contrast`); `undefined_subgroups` is the number of subgroups (nested: groups) without
@@ -77,6 +77,6 @@ def numbers(
 
 
 def recall(test_set: TestSet, level: float = 0.95) -> dict[str, np.ndarray]:
-    """Recall of every subgroup with its interval, {"value", "low", "high"}: float64[C,G] each."""
+    """Recall of every subgroup with its interval: {"value", "low", "high"}, float64[C,G]."""
     low, high = recall_intervals(test_set, level)
     return {"value": test_set.recall, "low": low, "high": high}

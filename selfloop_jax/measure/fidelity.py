@@ -1,4 +1,4 @@
-"""How close generated images are to real ones, on features float32[N,D] of a frozen network.
+"""Closeness of generated to real images, on features float32[N,D] of a frozen network.
 
 FID (Heusel et al. 2017), KID (Binkowski et al. 2018), precision and recall (Kynkaanniemi et al.
 2019), density and coverage (Naeem et al. 2020), and a search for copies of training images. Whoever
@@ -40,7 +40,7 @@ KEYS = ("fid", "kid", "precision", "recall", "density", "coverage")
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features float32[N,D] of N images with their label int[N] and group int[N] (-1 unknown)."""
+    """Features float32[N,D] of images with their label int[N] and group int[N] (-1 unknown)."""
 
     features: np.ndarray
     label: np.ndarray
@@ -61,7 +61,7 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class Report:
-    """What `report` finds: numbers {key: {"value", "baseline", ...}} overall, by class, by group."""
+    """Numbers {key: {"value", "baseline", ...}} overall, by class and by group."""
 
     metrics: dict[str, dict[str, float]]
     by_class: list[dict[str, dict[str, float]]]
@@ -78,7 +78,7 @@ def report(
     key_path: rng.KeyPath,
     k: int = NEIGHBOURS,
 ) -> Report:
-    """`summary` overall, per class and per group, and the memorised share, each with its baseline.
+    """`summary` overall, by class and by group, and the memorised share, with baselines.
 
     `real` is what the generator was trained on and the reference of every number, `held_out` real
     images that it never saw, sampled as those were: with other shares of labels and groups (a
@@ -130,7 +130,7 @@ def _with_baseline(sets: Sequence[FeatureSet], k: int) -> dict[str, dict[str, fl
 def _memorization_with_baseline(
     sets: Sequence[FeatureSet],
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """`memorization` against bases as large as the held-out set; its baseline, of half that size."""
+    """`memorization` with bases of the held-out set's size; its baseline, of half of that."""
     generated, real, held_out = (one.features for one in sets)
     base = min(len(real), len(held_out))
     half = min(len(real), len(held_out) // 2)
@@ -166,7 +166,7 @@ def _origin_notes(baseline: dict[str, float]) -> list[str]:
 
 
 def _notes(place: str, sizes: list[int], dimension: int, k: int) -> list[str]:
-    """What too few images do; sizes: the smallest of the three sets, one overall or one a part."""
+    """What too few images do; sizes: of the smallest of the three sets, one for each part."""
     notes = []
     enough = max(ENOUGH, 10 * dimension)
     few = [size for size in sizes if 2 <= size < enough]
@@ -261,13 +261,13 @@ def _mean_off_diagonal(x: np.ndarray) -> float:
 
 
 def manifold(real: np.ndarray, generated: np.ndarray, k: int) -> dict[str, float]:
-    """Precision, recall, density and coverage of float32[M,D] against float32[N,D]; NaN unless M, N > k.
+    """Precision, recall, density and coverage of float32[M,D] against float32[N,D].
 
-    An image's ball reaches to its k-th nearest neighbour in its own set, itself not counted, and is
-    open, as in the authors' package prdc. precision: share of generated images in any real ball.
-    recall: share of real images in any generated ball (Kynkaanniemi et al. 2019, section 2).
-    density: real balls that a generated image lies in, over k. coverage: share of real balls with a
-    generated image in them (Naeem et al. 2020, section 3).
+    NaN unless M, N > k. An image's ball reaches to its k-th nearest neighbour in its own set,
+    itself not counted, and is open, as in the authors' package prdc. precision: share of generated
+    images in any real ball. recall: share of real images in any generated ball (Kynkaanniemi et al.
+    2019, section 2). density: real balls that a generated image lies in, over k. coverage: share of
+    real balls with a generated image in them (Naeem et al. 2020, section 3).
     """
     if min(len(real), len(generated)) <= k:
         return dict.fromkeys(("precision", "recall", "density", "coverage"), math.nan)
@@ -303,7 +303,7 @@ def _radii(x: np.ndarray, k: int) -> np.ndarray:
 def memorization(
     generated: np.ndarray, train: np.ndarray, held_out: np.ndarray
 ) -> dict[str, float]:
-    """Share of the images that are nearer to training images than to as many held-out real ones.
+    """Share of the images that are nearer to training images than to held-out real ones.
 
     Every image of float32[M,D] has a distance to its nearest row of each set, float32[N,D] both.
     `median_ratio` is the median of the first over the second (0/0 counts as 1); `share_nearer` the
@@ -350,9 +350,10 @@ def memorization(
 def nearest(queries: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Index int64[M] of, and distance float64[M] to, the row of base nearest to each query.
 
-    queries float32[M,D], base float32[N,D]. Rows whose distances agree to float32, or lie within about 1e-7 of the rows' norms about the
-    mean, are equally near: the first of them is taken. The distance to it is computed from the
-    difference of the two, so that it is exactly 0 for a duplicate.
+    queries float32[M,D], base float32[N,D]. Rows whose distances agree to float32, or lie within
+    about 1e-7 of the rows' norms about the mean, are equally near: the first of them is taken. The
+    distance to it is computed from the difference of the two, so that it is exactly 0 for a
+    duplicate.
 
     Raises:
       ValueError: an empty base.
@@ -378,7 +379,7 @@ def nearest(queries: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 @cache
 def compile_tiles(dimension: int, k: int = NEIGHBOURS) -> None:
-    """Compiles every program that `report` and `nearest` may need, whatever the sizes of the sets."""
+    """Compiles every program that `report` and `nearest` need, for sets of any size."""
     sets = [np.zeros((count, dimension), np.float32) for count in (k + 2, SMALL_TILE + 1)]
     for a, b in itertools.product(sets, sets):
         manifold(a, b, k)
@@ -430,7 +431,7 @@ def _length(at: slice) -> int:
 def _visit(
     tile: Callable, rows: list[_Block], columns: list[_Block]
 ) -> Iterator[tuple[slice, slice, Any]]:
-    """Runs a tile program over all pairs of blocks: which rows, which columns, results in NumPy."""
+    """Runs a tile program over all pairs of blocks; yields rows, columns and NumPy results."""
     for x in rows:
         for y in columns:
             # Left before the caller goes on: the rest of the program is float32.
@@ -440,7 +441,7 @@ def _visit(
 
 
 def _squared(x: tuple, y: tuple) -> jax.Array:
-    """Squared distances float32[B,C]; below the rounding error they are 0, in every tile alike."""
+    """Squared distances float32[B,C]; 0 below the rounding error, in every tile alike."""
     scale = x[1][:, None] + y[1][None, :]
     squared = scale - 2 * x[0] @ y[0].T
     # An inner product of D terms is off by D/2 eps |x||y| at most, so the sum of three by D eps
@@ -465,7 +466,7 @@ def _closest(x: tuple, y: tuple) -> tuple[jax.Array, jax.Array]:
 
 @jax.jit
 def _in_balls(x: tuple, y: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Rows' balls that a column is in; is a row in any column's ball; is any column in its ball."""
+    """Rows' balls a column is in; is a row in any column's ball; is any column in its ball."""
     squared = _squared(x, y)
     in_row_ball = squared < x[2][:, None]
     in_column_ball = squared < y[2][None, :]

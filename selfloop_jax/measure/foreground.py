@@ -1,9 +1,10 @@
-"""Reliance of a classifier on the object and on its surroundings, on images with object masks.
+"""Reliance of a classifier on the object and its surroundings, by images with masks.
 
 The protocol of Moayeri, Singla and Feizi, "Hard ImageNet: Segmentations for Objects with Strong
 Spurious Cues", NeurIPS 2022 Datasets and Benchmarks. *Ablations* take the object away: a classifier
-that looked at it must get worse. *Relative foreground sensitivity* (RFS; Moayeri et al., CVPR 2022) compares noise
-on the object with noise around it: near 1 only the object matters, near -1 only the background.
+that looked at it must get worse. *Relative foreground sensitivity* (RFS; Moayeri et al., CVPR 2022)
+compares noise on the object with noise around it: near 1 only the object matters, near -1 only the
+background.
 
 Masks are uint8[N,H,W], the object where they are not 0. No training code.
 """
@@ -47,7 +48,7 @@ def evaluate(
     sigmas: tuple[float, ...] = SIGMAS,
     trials: int = TRIALS,
 ) -> dict[str, Any]:
-    """Ablations and RFS of a classifier on N images with masks, as a dictionary ready for the record.
+    """Ablations and RFS of a classifier on N images with masks, ready for the record.
 
     `predict` takes uint8[M,H,W,3] to logits float[M,C]. It is called with the same M every time:
     once per ablation and twice per sigma and trial. The noise of trial t is keyed by (*key_path,
@@ -122,9 +123,9 @@ def _sensitivity(
 def rfs(a_fg: float, a_bg: float) -> float:
     """Relative foreground sensitivity, (a_bg - a_fg) / (2 min(a, 1-a)) with a their mean.
 
-    0 where a is 0 or 1. a_fg and a_bg are accuracies under noise on the foreground and on the background. The
-    denominator is the largest gap that two accuracies of mean a can have, so the result is in [-1,
-    1]. NaN where either is.
+    0 where a is 0 or 1. a_fg and a_bg are accuracies under noise on the foreground and on the
+    background. The denominator is the largest gap that two accuracies of mean a can have, so the
+    result is in [-1, 1]. NaN where either is.
     """
     mean = (a_fg + a_bg) / 2
     if mean in (0, 1):
@@ -211,7 +212,7 @@ def _neighbours(on_object: np.ndarray, box: Box) -> Iterator[Box]:
 
 
 def _after(blocked: np.ndarray, span: slice) -> slice:
-    """The free stretch of a line behind `span`, at most as long as that; blocked is bool[length]."""
+    """The free stretch behind `span` of a line, bool[length] blocked, at most as long as it."""
     return slice(span.stop, span.stop + _free(blocked[span.stop :], span))
 
 
@@ -242,7 +243,7 @@ def _repeated(region: Box, box: Box) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _accuracies(hits: np.ndarray, label: np.ndarray, num_classes: int) -> dict[str, Any]:
-    """Accuracy overall, as class mean and per class, of hits bool[trials,N]; NaN without images."""
+    """Accuracy overall, as class mean and per class, of hits bool[trials,N]."""
     recall = [_mean(hits[:, label == c]) for c in range(num_classes)]
     present = [value for value in recall if not math.isnan(value)]
     return {"accuracy": _mean(hits), "class_mean": _mean(np.array(present)), "per_class": recall}
@@ -253,7 +254,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _blocks(count: int) -> Iterator[np.ndarray]:
-    """Indices of BLOCK images at a time, the last ones filled up with the first: one compilation."""
+    """Indices of BLOCK images at a time, the last ones filled up so that all have one shape."""
     for first in range(0, count, BLOCK):
         yield np.arange(first, first + BLOCK) % count
 

@@ -59,7 +59,7 @@ class Rates(NamedTuple):
 
 
 class RateErrors:
-    """The rates of a test set, class by class, with simulated errors: what intervals are made of.
+    """The rates of a test set by class, with simulated errors: what intervals are made of.
 
     `replicates` errors of each rate are simulated; critical values at `level` are their quantiles.
     Each kind of rate is computed on first use, from random numbers of its own.
@@ -126,7 +126,7 @@ class RateErrors:
 def share_interval(
     hit: np.ndarray, source_id: np.ndarray | None = None, level: float = 0.95
 ) -> Bounds:
-    """Wilson's interval of the share of bool[N] hits, at the independent images they are worth."""
+    """Wilson's interval of a share of bool[N] hits, for the independent images they equal."""
     if source_id is None:
         source = np.arange(len(hit))
     else:
@@ -170,7 +170,7 @@ def _rates(
 def _clustered(
     hit: np.ndarray, column: np.ndarray, source: np.ndarray, rate: np.ndarray, size: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Effective numbers of images and covariance of the rates, from influence functions by source.
+    """Effective numbers of images, and covariance of the rates from influence functions.
 
     A group that shows a source image once counts its images. With several rows of one source image
     its number is what gives the rate this variance, between all rows of a source alike (Kish) and
@@ -269,13 +269,13 @@ def mean_std_bounds(classes: Sequence[Rates], level: float) -> Bounds:
 
 
 def mean_ratio_bounds(classes: Sequence[Rates], nested: bool, level: float) -> Bounds:
-    """Interval of the mean over classes of the ratio over groups, exp(-range of the logarithms).
+    """Interval of the mean over classes of the ratio over groups.
 
-    It moves by no more than that range does, and by 1 at most; for small steps, by the ratio times
-    the step. Crossed, an image that is predicted otherwise moves the rates of two classes, so
-    errors of classes are not independent: the covariance of all is at most twice that without
-    correlations between classes (independent images: Var a[X] = E (a[X] - a[X'])**2 / 2 <= 2 sum
-    a**2 p (1 - p), for any weights a).
+    The ratio is exp(-range of the logarithms). It moves by no more than that range does, and by 1
+    at most; for small steps, by the ratio times the step. Crossed, an image that is predicted
+    otherwise moves the rates of two classes, so errors of classes are not independent: the
+    covariance of all is at most twice that without correlations between classes (independent
+    images: Var a[X] = E (a[X] - a[X'])**2 / 2 <= 2 sum a**2 p (1 - p), for any weights a).
     """
     classes = comparable(classes)
     if not classes:
@@ -292,9 +292,10 @@ def mean_ratio_bounds(classes: Sequence[Rates], nested: bool, level: float) -> B
 
 
 def smallest_ratio_bounds(classes: Sequence[Rates], level: float) -> Bounds:
-    """Interval of the smallest ratio of any class: exp(-range) of the largest range of logarithms.
+    """Interval of the smallest ratio of any class.
 
-    A group without a hit may have a rate of 0, so then the lower end is 0.
+    It is exp(-range) of the largest range of logarithms. A group without a hit may have a rate of
+    0, so then the lower end is 0.
     """
     classes = comparable(classes)
     low, high = _range_ends([_logarithms(rates) for rates in classes], level)
@@ -303,7 +304,7 @@ def smallest_ratio_bounds(classes: Sequence[Rates], level: float) -> Bounds:
 
 
 def odds_bounds(recall: Sequence[Rates], false_positive: Sequence[Rates], level: float) -> Bounds:
-    """Interval of the largest range of recalls and false positive rates, of classes with both."""
+    """Interval of the largest range of recall or false positive rate, of classes with both."""
     ranges: list[Rates] = []
     for pair in zip(recall, false_positive, strict=False):  # of nested groups there is no second
         if len(comparable(pair)) == 2:
@@ -314,7 +315,10 @@ def odds_bounds(recall: Sequence[Rates], false_positive: Sequence[Rates], level:
 def contrast_bounds(
     recall: Sequence[Rates], aligned_group: np.ndarray | None, level: float
 ) -> Bounds:
-    """Interval of the aligned contrast, a weighted sum of recalls; classes share no source image."""
+    """Interval of the aligned contrast, a weighted sum of recalls.
+
+    Classes share no source image, so their variances add.
+    """
     if aligned_group is None:
         return UNDEFINED
     value = []
@@ -346,7 +350,7 @@ def _pairs(rates: Rates) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _largest_t(rates: Rates) -> np.ndarray:
-    """float64[B]: the largest difference between two simulated errors, in its standard errors."""
+    """Largest difference between two simulated errors, in standard errors, float64[B]."""
     _, deviation = _pairs(rates)
     i, j = np.triu_indices(len(rates.rate), 1)
     return np.max(np.abs(rates.error[:, i] - rates.error[:, j]) / deviation[i, j], axis=1)
@@ -375,7 +379,7 @@ def _range_ends(classes: Sequence[Rates], level: float) -> Bounds:
 def _spread_margins(
     error: list[np.ndarray], slope: list[float], level: float
 ) -> tuple[float, float]:
-    """How far a mean over classes of spreads, seen with errors, may lie above and below the true one.
+    """How far an observed mean over classes of spreads may lie above and below the true one.
 
     Range and deviation are seminorms. *Above*: spread(x + e) <= spread(x) + spread(e), so the
     excess is at most the mean spread of the errors, float64[B] per class, whose quantile is

@@ -1,4 +1,4 @@
-"""The table of metrics: every number that a record may hold, with its title and its direction.
+"""The table of metrics: every number of a record, with its title and its direction.
 
 A fairness metric is one row that also says how to compute it from a `TestSet` and, where there is a
 formula, its interval from `RateErrors`; its null band and p-value follow from the value alone. To
@@ -100,7 +100,7 @@ def macro_std(test_set: TestSet) -> float:
 
 
 def aligned_contrast(test_set: TestSet) -> float:
-    """How much better a class is recognised in the group that the bias ties to it, in [-1, 1].
+    """How much better a class is recognised in its bias-aligned group, in [-1, 1].
 
     Mean over the classes with an aligned group a of recall[c, a] minus the mean recall of the other
     groups with images; NaN where no class has both.

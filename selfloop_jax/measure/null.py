@@ -1,10 +1,10 @@
-"""What chance alone does to the fairness metrics of a test set: null bands and p-values. NumPy only.
+"""Null bands and p-values: what chance alone does to the fairness metrics of a test set.
 
 The *null band* says what a number would be if the group made no difference; an interval
 (`intervals.py`) says what it may be given the test set. For the null, groups are permuted among
 images that are alike otherwise: those of one class or, where several test images were made from one
 source image, those of one source image. A free permutation of paired images would count the
-differences between digits as differences between colours, and its band is far too wide.
+differences between digits as differences between colours, and its band is far too wide. NumPy only.
 """
 
 import math

@@ -1,11 +1,11 @@
-"""Verdicts: an exact test, over seeds, of whether a loop changed the bias. NumPy and SciPy only.
+"""Verdicts: an exact test, over seeds, of whether a loop changed the bias.
 
 A verdict rests on one number per seed, the contrast d_s = [b_s(G) - b_s(0)] of the loop minus the
 same of its control, of a bias b that the caller orients: larger is more biased. If the loop does
 nothing that its control does not do as well, the two can be exchanged within a seed, d_s is as
 likely as -d_s, and the sign-flip test of the mean is exact however the seeds scatter, random walks
 of the bias included. The test compares the end with the beginning across seeds: the generations of
-one seed depend on each other and are no repetitions.
+one seed depend on each other and are no repetitions. NumPy and SciPy only.
 """
 
 import math
@@ -55,7 +55,7 @@ def _flipped(d: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def least_seeds(metrics: int, alpha: float) -> int:
-    """Fewest seeds whose smallest p, 2 / 2^S, is at most alpha after Holm over that many metrics."""
+    """Fewest seeds S whose smallest p, 2 / 2^S, is at most alpha after Holm over the metrics."""
     return math.ceil(math.log2(2 * metrics / alpha))
 
 

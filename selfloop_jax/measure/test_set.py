@@ -1,4 +1,4 @@
-"""A test set: labels, predictions and groups, and the rates that fairness metrics are made of.
+"""A test set: labels, predictions, groups, and the rates that fairness metrics use.
 
 Every rate is read off one table, counts[c, g, k] = test images of class c and group g that were
 predicted as k. Each has its own condition for being defined; where no image defines it, it is NaN
@@ -136,7 +136,7 @@ class TestSet:
 
     @cached_property
     def positive_rate(self) -> np.ndarray:
-        """P(yhat = c | g), float64[C,G]; nested, over images of the group's own class: the recall."""
+        """P(yhat = c | g), float64[C,G]; of nested groups, within their class, the recall."""
         return self.recall if self.nested else gaps.divide(self._predicted, self._group_size)
 
     @cached_property

@@ -8,6 +8,8 @@ import pytest
 import runs
 
 from selfloop_jax.measure import fairness
+from selfloop_jax.measure.metrics import METRICS
+from selfloop_jax.measure.test_set import TestSet
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +53,28 @@ def test_every_fairness_number_can_be_recomputed_from_the_predictions(finished):
     for generation in range(3):
         stored = np.load(finished / f"gen_{generation:04d}/predictions.npz")
         columns = stored["label"], stored["logits"].argmax(1), stored["group"]
-        again = fairness.summary(*columns, 10, 2)
-        aligned = record(finished, generation)["data"]["aligned_group"]
-        again["aligned_contrast"] = fairness.aligned_contrast(*columns, aligned, 10, 2)
-        assert again == record(finished, generation)["metrics"]
+        written = record(finished, generation)
+        aligned = written["data"]["aligned_group"]
+        again = fairness.summary(TestSet(*columns, 10, 2, aligned_group=aligned))
+        assert again == {key: written["metrics"][key]["value"] for key in again}
 
 
-def test_every_number_carries_its_uncertainty_and_its_floor(finished):
+def test_every_number_carries_its_uncertainty_and_its_baseline(finished):
     for generation in range(3):
-        found = record(finished, generation)
-        beside = found["uncertainty"]["metrics"]
-        assert beside.keys() == found["metrics"].keys() - {"undefined_cells"}
-        for name, bounds in beside.items():
-            assert bounds["low"] - 1e-9 <= found["metrics"][name] <= bounds["high"] + 1e-9, name
-        assert found["uncertainty"]["paired"]  # every digit in both colours
-        assert found["fidelity"]["floor"]["frechet"] < found["fidelity"]["overall"]["frechet"]
-        assert (
-            found["fidelity"]["features"]["digest"] == record(finished, 0)["digests"]["classifier"]
-        )
-        assert {"kl_to_real", "total_variation_to_real"} <= found["samples"]["beside"].keys()
+        written = record(finished, generation)
+        metrics = written["metrics"]
+        for key, number in metrics.items():
+            assert key in METRICS
+            if METRICS[key].interval:
+                assert number["low"] - 1e-9 <= number["value"] <= number["high"] + 1e-9, key
+            assert ("p" in number) == ("null" in number)
+            assert ("null" in number) or not METRICS[key].has_null, key
+        assert metrics["fid"]["baseline"] < metrics["fid"]["value"]
+        classifier = record(finished, 0)["digests"]["classifier"]
+        assert written["fidelity_features"]["digest"] == classifier
+        assert {"null", "p"} <= metrics["kl_to_real"].keys() & metrics["subgroup_coverage"].keys()
+        assert np.shape(written["tables"]["recall"]["value"]) == (10, 2)
+        assert len(written["tables"]["fidelity_by_class"]) == 10
         stored = np.load(finished / f"gen_{generation:04d}/neighbours.npz")
         assert stored["pixels"].shape == stored["neighbour"].shape == (30, 8, 8, 3)
 

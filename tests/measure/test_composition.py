@@ -171,7 +171,7 @@ def covered(low, high, truth):
 
 
 def exact_null(real, count, members):
-    """All tables with the class histogram `count`: their probabilities and statistics, by enumeration."""
+    """Probabilities and statistics of all tables with the class histogram `count`."""
     rows = []
     for row, n in zip(real, count, strict=True):
         tables = [c for c in itertools.product(range(n + 1), repeat=len(row)) if sum(c) == n]
@@ -266,7 +266,7 @@ def test_a_null_is_its_address_s():
 
 
 def test_an_annotator_s_errors_pass_for_drift_unless_the_null_has_them():
-    """Drawn from the real shares, read with 30 % errors, their rates known from 15 images of each group."""
+    """Sampled from the real shares, read with 30 % errors known from 15 images of each group."""
     real = np.array([[60, 20, 10, 10], [10, 60, 20, 10], [5, 5, 5, 85]])
     rates = 0.7 * np.eye(4) + 0.3 * np.roll(np.eye(4), 1, axis=1)
     read = np.stack(

@@ -1,4 +1,4 @@
-"""Fairness numbers against fairlearn, a plain loop over rows and hand counts, and their invariants."""
+"""Fairness metrics against fairlearn, a loop over rows and hand counts, and their invariants."""
 
 import math
 import subprocess
@@ -137,7 +137,7 @@ def by_hand(label, pred, group, num_classes, num_groups, nested=False):
 
 @st.composite
 def sets_of_rows(draw, nested=None, unknown=True, min_size=0):
-    """Arguments of `fairness.summary`; small enough that empty cells, single groups and unused classes are common."""
+    """Small test sets: empty cells, single groups and unused classes are common."""
     num_classes, num_groups = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     nested = draw(st.booleans()) if nested is None else nested
     classes, groups = (
@@ -191,7 +191,8 @@ def test_loop_over_rows_at_size(seed):
 
 
 def frame(metric, truth, guess, group, keep):
-    """A fairlearn metric in each group of the rows kept; lists, as it squeezes a single row to a scalar."""
+    """A fairlearn metric in each group of the rows kept."""
+    # Lists, since fairlearn squeezes a single row of an array to a scalar.
     columns = [column[keep].tolist() for column in (truth, guess, group)]
     return fm.MetricFrame(
         metrics=metric, y_true=columns[0], y_pred=columns[1], sensitive_features=columns[2]
@@ -199,14 +200,15 @@ def frame(metric, truth, guess, group, keep):
 
 
 def difference(*arguments):
-    """Range of a fairlearn metric over the groups; None, where fairlearn says 0, with fewer than two."""
+    """Range of a fairlearn metric over groups; None with fewer than two (fairlearn: 0)."""
     rows = arguments[-1]
     result = frame(*arguments) if rows.any() else None
     return result.difference() if result and len(result.by_group) >= 2 else None
 
 
 def by_fairlearn(label, pred, group, num_classes, nested):
-    """The numbers fairlearn has. Its rates are 0 where undefined, so each sees only rows that define it."""
+    """The metrics that fairlearn has."""
+    # Its rates are 0 where undefined, so each sees only rows that define it.
     known = group >= 0
     label, pred, group = label[known], pred[known], group[known]
     everyone = np.ones(len(label), bool)
@@ -555,7 +557,7 @@ def test_other_columns_are_checked_too():
         TestSet(*columns, source_id=np.arange(3))
     with pytest.raises(ValueError, match=r"^aligned_group: shape \(3,\), allowed is \(2,\)"):
         TestSet(*columns, aligned_group=[0, 1, 2])
-    with pytest.raises(ValueError, match="^aligned_group: 3 in row 1, allowed are -1 to 2"):
+    with pytest.raises(ValueError, match=r"^aligned_group: 3 in row 1, allowed are -1 to 2"):
         TestSet(*columns, aligned_group=[0, 3])
 
 

@@ -89,7 +89,7 @@ def test_sets_far_apart_share_nothing():
 
 @pytest.mark.parametrize("n", [60, 300])  # in one tile, and in several
 def test_balls_of_images_with_k_copies_are_empty(n):
-    """Open balls of radius 0: |x|^2 + |y|^2 - 2xy alone is a rounding error of either sign there."""
+    """Open balls of radius 0, where |x|^2 + |y|^2 - 2xy alone is a rounding error."""
     real = np.repeat(normal(0, n, 64), K + 1, axis=0)
     assert fidelity.manifold(real, real[::-1], K) == dict.fromkeys(MANIFOLD, 0.0)
 
@@ -212,7 +212,7 @@ def test_images_with_the_same_neighbour_count_as_fewer():
 
 
 def test_interval_holds_where_few_real_images_are_nearest_to_most():
-    """Many features, few real images: an interval for independent images misses in a third and more."""
+    """Many features, few real images: Wilson's plain interval misses in a third and more."""
     missed = missed_if_independent = 0
     for trial in range(60):
         sets = (normal(3 * trial + i, n, 64) for i, n in enumerate((400, 100, 100)))

@@ -1,4 +1,4 @@
-"""Ablations and RFS against plain loops, small cases worked by hand, and classifiers of known habits."""
+"""Ablations and RFS against plain loops, cases by hand, and classifiers of known habits."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ ADDRESS = (0, "probe")
 
 
 def probe(count: int = 48, empty: int = 0) -> Images:
-    """Class c is 50 + 30 c gray on object and background alike; objects are blocks of varying place and size.
+    """Class c is 50 + 30 c gray on object and background alike; objects are blocks.
 
     Objects keep away from the border, so that each has neighbours on all sides.
     """
@@ -186,7 +186,7 @@ def ramp(height: int, width: int) -> np.ndarray:
 
 
 def test_a_tile_by_hand():
-    """A box of rows 1-2 and columns 2-4 in 5 x 6 pixels: 1 column right, 2 left, 2 rows below, 1 above."""
+    """Rows 1-2 and columns 2-4 of 5 x 6 pixels: 1 column right, 2 left, 2 rows below, 1 above."""
     mask = np.zeros((5, 6), np.uint8)
     mask[1:3, 2:5] = 255
     got = foreground.tile(ramp(5, 6), mask)[..., 0]
@@ -196,7 +196,7 @@ def test_a_tile_by_hand():
 
 
 def test_a_tile_stops_at_another_part_of_the_object_and_repeats():
-    """Parts in columns 1-3 and 5 of 2 rows: the first has a column on either side, the other in front."""
+    """Parts in columns 1-3 and 5: the first has a column on either side, the other in front."""
     mask = np.zeros((2, 6), np.uint8)
     mask[:, 1:4] = mask[:, 5:] = 255
     got = foreground.tile(ramp(2, 6), mask)[..., 0]

@@ -1,4 +1,4 @@
-"""The table of metrics: what a row promises, and a metric that is added from outside the package."""
+"""The table of metrics: what a row promises, and a metric added from outside the package."""
 
 import numpy as np
 import pytest
@@ -60,9 +60,9 @@ def test_a_metric_from_outside_gets_value_null_band_and_p(added):
     assert fairness.summary(unfair())["gap"] == numbers["gap"]["value"] == value
     assert numbers["gap"].keys() == {"value", "null", "p"}
     assert numbers["gap"]["null"][2] < value
-    assert numbers["gap"]["p"] == 1 / 201
+    assert numbers["gap"]["p"] <= 0.02
     assert numbers["evenness"]["null"][0] > numbers["evenness"]["value"]
-    assert numbers["evenness"]["p"] == 1 / 201
+    assert numbers["evenness"]["p"] <= 0.02
     assert numbers["first_group_accuracy"].keys() == {"value", "low", "high", "null", "p"}
     low, high = (numbers["first_group_accuracy"][end] for end in ("low", "high"))
     assert low < numbers["first_group_accuracy"]["value"] < high

@@ -1,4 +1,4 @@
-"""Null bands and intervals: coverage, exact distributions, closed forms, invariants and empty test sets."""
+"""Null bands and intervals: coverage, exact distributions, closed forms and invariants."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def contrast(columns, sizes, aligned):
 
 
 def cells(*counts):
-    """Label, pred and group of one class 0 with (right, images) in each group; errors are read as class 1."""
+    """Label, pred and group of class 0 with (right, images) in each group; errors go to class 1."""
     pred = [np.repeat([0, 1], [right, size - right]) for right, size in counts]
     group = [np.full(size, g) for g, (_, size) in enumerate(counts)]
     pred, group = np.concatenate(pred), np.concatenate(group)
@@ -53,7 +53,7 @@ def cells(*counts):
 
 
 def shown_in_all(right):
-    """Label, pred, group and source of class 0 from bool[S, G]: is source s recognised in group g?"""
+    """Label, pred, group and source of class 0 from bool[S,G]: source s is right in group g."""
     source, group = np.indices(right.shape)
     return np.zeros(right.size, int), 1 - right.ravel().astype(int), group.ravel(), source.ravel()
 
@@ -112,7 +112,7 @@ def test_gap_lies_beyond_the_null_band_and_its_interval_above_0():
 
 
 def test_paired_null_flips_discordant_pairs():
-    """Of 12 sources shown in 2 groups 7 are recognised in one of them: 2 Binomial(7, 1/2) - 7 of 12."""
+    """Of 12 sources in 2 groups 7 are recognised in one of them: 2 Binomial(7, 1/2) - 7 of 12."""
     right = np.array([[1, 1]] * 3 + [[0, 0]] * 2 + [[1, 0]] * 6 + [[0, 1]])
     *columns, source = shown_in_all(right)
     contrast = permuted(columns, source, (2, 2), [0, -1], replicates=2000)["aligned_contrast"]

@@ -41,9 +41,12 @@ def contrast(loop, control):
 def test_sign_flip_is_scipy_s_exact_permutation_test(seeds, shift):
     d = np.random.default_rng(seeds).normal(shift, 1, seeds)
     exact = stats.permutation_test(
-        (d, np.zeros(seeds)), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
-        n_resamples=np.inf, vectorized=True,
-    )  # fmt: skip
+        (d, np.zeros(seeds)),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        n_resamples=np.inf,
+        vectorized=True,
+    )
     assert sign_test.sign_flip(d) == pytest.approx(exact.pvalue)
 
 
