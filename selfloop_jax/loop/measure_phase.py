@@ -279,7 +279,7 @@ def _neighbours(
 
 
 def _foreground(inputs: Inputs, probe: Images) -> Part:
-    """Reliance of the classifier on the object, by held-out images with masks of their objects."""
+    """Reliance of the classifier on the object, by images with masks of their objects."""
     # The same noise in every generation, so that generations can be compared.
     key_path = (inputs.config.seed, "spurious")
     details = foreground.evaluate(inputs.classify, probe, len(inputs.data.classes), key_path)
