@@ -29,27 +29,6 @@ from selfloop_jax.config import Config, typed
 from selfloop_jax.config.stored import read_config
 from selfloop_jax.errors import RunError, UsageError
 
-FLAGS = flags.FLAGS
-
-
-CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="A file of configs/, perhaps with :argument."
-)
-
-
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/<config>.")
-
-
-REPLAY = flags.DEFINE_integer(
-    "replay", None, "Recompute this generation and compare.", lower_bound=0
-)
-
-
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print config, sizes and costs, and stop.")
-
-
-ACCEPT = flags.DEFINE_bool("accept_manifest", False, "Go on although versions or devices changed.")
-
 
 def main(argv: list[str]) -> int:
     """Parses flags, runs, and turns the errors a user can cause into one line and an exit code."""
@@ -57,8 +36,9 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         return 0
     try:
-        config, workdir = _parse(argv)
-        return _run(config, workdir)
+        options = _options(argv)
+        config, workdir = _config_and_workdir(options)
+        return _run(config, workdir, options)
     except (UsageError, RunError) as error:
         return _fail(error, error.exit_code)
     except OSError as error:
@@ -70,29 +50,43 @@ def _fail(error: Exception, code: int) -> int:
     return code
 
 
-def _parse(argv: list[str]) -> tuple[Config, Path]:
-    """Config and workdir from the command line; UsageError on whatever does not fit."""
+def _options(argv: list[str]) -> flags.FlagValues:
+    """The flags that `argv` gives; UsageError on whatever does not fit.
+
+    They are defined anew at each call, since every override of a config defines a flag of its own.
+    """
     _check_config_flags(argv)
+    options = flags.FlagValues()
     try:
-        rest = FLAGS(argv)[1:]
+        config_flags.DEFINE_config_file("config", flag_values=options, sys_argv=argv)
+        flags.DEFINE_string("workdir", None, "", flag_values=options)
+        flags.DEFINE_integer("replay", None, "", lower_bound=0, flag_values=options)
+        flags.DEFINE_bool("dry_run", False, "", flag_values=options)
+        flags.DEFINE_bool("accept_manifest", False, "", flag_values=options)
+        rest = options(argv)[1:]
     except (AttributeError, KeyError) as error:
         raise UsageError(_unknown_field(str(error.args[0]), argv)) from error
     except (flags.Error, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
         raise UsageError(str(error)) from error
     if rest:
         raise UsageError(f"argument {rest[0]}: allowed are flags, --name=value")
-    workdir = Path(WORKDIR.value) if WORKDIR.value else None
-    if CONFIG.value is None:
-        if REPLAY.value is None or workdir is None:
+    return options
+
+
+def _config_and_workdir(options: flags.FlagValues) -> tuple[Config, Path]:
+    """The config that the flags describe, or a replay finds in the workdir; and the workdir."""
+    workdir = Path(options.workdir) if options.workdir else None
+    if options.config is None:
+        if options.replay is None or workdir is None:
             raise UsageError("--config is missing: for example --config=configs/quickstart.py")
         return read_config(workdir), workdir
-    config = typed(CONFIG.value)
-    name = Path(config_flags.get_config_filename(FLAGS["config"])).name.partition(".py")
-    return config, workdir or Path("runs") / (name[0] + name[2].replace(":", "-").replace(",", "-"))
+    file, _, words = Path(config_flags.get_config_filename(options["config"])).name.partition(".py")
+    name = file + words.replace(":", "-").replace(",", "-")
+    return typed(options.config), workdir or Path("runs") / name
 
 
 def _check_config_flags(argv: list[str]) -> None:
-    """Overrides before --config would be ignored, a missing file would read as no config: errors here."""
+    """Refuses a missing config file, and overrides before --config: they would be ignored."""
     seen = False
     for argument in argv[1:]:
         name, _, value = argument.lstrip("-").partition("=")
@@ -117,7 +111,7 @@ def _unknown_field(message: str, argv: list[str]) -> str:
     return f"{field.removeprefix('config.')}: unknown field; {hint}"
 
 
-def _run(config: Config, workdir: Path) -> int:
+def _run(config: Config, workdir: Path, options: flags.FlagValues) -> int:
     """Fixes the environment before the first use of a backend, then runs what was asked for."""
     from selfloop_jax import config as configs
     from selfloop_jax.runtime import environment, multihost
@@ -132,15 +126,15 @@ def _run(config: Config, workdir: Path) -> int:
     from selfloop_jax.training import fit
 
     study = study_of(config.study)
-    if DRY_RUN.value:
+    if options.dry_run:
         study.check(config)
         print(_dry_run(config, workdir, study.dry_run(config)))
         return 0
     try:
-        if REPLAY.value is not None:
-            same = replay.replay(study, config, workdir, REPLAY.value, stop.is_set)
+        if options.replay is not None:
+            same = replay.replay(study, config, workdir, options.replay, stop.is_set)
             return 0 if same else 1
-        runner.run(study, config, workdir, ACCEPT.value, stop.is_set)
+        runner.run(study, config, workdir, options.accept_manifest, stop.is_set)
     except fit.Preempted as stopped:
         print(f"stopped at {stopped}; the same command resumes", file=sys.stderr)
         # No signal of its own: another process of the run was told to stop.
@@ -175,7 +169,7 @@ class _Stop(threading.Event):
 
 
 def program(arguments: Sequence[str] | None = None) -> int:
-    """`main` as a program of its own; of several processes a failed one does not wait for others."""
+    """`main` as a program; of several processes one that failed does not wait for the others."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs is raised, in one line
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     argv = [sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]

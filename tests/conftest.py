@@ -1,6 +1,12 @@
-"""Four CPU devices, compiled programs kept between runs, and no silent broadcasting."""
+"""Four CPU devices, compiled programs kept between runs, no silent broadcasting; a finished run."""
+
+import fcntl
+import os
+from pathlib import Path
 
 import jax
+import pytest
+import runs
 
 from selfloop_jax.runtime import environment
 
@@ -8,3 +14,23 @@ environment.configure(nproc=2, cpu_devices=4, deterministic=True)
 
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A finished shrunk quickstart of three generations; a test that changes it works on a copy.
+
+    It is made once, in a process of its own; of several test processes the first one makes it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all test processes
+    workdir = folder / "finished" / "run"
+    workdir.parent.mkdir(exist_ok=True)
+    with open(workdir.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not workdir.exists():
+            done = runs.run(workdir, "--config.report.enabled=True")
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.strip() == f"report: {workdir / 'report.html'}"
+    return workdir

@@ -1,68 +1,44 @@
-"""The shipped quickstart, shrunk, run as a user runs it: in a process of its own."""
+"""The shipped quickstart, shrunk: in a process of its own as a user runs it, or in this one."""
 
+import contextlib
+import io
 import os
+import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from unittest import mock
 
+from selfloop_jax import main as program
+from selfloop_jax.runtime import environment
+
+Done = subprocess.CompletedProcess[str]
 ROOT = Path(__file__).parent.parent
-
-
 CONFIG = "--config=configs/quickstart.py"
-
-
+# As many devices as this process has (conftest.py), so that both kinds of runs have equal bits.
 SHRUNK = [
     f"--config.{override}"
     for override in (
-        *(
-            "loop.generations=3",
-            "report.enabled=False",
-            "measure.generated_only=first",
-            "diffusion.unet.channels=8",
-            "diffusion.steps=24",
-        ),
-        *(
-            "diffusion.later.steps=16",
-            "diffusion.batch=32",
-            "classifier.width=4",
-            "classifier.stages=(1,1)",
-        ),
-        *(
-            "classifier.steps=8",
-            "classifier.later.steps=8",
-            "classifier.batch=32",
-            "sample.count=200",
-        ),
-        *(
-            "sample.steps=3",
-            "sample.batch_per_device=20",
-            "checkpoint.interval_steps=8",
-            "measure.batch=360",
-        ),
-        *(
-            "data.bias.per_class=(.3,.3,.3,.3,.3,.7,.7,.7,.7,.7)",
-            "log.every_steps=4",
-            "checkpoint.keep=2",
-        ),
-        "measure.replicates=100",
+        *("loop.generations=3", "report.enabled=False", "parallel.cpu_devices=4"),
+        *("diffusion.unet.channels=8", "diffusion.unet.attention=(4,)", "diffusion.batch=32"),
+        *("diffusion.steps=24", "diffusion.later.steps=16", "checkpoint.interval_steps=8"),
+        *("classifier.width=4", "classifier.stages=(1,)", "classifier.batch=32"),
+        *("classifier.steps=8", "classifier.later.steps=8", "checkpoint.keep=2"),
+        *("sample.count=200", "sample.steps=3", "sample.batch_per_device=10"),
+        *("measure.batch=360", "measure.generated_only=first", "measure.replicates=100"),
+        *("data.bias.per_class=(.3,.3,.3,.3,.3,.7,.7,.7,.7,.7)", "log.every_steps=4"),
     )
 ]
 
 
 def command(workdir: Path, *extra: str) -> list[str]:
     """The command line of a shrunk run; `extra` overrides what it sets."""
-    return [
-        sys.executable,
-        "-m",
-        "selfloop_jax.main",
-        CONFIG,
-        *SHRUNK,
-        f"--workdir={workdir}",
-        *extra,
-    ]
+    shrunk = [CONFIG, *SHRUNK, f"--workdir={workdir}", *extra]
+    return [sys.executable, "-m", "selfloop_jax.main", *shrunk]
 
 
-def main(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+def main(*arguments: object, environment: dict[str, str] | None = None) -> Done:
     """`python -m selfloop_jax.main` with nothing but `arguments`, from the repository's root."""
     return subprocess.run(
         [sys.executable, "-m", "selfloop_jax.main", *map(str, arguments)],
@@ -73,6 +49,31 @@ def main(*arguments: str, environment: dict[str, str] | None = None) -> subproce
     )
 
 
-def run(workdir: Path, *extra: str) -> subprocess.CompletedProcess:
-    """A shrunk run to its end."""
-    return subprocess.run(command(workdir, *extra), cwd=ROOT, capture_output=True, text=True)
+def run(workdir: Path, *extra: str) -> Done:
+    """A shrunk run to its end, in a process of its own."""
+    return main(*command(workdir, *extra)[3:])
+
+
+def call(*arguments: object) -> Done:
+    """`main` in this process, whose devices conftest.py has configured: without seconds of imports."""
+    argv = ["selfloop_jax.main", *map(str, arguments)]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with (
+            contextlib.chdir(ROOT),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            mock.patch.object(environment, "configure"),
+            warnings.catch_warnings(action="ignore", category=DeprecationWarning),  # as Python does
+        ):
+            code = program.main(argv)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+
+def call_run(workdir: Path, *extra: str) -> Done:
+    """A shrunk run to its end, in this process."""
+    return call(*command(workdir, *extra)[3:])

@@ -41,7 +41,7 @@ WRONG = {
     ),
     "batch not divisible": (
         [C, "--config.diffusion.batch=33"],
-        "diffusion.batch = 33: must be a multiple of the 2",
+        "diffusion.batch = 33: must be a multiple of the 4",
     ),
     "image size the source does not have": (
         [C, "--config.data.image_size=16"],
@@ -99,9 +99,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_mistake_is_one_line_and_exit_code_2(name):
+def test_mistake_is_one_line_and_exit_code_2(name):
     arguments, named = WRONG[name]
-    done = runs.main(*arguments, *([] if "replay" in name else ["--dry_run"]))
+    done = runs.call(*arguments, *([] if "replay" in name else ["--dry_run"]))
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith("error: ")
@@ -109,15 +109,23 @@ def test_a_mistake_is_one_line_and_exit_code_2(name):
     assert done.stdout == ""
 
 
-def test_a_workdir_that_cannot_be_written_is_a_run_time_error(tmp_path):
+def test_process_of_a_mistake_prints_one_line_and_exits_with_2():
+    done = runs.main(*WRONG["unknown key"][0])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: diffusion.step: unknown field; did you mean steps?\n"
+
+
+def test_workdir_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    done = runs.main(C, f"--workdir={tmp_path / 'file'}")
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
+        done = runs.call(C, f"--workdir={workdir}")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: --workdir={workdir}: cannot be made: ")
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_dry_run_says_what_a_run_will_be_and_writes_nothing(tmp_path):
-    done = runs.main(C, "--dry_run", f"--workdir={tmp_path / 'run'}")
+    done = runs.call(C, "--dry_run", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert "pool sizes, generation 0 on: 900, 1800, 2700, 3600" in done.stdout
     assert "parameters, diffusion: " in done.stdout

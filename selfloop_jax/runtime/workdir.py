@@ -61,8 +61,11 @@ def records(workdir: Path, generations: int) -> list[store.Json]:
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """One run per workdir; UsageError where another process holds it."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    """One run per workdir; UsageError where it cannot be made or another process holds it."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--workdir={workdir}: cannot be made: {error.strerror}") from error
     if not store.leading:
         yield
         return
