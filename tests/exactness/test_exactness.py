@@ -250,7 +250,7 @@ def test_replay_without_a_parent_is_a_usage_error(copy):
     assert len(again.stderr.splitlines()) == 1
 
 
-def test_replay_on_another_manifest_tells_distances(copy):
+def test_replay_on_another_manifest_reports_distances(copy):
     path = copy / "manifest.json"
     entries = json.loads(path.read_text())
     entries[-1]["jaxlib"] = "0.1"
@@ -258,7 +258,7 @@ def test_replay_on_another_manifest_tells_distances(copy):
     record_path = copy / "gen_0001/record.json"
     record = json.loads(record_path.read_text())
     record["digests"]["classifier"] = "0" * 64
-    record["metrics"]["accuracy"] += 0.5
+    record["metrics"]["accuracy"]["value"] += 0.5
     record_path.write_text(json.dumps(record))
     again = replay(copy, 1)
     assert again.returncode == 1
@@ -267,18 +267,18 @@ def test_replay_on_another_manifest_tells_distances(copy):
     assert "accuracy: " in again.stderr.splitlines()[-1]
 
 
-DRAW = """
+SAMPLE = """
 import sys, json
 from pathlib import Path
 from selfloop_jax import config as configs
 from selfloop_jax.runtime import environment
 config = configs.typed(json.loads(Path(sys.argv[1]).joinpath("config.json").read_text()))
 environment.configure(config.parallel.nproc, int(sys.argv[2]), config.parallel.deterministic)
-from selfloop_jax.loop import context, phases, runner
-study = context.RunContext(config, runner.load(config), lambda: False)
-gen = context.GenerationRun(study, 0, Path(sys.argv[3]), Path(sys.argv[1]))
-gen.entries["diffusion"] = {"digests": {"diffusion": sys.argv[4]}}
-print(phases.sample_phase(gen)["digests"]["pixels"])
+from selfloop_jax.loop import phases, setup
+context = setup.open_run(config, lambda: False)
+run = setup.generation(context, 0, Path(sys.argv[3]), Path(sys.argv[1]))
+run.results["diffusion"] = {"digests": {"diffusion": sys.argv[4]}}
+print(phases.SAMPLE.run(run).digests["pixels"])
 """
 
 
@@ -292,11 +292,11 @@ def test_samples_of_the_same_weights_are_the_same_bits_on_any_number_of_devices(
         out = tmp_path / f"on{devices}"
         shutil.copytree(stored / "gen_0000/diffusion", out / "gen_0000/diffusion")
         arguments = [str(stored), str(devices), str(out), record["digests"]["diffusion"]]
-        drawn = subprocess.run(
-            [sys.executable, "-c", DRAW, *arguments], cwd=runs.ROOT, capture_output=True, text=True
+        sampled = subprocess.run(
+            [sys.executable, "-c", SAMPLE, *arguments], cwd=runs.ROOT, capture_output=True, text=True
         )
-        assert drawn.returncode == 0, drawn.stderr
-        found.append(drawn.stdout.strip())
+        assert sampled.returncode == 0, sampled.stderr
+        found.append(sampled.stdout.strip())
     assert found == [record["digests"]["pixels"]] * 3
 
 

@@ -45,7 +45,7 @@ def test_pools_accumulate_with_provenance(finished):
     pools = [record(finished, g)["pool"] for g in range(3)]
     assert [p["size"] for p in pools] == [900, 1100, 1300]
     assert [p["generated"] for p in pools] == [{}, {"0": 200}, {"0": 200, "1": 200}]
-    assert [int(np.sum(p["joint"])) + p["unknown_group"] for p in pools] == [900, 1100, 1300]
+    assert [int(np.sum(p["counts"])) + p["unknown_group"] for p in pools] == [900, 1100, 1300]
     assert pools[0]["unknown_group"] == 0
 
 

@@ -75,19 +75,19 @@ def test_cifar20_knows_no_group_but_those_of_the_image_s_class(cifar):
         assert made["data"]["nested"]
         members = made["data"]["members"]
         assert [len(row) for row in members] == [5] * 20
-        joint = np.array(made["samples"]["joint"])
-        inside = np.zeros_like(joint, bool)
+        counts = np.array(made["tables"]["generated_counts"])
+        inside = np.zeros_like(counts, bool)
         for c, row in enumerate(members):
             inside[c, row] = True
-        assert joint.sum() == 100
-        assert joint[~inside].sum() == 0
-        assert made["metrics"]["equalized_odds_difference"] is None
-        assert made["metrics"]["equal_opportunity_difference_mean"] is not None
+        assert counts.sum() == 100
+        assert counts[~inside].sum() == 0
+        assert made["metrics"]["equalized_odds_difference"]["value"] is None
+        assert made["metrics"]["equal_opportunity_difference_mean"]["value"] is not None
 
 
 def test_the_bias_of_cifar20_is_in_its_training_images(cifar):
     made = record(cifar[1], 0)
-    joint, members = np.array(made["pool"]["joint"]), made["data"]["members"]
+    joint, members = np.array(made["pool"]["counts"]), made["data"]["members"]
     shares = np.array([joint[c, row] / joint[c].sum() for c, row in enumerate(members)])
     assert abs(shares - [0.6, 0.1, 0.1, 0.1, 0.1]).max() < 0.06  # some ten images in a small cell
     assert made["data"]["aligned_group"] == [row[0] for row in members]
@@ -165,11 +165,11 @@ def test_hardimagenet_measures_what_its_classifier_rests_on(tmp_path):
     for generation in (0, 1):
         made = record(workdir, generation)
         assert made["data"]["sizes"]["test"] == 15 * 2 * 3
-        spurious = made["spurious"]
-        assert spurious["count"] == made["data"]["sizes"]["probe"] == 60
-        assert set(spurious["ablations"]) == {"none", "object", "box", "tile"}
-        assert all(len(a["per_class"]) == 15 for a in spurious["ablations"].values())
-        assert [noise["sigma"] for noise in spurious["noise"]] == [
+        foreground = made["foreground"]
+        assert foreground["count"] == made["data"]["sizes"]["probe"] == 60
+        assert set(foreground["ablations"]) == {"none", "object", "box", "tile"}
+        assert all(len(a["per_class"]) == 15 for a in foreground["ablations"].values())
+        assert [noise["sigma"] for noise in foreground["noise"]] == [
             0.125,
             0.25,
             0.375,
@@ -177,7 +177,7 @@ def test_hardimagenet_measures_what_its_classifier_rests_on(tmp_path):
             0.625,
             0.75,
         ]
-        assert all(-1 <= noise["rfs"] <= 1 for noise in spurious["noise"])
+        assert all(-1 <= noise["rfs"] <= 1 for noise in foreground["noise"])
     assert "STAND-IN for hardimagenet" in (workdir / "report.html").read_text()
     assert {path.name for path in (workdir / "report").iterdir()} >= {
         "curves_ablations.png",
@@ -203,7 +203,7 @@ def test_the_annotator_tells_colours_as_the_oracle_does(tmp_path):
     tables = np.array(made["annotator"]["confusion"])
     assert tables.shape == (10, 10, 10)
     assert np.einsum("ckk->", tables) / tables.sum() > 0.9
-    assert made["samples"]["annotator_agreement"] > 0.25  # chance is 0.1; the drawings are poor
+    assert made["metrics"]["annotator_agreement"]["value"] > 0.25  # chance is 0.1; poor images
 
 
 def test_the_walk_for_own_images_goes_as_it_is_written(tmp_path):
