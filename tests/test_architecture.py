@@ -1,6 +1,7 @@
 """Who may import and name what: the rules of docs/architecture.md."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,8 @@ WITHOUT_JAX_FILES = ("runtime/rng.py", "runtime/store.py", "runtime/workdir.py",
 MEASURES_WITH_JAX = ("measure/fidelity.py", "measure/foreground.py", "measure/__main__.py")
 
 
-def imports(text: str) -> set[str]:
+@cache
+def imports(text: str) -> frozenset[str]:
     """Dotted names of all modules that a file imports, at the top or inside functions."""
     found = set()
     for node in ast.walk(ast.parse(text)):
@@ -37,9 +39,10 @@ def imports(text: str) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+    return frozenset(found)
 
 
+@cache
 def importers(package: str) -> set[str]:
     return {
         name
@@ -48,6 +51,7 @@ def importers(package: str) -> set[str]:
     }
 
 
+@cache
 def own(name: str) -> set[str]:
     """Files of the package that a file imports; of `from package import module` the module alone."""
     found = set()
@@ -66,6 +70,7 @@ def own(name: str) -> set[str]:
     return found - inner
 
 
+@cache
 def reach(name: str) -> set[str]:
     """A file and all that it imports, directly or not."""
     seen, waiting = set(), [name]

@@ -293,7 +293,10 @@ def test_samples_of_the_same_weights_are_the_same_bits_on_any_number_of_devices(
         shutil.copytree(stored / "gen_0000/diffusion", out / "gen_0000/diffusion")
         arguments = [str(stored), str(devices), str(out), record["digests"]["diffusion"]]
         sampled = subprocess.run(
-            [sys.executable, "-c", SAMPLE, *arguments], cwd=runs.ROOT, capture_output=True, text=True
+            [sys.executable, "-c", SAMPLE, *arguments],
+            cwd=runs.ROOT,
+            capture_output=True,
+            text=True,
         )
         assert sampled.returncode == 0, sampled.stderr
         found.append(sampled.stdout.strip())
