@@ -1,14 +1,14 @@
-"""Tables from the lines that the other benchmarks print.
+"""Make Markdown tables from the lines that the other benchmarks print.
 
     python -m benchmarks.tables docs/performance.jsonl [--into=docs/performance.md]
 
-Prints them as Markdown, or puts them between the lines of the file that name the .jsonl
-(`report.markdown`).
+Prints the tables or, with --into, puts them between the lines of the file that name the .jsonl
+(`report.markdown.insert`).
 """
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +16,31 @@ from selfloop_jax.report.markdown import insert
 
 Line = dict[str, Any]
 
-
 CASES = {
     "diffusion_train": "diffusion train step",
     "sample": "guided sampling",
     "classifier_train": "classifier train step",
     "classifier_inference": "classifier inference",
 }
+SETTING = ("preset", "case", "precision", "devices")
 
 
-def table(title: str, head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
-    """A heading and a Markdown table."""
-    head = list(head)
-    rows = [head, ["---"] * len(head), *body]
-    return f"### {title}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-
-
-def _ratio(line: Line) -> str:
-    return f"{line['ratio']:.2f} [{line['ratio_low']:.2f}, {line['ratio_high']:.2f}]"
+def table(title: str, header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Returns a heading and a Markdown table."""
+    rows = [header, ["---"] * len(header), *body]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return f"### {title}\n\n" + "\n".join(lines) + "\n"
 
 
 def _setting(line: Line) -> list[str]:
     return [line["preset"], CASES[line["case"]], line["precision"], str(line["devices"])]
 
 
-def beside_peers(lines: list[Line]) -> str:
-    """The lines of `benchmarks.compare`."""
-    head = [
-        "preset",
-        "case",
-        "precision",
-        "our devices",
-        "PyTorch",
-        "images/s, ours and theirs",
-        "ratio",
-    ]
-    body = [[*_setting(x), x["mode"], _pair(x["rates"]), _ratio(x)] for x in lines]
-    return table("Ours over the peer: `benchmarks.compare`", head, body)
+def _ratio(line: Line) -> str:
+    return f"{line['ratio']:.2f} [{line['ratio_low']:.2f}, {line['ratio_high']:.2f}]"
 
 
-def beside_before(lines: list[Line]) -> str:
-    """The lines of `benchmarks.revisions`."""
-    head = ["preset", "case", "precision", "devices", "now over", "images/s, now and then", "ratio"]
-    body = [[*_setting(x), x["before"], _pair(x["rates"]), _ratio(x)] for x in lines]
-    return table("Now over an earlier revision: `benchmarks.revisions`", head, body)
-
-
-def _pair(rates: list[float]) -> str:
+def _pair(rates: Sequence[float]) -> str:
     return " and ".join(map(_rate, rates))
 
 
@@ -70,133 +48,124 @@ def _rate(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
-def beside_limit(lines: list[Line]) -> str:
-    """The lines of `benchmarks.speed`."""
-    head = ["preset", "case", "precision", "devices"]
-    head += ["images/s", "GFLOP/s", "of the matrix product", "peak memory"]
-    body = [
-        [
-            *_setting(x),
-            _rate(x["images_per_second"]),
-            f"{x['gflops']:,.0f}",
-            f"{x['utilisation']:.0%}",
-            f"{x['peak_mib'] / 1024:.1f} GiB",
-        ]
-        for x in lines
-    ]
-    return table("Beside a large matrix product: `benchmarks.speed`", head, body)
+def against_peers(lines: Sequence[Line]) -> str:
+    """Returns the table of `benchmarks.compare`."""
+    header = ["preset", "case", "precision", "our devices"]
+    header += ["PyTorch", "images/s, ours and theirs", "ratio"]
+    body = [[*_setting(x), x["mode"], _pair(x["rates"]), _ratio(x)] for x in lines]
+    return table("Ours over the peer: `benchmarks.compare`", header, body)
 
 
-def loop_share(lines: list[Line]) -> str:
-    """The lines of `benchmarks.loop`."""
-    head = [
-        "config",
-        "generation",
-        "seconds",
-        "outside programs",
-        "the most of it, seconds",
-        "compilations",
-    ]
+def against_revision(lines: Sequence[Line]) -> str:
+    """Returns the table of `benchmarks.revisions`."""
+    header = [*SETTING, "now over", "images/s, now and then", "ratio"]
+    body = [[*_setting(x), x["before"], _pair(x["rates"]), _ratio(x)] for x in lines]
+    return table("Now over an earlier revision: `benchmarks.revisions`", header, body)
+
+
+def against_limit(lines: Sequence[Line]) -> str:
+    """Returns the table of `benchmarks.speed`."""
+    header = [*SETTING, "images/s", "GFLOP/s", "of the matrix product", "peak memory"]
     body = []
-    for x in lines:
-        most = sorted(x["outside_seconds"].items(), key=lambda item: -item[1])[:4]
-        told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in most)
-        outside = f"{x['outside']:.1%}"
-        body.append(
-            [
-                x["config"],
-                str(x["generation"]),
-                f"{x['seconds']:.1f}",
-                outside,
-                told,
-                str(x["compilations"]),
-            ]
+    for line in lines:
+        rate = _rate(line["images_per_second"])
+        share = f"{line['utilisation']:.0%}"
+        memory = f"{line['peak_mib'] / 1024:.1f} GiB"
+        body.append([*_setting(line), rate, f"{line['gflops']:,.0f}", share, memory])
+    return table("Against a large matrix product: `benchmarks.speed`", header, body)
+
+
+def outside_programs(lines: Sequence[Line]) -> str:
+    """Returns the table of `benchmarks.loop`."""
+    header = ["config", "generation", "seconds", "outside programs"]
+    header += ["largest parts of it, seconds", "compilations"]
+    body = []
+    for line in lines:
+        parts = sorted(line["outside_seconds"].items(), key=lambda item: -item[1])[:4]
+        largest = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts)
+        row = [line["config"], str(line["generation"]), f"{line['seconds']:.1f}"]
+        body.append([*row, f"{line['outside']:.1%}", largest, str(line["compilations"])])
+    return table("Time outside compiled programs: `benchmarks.loop`", header, body)
+
+
+def kinds_of_work(lines: Sequence[Line]) -> str:
+    """Returns the table of `benchmarks.profile`."""
+    body = []
+    for line in lines:
+        for kind, share in line["shares"].items():
+            body.append([line["config"], kind, f"{share:.0%}"])
+    title = "A generation by kind of work: `benchmarks.profile`"
+    return table(title, ["config", "work", "share"], body)
+
+
+def over_devices(lines: Sequence[Line]) -> str:
+    """Returns the table of `benchmarks.devices`."""
+    columns = ["network", "precision", "devices", "steps", "seeds"]
+    body = []
+    for line in lines:
+        row = [str(line[column]) for column in columns]
+        body.append([*row, f"{line['relative_l2']:.1e}", f"{line['largest']:.1e}"])
+    header = [*columns, "relative L2 distance to one device, median", "largest"]
+    return table("The same training on more devices: `benchmarks.devices`", header, body)
+
+
+def generated_images(lines: Sequence[Line]) -> str:
+    """Returns the last line of `benchmarks.devices` as a sentence."""
+    sentences = []
+    for line in lines:
+        digests = "one digest" if line["one_digest"] else "digests differ"
+        sentences.append(
+            f"{line['images_drawn']} images generated from the same weights on {line['devices']} "
+            f"devices: {digests}.\n"
         )
-    return table("Time outside compiled programs: `benchmarks.loop`", head, body)
+    return "".join(sentences)
 
 
-def kinds_of_work(lines: list[Line]) -> str:
-    """The lines of `benchmarks.profile`."""
-    body = [
-        [x["config"], kind, f"{share:.0%}"] for x in lines for kind, share in x["shares"].items()
-    ]
-    return table(
-        "A generation by kind of work: `benchmarks.profile`", ["config", "work", "share"], body
-    )
+def loss_curves(lines: Sequence[Line]) -> str:
+    """Returns the table of `benchmarks.curves`."""
+    header = ["preset", "case", "before", "steps"]
+    header += ["loss, now and then", "largest difference", "step 1"]
+    body = []
+    for line in lines:
+        now, then = line["last_loss"]
+        row = [line["preset"], CASES[line["case"]], line["against"], str(line["steps"])]
+        row += [f"{now:.5f} and {then:.5f}", f"{line['largest_relative_difference']:.1e}"]
+        body.append([*row, f"{line['first_relative_difference']:.1e}"])
+    return table("Losses now and at an earlier revision: `benchmarks.curves`", header, body)
 
 
-def over_devices(lines: list[Line]) -> str:
-    """The lines of `benchmarks.devices`."""
-    head = ["network", "precision", "devices", "steps", "seeds"]
-    body = [
-        [*(str(x[name]) for name in head), f"{x['relative_l2']:.1e}", f"{x['largest']:.1e}"]
-        for x in lines
-    ]
-    head += ["relative L2 distance to one device, median", "largest"]
-    return table("The same training on more devices: `benchmarks.devices`", head, body)
-
-
-def drawn_images(lines: list[Line]) -> str:
-    """The last line of `benchmarks.devices`."""
-    return "".join(
-        f"{x['images_drawn']} images drawn from the same weights on {x['devices']} devices: "
-        f"{'one digest' if x['one_digest'] else 'digests differ'}.\n"
-        for x in lines
-    )
-
-
-def loss_curves(lines: list[Line]) -> str:
-    """The lines of `benchmarks.curves`."""
-    head = [
-        "preset",
-        "case",
-        "before",
-        "steps",
-        "loss, now and then",
-        "largest difference",
-        "step 1",
-    ]
-    body = [
-        [
-            *(x["preset"], CASES[x["case"]], x["against"], str(x["steps"])),
-            f"{x['last_loss'][0]:.5f} and {x['last_loss'][1]:.5f}",
-            f"{x['largest_relative_difference']:.1e}",
-            f"{x['first_relative_difference']:.1e}",
-        ]
-        for x in lines
-    ]
-    return table("Losses now and at an earlier revision: `benchmarks.curves`", head, body)
-
-
-# What a line has that lines of other benchmarks do not.
-TABLES: dict[str, Callable[[list[Line]], str]] = {
-    "mode": beside_peers,
-    "before": beside_before,
-    "utilisation": beside_limit,
-    "outside": loop_share,
+# By a field that the lines of the other benchmarks do not have.
+TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
+    "mode": against_peers,
+    "before": against_revision,
+    "utilisation": against_limit,
+    "outside": outside_programs,
     "shares": kinds_of_work,
     "relative_l2": over_devices,
-    "one_digest": drawn_images,
+    "one_digest": generated_images,
     "against": loss_curves,
 }
 
 
-def markdown(lines: list[Line]) -> str:
-    """All tables, by device."""
+def markdown(lines: Sequence[Line]) -> str:
+    """Returns all tables, device by device."""
     parts = []
     for device in dict.fromkeys(line["device"] for line in lines):
         parts.append(f"## Measured on: {device}\n")
-        for name, make in TABLES.items():
-            own = [line for line in lines if line["device"] == device and name in line]
-            parts += [make(own)] if own else []
+        for field, make in TABLES.items():
+            own = [line for line in lines if line["device"] == device and field in line]
+            if own:
+                parts.append(make(own))
     return "\n".join(parts)
 
 
 def main() -> None:
     """Prints or writes the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("lines", type=Path)
-    parser.add_argument("--into", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("lines", metavar="LINES.jsonl", type=Path)
+    parser.add_argument("--into", metavar="FILE.md", type=Path)
     args = parser.parse_args()
     text = markdown([json.loads(line) for line in args.lines.read_text().splitlines()])
     if args.into:

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone are one arm; an arm has a control where a control was run."""
+"""Arms: runs that differ only in their seed, each with the control that matches it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,14 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from selfloop_jax.analysis.numbers import FACT, FIELD, Row
+from selfloop_jax.analysis.numbers import FIELD, SETTING, Row, column
 
 CONTROL = f"{FIELD}loop.control"
-
-
 POOL = f"{FIELD}pool."
-
-
 CONTROLS = ("no_synthetic", "fresh_real", "oracle_resample")
 
 
@@ -25,71 +21,87 @@ class Arm:
     runs: dict[str, dict[int, Row]]
 
     @property
+    def first(self) -> Row:
+        """The first row of its first run."""
+        return next(iter(next(iter(self.runs.values())).values()))
+
+    @property
     def control(self) -> str:
-        """`none` for a loop, else which control it is."""
-        return self.fact("loop.control") or "none"
+        """`none` for a loop, else the kind of control."""
+        return self.setting("loop.control") or "none"
 
     @property
     def name(self) -> str:
-        """Its values, with the field's last word where the value does not speak for itself."""
-        shown = {field: value for field, value in self.fields.items() if self._tells(field, value)}
-        words = [
-            value if _speaks(value) else f"{f.rsplit('.', 1)[-1]} {value}"
-            for f, value in shown.items()
-        ]
-        return ", ".join(words) or "all runs"
+        """The values of its fields; a value that needs it gets the last word of its field."""
+        words = []
+        for field, value in self.fields.items():
+            if self._distinguishes(field, value):
+                name = field.rsplit(".", 1)[-1]
+                words.append(value if _is_word(value) else f"{name} {value}")
+        if words:
+            return ", ".join(words)
+        return "loop" if CONTROL in self.fields else "all runs"
 
-    def _tells(self, field: str, value: str) -> bool:
+    def _distinguishes(self, field: str, value: str) -> bool:
         if field == CONTROL:
             return value != "none"
         return not (self.without_rule and field.startswith(POOL))
 
     @property
     def without_rule(self) -> bool:
-        """Whether its pools are the same under every rule."""
-        return self.control == "no_synthetic" and self.fact("pool.rule") != "accumulate_subsample"
+        """Whether its pools are the same under every pool rule."""
+        rule = self.setting("pool.rule")
+        return self.control == "no_synthetic" and rule != "accumulate_subsample"
 
     @property
     def generations(self) -> list[int]:
-        """The generations that any seed has."""
-        return sorted({g for rows in self.runs.values() for g in rows})
-
-    def series(self, column: str) -> np.ndarray:
-        """float64[S,generations] of a number; NaN where a run lacks it."""
-        return np.array(
-            [
-                [float(rows.get(g, {}).get(column, np.nan)) for g in self.generations]
-                for rows in self.runs.values()
-            ]
-        )
-
-    def interval(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """Ends float64[generations]: over seeds where there are several, else what the one run recorded."""
-        values = self.series(column)
-        if len(values) > 1:
-            return _interval(values)
-        return self.series(f"{column}.low")[0], self.series(f"{column}.high")[0]
+        """The generations that any of its runs has."""
+        numbers: set[int] = set()
+        for rows in self.runs.values():
+            numbers.update(rows)
+        return sorted(numbers)
 
     @property
     def seeds(self) -> list[int]:
         """The seed of each run."""
-        return [_seed(generations) for generations in self.runs.values()]
+        return [_seed(rows) for rows in self.runs.values()]
 
-    def fact(self, name: str) -> str:
-        """A config field that is the same in all its runs, as text."""
-        return next(iter(next(iter(self.runs.values())).values())).get(FACT + name, "")
+    def series(self, key: str, part: str = "value") -> np.ndarray:
+        """Returns float64[S,generations] of a metric or one part of it; NaN where it is absent."""
+        name = column(key, part)
+        values = np.full((len(self.runs), len(self.generations)), np.nan)
+        for i, rows in enumerate(self.runs.values()):
+            for j, generation in enumerate(self.generations):
+                values[i, j] = rows.get(generation, {}).get(name, np.nan)
+        return values
+
+    def mean(self, key: str, part: str = "value") -> np.ndarray:
+        """Returns float64[generations], the mean over the seeds that have the number."""
+        values = self.series(key, part)
+        known = ~np.isnan(values)
+        total = np.nansum(values, axis=0)
+        undefined = np.full(len(total), np.nan)
+        return np.divide(total, known.sum(axis=0), where=known.any(axis=0), out=undefined)
+
+    def interval(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns both ends, float64[generations]: over several seeds, else that of the one run."""
+        values = self.series(key)
+        if len(values) > 1:
+            return _interval(values)
+        return self.series(key, "low")[0], self.series(key, "high")[0]
+
+    def setting(self, name: str) -> str:
+        """Returns a config field that is the same in all its runs, as text."""
+        return self.first.get(SETTING + name, "")
 
 
-def _speaks(value: str) -> bool:
-    return not value.replace(".", "").replace("-", "").isdigit() and value not in (
-        "true",
-        "false",
-        "",
-    )
+def _is_word(value: str) -> bool:
+    number = value.replace(".", "").replace("-", "").isdigit()
+    return not number and value not in ("true", "false", "")
 
 
 def arms(rows: Sequence[Row]) -> list[Arm]:
-    """The arms of the runs, in the order in which they come.
+    """Returns the arms in the order of their first rows, each with one run per seed.
 
     Of several runs of one seed the longest counts, the first of equally long ones.
     """
@@ -103,51 +115,47 @@ def arms(rows: Sequence[Row]) -> list[Arm]:
 
 def _one_per_seed(runs: dict[str, dict[int, Row]]) -> dict[str, dict[int, Row]]:
     longest: dict[int, str] = {}
-    for name, generations in runs.items():
-        seed = _seed(generations)
-        if seed not in longest or len(generations) > len(runs[longest[seed]]):
+    for name, rows in runs.items():
+        seed = _seed(rows)
+        if seed not in longest or len(rows) > len(runs[longest[seed]]):
             longest[seed] = name
-    return {
-        name: generations
-        for name, generations in runs.items()
-        if longest[_seed(generations)] == name
-    }
+    return {name: rows for name, rows in runs.items() if longest[_seed(rows)] == name}
 
 
-def _seed(generations: dict[int, Row]) -> int:
-    return next(iter(generations.values()))["seed"]
+def _seed(rows: dict[int, Row]) -> int:
+    return next(iter(rows.values()))["seed"]
 
 
 def _differing(fields: dict[str, str], rows: Sequence[Row]) -> dict[str, str]:
-    return {
-        name: value for name, value in fields.items() if len({row.get(name) for row in rows}) > 1
-    }
+    """Fields in which any two of the rows differ: of main runs alone fewer than of all."""
+    differing = {}
+    for name, value in fields.items():
+        if len({row.get(name) for row in rows}) > 1:
+            differing[name] = value
+    return differing
 
 
 def control_of(arm: Arm, every: Sequence[Arm], kind: str) -> Arm | None:
-    """The control arm of that kind which matches a loop's config, or None."""
+    """Returns the control of that kind whose config matches a loop's otherwise, or None."""
     for other in every:
+        # A control without generated images is the same under every pool rule.
         free = (CONTROL, POOL) if other.without_rule else (CONTROL,)
-        same = all(
-            other.fields.get(f) == value
-            for f, value in arm.fields.items()
-            if not f.startswith(free)
-        )
+        fixed = {field: value for field, value in arm.fields.items() if not field.startswith(free)}
+        same = all(other.fields.get(field) == value for field, value in fixed.items())
         if other.control == kind and same:
             return other
     return None
 
 
 def _interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Student-t interval over seeds of each column of float64[S,G]; NaN with fewer than three seeds.
+    """Student-t interval over seeds of each column of float64[S,G]; NaN below three seeds.
 
-    That of two is wider than any plot and says less than their two curves.
+    The interval of two seeds is wider than any plot and says less than their two curves.
     """
     n = np.sum(~np.isnan(values), axis=0)
     mean = np.nansum(values, axis=0) / np.maximum(n, 1)
     deviation = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(n - 1, 1))
-    half = (
-        stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)) * deviation / np.sqrt(np.maximum(n, 1))
-    )
+    quantile = stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1))
+    half = quantile * deviation / np.sqrt(np.maximum(n, 1))
     half = np.where(n > 2, half, np.nan)
     return mean - half, mean + half

@@ -1,4 +1,4 @@
-"""Training losses from metrics.jsonl, which may hold steps twice, other lines, and a last one cut off."""
+"""Training losses from metrics.jsonl."""
 
 import json
 from pathlib import Path
@@ -9,29 +9,31 @@ Losses = dict[str, dict[int, np.ndarray]]  # phase -> generation -> float64[n,2]
 
 
 def read_losses(path: Path, generations: set[int]) -> Losses:
-    """Losses of the given generations; of a step logged again after a resume the last line counts."""
-    found: dict[str, dict[int, dict[int, float]]] = {}
+    """Returns the losses of the given generations by phase.
+
+    A resumed run logs some steps twice: the last line counts. Lines without a loss, and a last
+    line that was cut off, are skipped.
+    """
+    losses: dict[str, dict[int, dict[int, float]]] = {}
     with path.open(encoding="utf-8", errors="replace") as lines:
-        for phase, generation, step, loss in filter(None, map(_entry, lines)):
+        for entry in map(_entry, lines):
+            if entry is None:
+                continue
+            phase, generation, step, loss = entry
             if generation in generations:
-                found.setdefault(phase, {}).setdefault(generation, {})[step] = loss
-    return {
-        phase: {
-            g: np.array(sorted(steps.items()), float) for g, steps in sorted(by_generation.items())
-        }
-        for phase, by_generation in found.items()
-    }
+                losses.setdefault(phase, {}).setdefault(generation, {})[step] = loss
+    return {phase: _sorted(by_generation) for phase, by_generation in losses.items()}
+
+
+def _sorted(by_generation: dict[int, dict[int, float]]) -> dict[int, np.ndarray]:
+    return {g: np.array(sorted(steps.items()), float) for g, steps in sorted(by_generation.items())}
 
 
 def _entry(line: str) -> tuple[str, int, int, float] | None:
     """(phase, generation, step, loss), or None for a line that has no such numbers."""
     try:
         entry = json.loads(line)
-        return (
-            str(entry["phase"]),
-            int(entry["generation"]),
-            int(entry["step"]),
-            float(entry["loss"]),
-        )
+        phase = str(entry["phase"])
+        return phase, int(entry["generation"]), int(entry["step"]), float(entry["loss"])
     except (ValueError, TypeError, KeyError, OverflowError):
         return None

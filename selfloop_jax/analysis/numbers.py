@@ -1,17 +1,28 @@
-"""The numbers of runs as rows, one per run and generation: what the CSV holds and what arms are made of.
+"""The numbers of runs as rows, one per run and generation: what numbers.csv holds.
 
-A row has the run's name, seed and generation, the config fields in which the runs differ, and the
-numbers of the record under their dotted names, with what stands beside each: `.low` and `.high` are
-the ends of its interval, `.null05`, `.null50` and `.null95` quantiles of its null and `.p` how far
-out it lies, `.floor` real images against real ones. A table of counts is written as numbers with a
-blank between. Numbers by class and group (recalls, fidelity, corrected shares) are in record.json
-alone.
+Columns of a row:
+  set, run, seed, generation    `set` is `main`, or `side` for the runs of a side study
+  config.<field>                the config fields in which the runs differ; they define the arms
+  setting.<field>               the config fields that the analysis reads
+  verdict.<field>               the section `verdict` of the config
+  metrics.<key>                 a number of the record, by its key in `measure.metrics.METRICS`
+  metrics.<key>.low, .high      its interval
+  metrics.<key>.null05, .null50, .null95   quantiles of its null
+  metrics.<key>.p               its p-value against that null
+  metrics.<key>.baseline        the same number with held-out real images as the generated ones
+  pool.size, pool.real          images in the pool, and real ones among them
+  pool.class_counts             images per class, numbers separated by blanks
+  pool.aligned_counts           those in the bias-aligned group of their class
+  generated.class_counts, generated.aligned_counts   the same of the generated images
+  seconds.<phase>, images_per_second.<phase>
+An empty cell means that a run lacks the number, `nan` that it is undefined. Tables by class and
+group (recall, fidelity, corrected shares) are in record.json only.
 """
 
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +35,20 @@ from selfloop_jax.runtime import store
 
 Row = dict[str, Any]  # text, numbers (NaN: undefined), or float64 arrays
 
-
 NAMES = ("set", "run", "seed", "generation")
+FIELD = "config."
+SETTING = "setting."
+VERDICT = "verdict."
+TEXT = (FIELD, SETTING, VERDICT)  # columns with these prefixes hold text
 
-
-# What names the runs beside an arm's own: where they lie, and how long they are.
+# Fields that belong to one run, not to its arm: which run it is, and how long.
 OF_THE_RUN = (
     *("seed", "loop.branch_from", "loop.control_of", "loop.generations"),
     *("checkpoint.", "verdict."),
 )
 
-
-FIELD = "config."
-
-
-FACT = "is."  # what decides how a run is read, whether or not the runs differ in it
-
-
-FACTS = {
+# Fields that the analysis reads, with the value of a config that has none.
+SETTINGS = {
     "loop.control": "none",
     "pool.rule": "",
     "pool.budget": 0,
@@ -54,111 +61,93 @@ FACTS = {
 }
 
 
-VERDICT = "verdict."  # what was fixed beforehand: the same in all rows
-
-
-_QUANTILES = ("null05", "null50", "null95")
-
-
 def rows(runs: Sequence[Run], side: Sequence[Run] = ()) -> list[Row]:
-    """One row per run and finished generation; `side` are the runs that a prediction rests on."""
-    runs, main = [*runs, *side], len(runs)
-    fields = {name: v for name, v in differences(runs).items() if not name.startswith(OF_THE_RUN)}
-    names_of_runs, found = run_names(runs), []
-    for i, run in enumerate(runs):
-        told = {f"{FIELD}{name}": values[i] for name, values in fields.items()}
-        flat = store.flatten(run.config)
-        told |= {FACT + name: str(flat.get(name, default)) for name, default in FACTS.items()}
-        for name, value in run.config.get("verdict", {}).items():
-            told[VERDICT + name] = " ".join(value) if isinstance(value, list) else str(value)
+    """Returns one row per run and finished generation; `side` are the runs of a side study."""
+    every = [*runs, *side]
+    fields = differences(every)
+    names = run_names(every)
+    found = []
+    for i, run in enumerate(every):
+        shared: Row = {}
+        for field, values in fields.items():
+            if not field.startswith(OF_THE_RUN):
+                shared[FIELD + field] = values[i]
+        shared |= _settings(run)
         for generation in run.generations:
-            names = {
-                "set": "main" if i < main else "side",
-                "run": names_of_runs[i],
-                "seed": run.seed,
-                "generation": generation.number,
-            }
-            found.append(names | told | dict(_numbers(generation, run.data["aligned_group"])))
+            found.append(
+                {
+                    "set": "main" if i < len(runs) else "side",
+                    "run": names[i],
+                    "seed": run.seed,
+                    "generation": generation.number,
+                    **shared,
+                    **_numbers(generation),
+                }
+            )
     return found
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """The name of each run's folder, with its place among the runs where two folders share a name."""
+    """Returns the folder name of each run, numbered where two runs share a name."""
     folders = [run.path.name for run in runs]
-    return [
-        name if folders.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(folders)
-    ]
+    names = []
+    for i, name in enumerate(folders):
+        names.append(name if folders.count(name) == 1 else f"{name} ({i + 1})")
+    return names
 
 
-def _numbers(generation: Generation, aligned_group: Sequence[int]) -> Iterator[tuple[str, Any]]:
-    """Every number of one record."""
+def _settings(run: Run) -> Row:
+    """The fields that the analysis reads, as text."""
+    flat = store.flatten(run.config)
+    row = {SETTING + name: str(flat.get(name, default)) for name, default in SETTINGS.items()}
+    for name, value in run.config.get("verdict", {}).items():
+        row[VERDICT + name] = " ".join(value) if isinstance(value, list) else str(value)
+    return row
+
+
+def _numbers(generation: Generation) -> Row:
+    """Every number of one record under the name of its column."""
+    row: Row = {}
+    for key, number in generation.metrics.items():
+        for part, value in number.parts():
+            row[column(key, part)] = value
     record = generation.record
-    beside = (record.get("uncertainty") or {}).get("metrics", {})
-    for name, value in record["metrics"].items():
-        yield f"metrics.{name}", _number(value)
-        yield from _uncertainty(f"metrics.{name}", beside.get(name) or {})
-    samples = record["samples"] or {}
-    for name, value in samples.items():
-        if value is None or isinstance(value, int | float):
-            yield f"samples.{name}", _number(value)
-            yield from _uncertainty(
-                f"samples.{name}", (samples.get("beside") or {}).get(name) or {}
-            )
-    aligned = (samples.get("corrected") or {}).get("aligned")
-    if aligned:
-        yield "samples.corrected.aligned.share", _number(aligned["share"])
-        yield from _uncertainty("samples.corrected.aligned.share", aligned)
-    for name, found in (record.get("spurious") or {"ablations": {}})["ablations"].items():
-        yield f"spurious.ablations.{name}.class_mean", _number(found["class_mean"])
-    fidelity = record.get("fidelity") or {"overall": {}}
-    for name, value in fidelity["overall"].items():
-        yield f"fidelity.{name}", _number(value)
-        yield f"fidelity.{name}.floor", _number(fidelity["floor"][name])
-    copied = fidelity.get("memorization")
-    if copied:
-        yield "fidelity.memorized_share", _number(copied["share_nearer"])
-        yield from _uncertainty("fidelity.memorized_share", copied)
-        yield "fidelity.memorized_share.floor", _number(copied["floor"]["share_nearer"])
-    yield "pool.size", record["pool"]["size"]
-    yield "pool.real", record["pool"]["real"]
-    for place, joint in (("pool", record["pool"]["joint"]), ("samples", samples.get("joint"))):
-        if joint is not None:
-            joint, aligned = np.asarray(joint, float), np.asarray(aligned_group)
-            yield f"{place}.class_counts", joint.sum(axis=1)
-            own = np.where(aligned >= 0, joint[np.arange(len(joint)), aligned], 0)
-            yield f"{place}.aligned_counts", own
+    row["pool.size"] = record["pool"]["size"]
+    row["pool.real"] = record["pool"]["real"]
+    aligned = np.asarray(record["data"]["aligned_group"])
+    row |= _counts("pool", generation.pool_counts, aligned)
+    if generation.generated_counts is not None:
+        row |= _counts("generated", generation.generated_counts, aligned)
     for kind in ("seconds", "images_per_second"):
         for phase, value in (record.get(kind) or {}).items():
-            yield f"{kind}.{phase}", _number(value)
+            row[f"{kind}.{phase}"] = math.nan if value is None else float(value)
+    return row
 
 
-def _uncertainty(name: str, found: store.Json) -> Iterator[tuple[str, float]]:
-    """Interval and null of a number, as far as it has them."""
-    for end in ("low", "high"):
-        if end in found:
-            yield f"{name}.{end}", _number(found[end])
-    if found.get("p") is not None:
-        yield f"{name}.p", _number(found["p"])
-    if found.get("null"):
-        yield from zip(
-            (f"{name}.{q}" for q in _QUANTILES), map(_number, found["null"]), strict=True
-        )
+def column(key: str, part: str = "value") -> str:
+    """Returns the column of a metric, or of one part of it (`low`, `null95`, `baseline`, ...)."""
+    return f"metrics.{key}" if part == "value" else f"metrics.{key}.{part}"
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def _counts(place: str, counts: np.ndarray, aligned_group: np.ndarray) -> Row:
+    """Images per class, and those in its aligned group: 0 for a class without one (-1)."""
+    own = counts[np.arange(len(counts)), aligned_group]
+    return {
+        f"{place}.class_counts": counts.sum(axis=1).astype(float),
+        f"{place}.aligned_counts": np.where(aligned_group >= 0, own, 0).astype(float),
+    }
 
 
 def columns(found: Sequence[Row]) -> list[str]:
-    """All columns, the names and config fields first, in the order of their first appearance."""
-    every = list(dict.fromkeys(name for row in found for name in row))
-    return sorted(
-        every, key=lambda name: (name not in NAMES, not name.startswith((FIELD, FACT, VERDICT)))
-    )
+    """Returns all columns in the order of their first appearance, names and config fields first."""
+    every: dict[str, None] = {}
+    for row in found:
+        every |= dict.fromkeys(row)
+    return sorted(every, key=lambda name: (name not in NAMES, not name.startswith(TEXT)))
 
 
 def as_csv(found: Sequence[Row]) -> str:
-    """The rows as text: empty cells for what a run has no number of, `nan` for what is undefined."""
+    """Returns the rows as the text of a CSV file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(found), restval="", lineterminator="\n")
     writer.writeheader()
@@ -170,14 +159,20 @@ def as_csv(found: Sequence[Row]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return " ".join(f"{number:g}" for number in value)
-    return repr(value) if isinstance(value, float) else str(value)  # to the bit: tests count ties
+    # All bits of a float: the sign-flip test counts ties.
+    return repr(value) if isinstance(value, float) else str(value)
 
 
 def read_csv(path: Path) -> list[Row]:
-    """The rows of a CSV that `as_csv` wrote; UsageError where it is none."""
+    """Returns the rows of a CSV that `as_csv` wrote. Raises UsageError for any other file."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            found = [_row(row) for row in csv.DictReader(file)]
+            cells = list(csv.DictReader(file))
+        if cells and any(str(name).startswith("is.") for name in cells[0]):  # now SETTING
+            raise UsageError(
+                f"{path}: written by selfloop_jax 0.1; this version reads 0.2 and later"
+            )
+        found = [_row(row) for row in cells]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
         raise UsageError(f"{path}: no table of runs ({error})") from error
     if not found or not set(NAMES) <= found[0].keys():
@@ -188,9 +183,11 @@ def read_csv(path: Path) -> list[Row]:
 def _row(cells: dict[str, str]) -> Row:
     row: Row = {}
     for name, text in cells.items():
-        if name in ("set", "run") or name.startswith((FIELD, FACT, VERDICT)):
+        if name in ("set", "run") or name.startswith(TEXT):
             row[name] = text
         elif text:
             numbers = [float(part) for part in text.split()]
             row[name] = np.array(numbers) if name.endswith("_counts") else numbers[0]
-    return row | {name: int(row[name]) for name in ("seed", "generation")}
+    row["seed"] = int(row["seed"])
+    row["generation"] = int(row["generation"])
+    return row

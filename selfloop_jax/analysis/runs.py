@@ -1,46 +1,65 @@
-"""A workdir as plain data: what the report shows of a run, read from disk and nothing else."""
+"""A workdir as plain data: reads finished generations from disk, without jax or matplotlib."""
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from selfloop_jax.analysis.arrays import Arrays, Tiles, recall, tiles
 from selfloop_jax.analysis.losses import Losses, read_losses
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
 
-_REQUIRED = ("generation", "data", "pool", "metrics", "samples")
+EXAMPLES = 3  # images kept per class or group
+REQUIRED = ("generation", "data", "pool", "metrics", "tables")
+NULL_QUANTILES = ("null05", "null50", "null95")
+
+Arrays = dict[str, np.ndarray]
+Examples = tuple[np.ndarray, ...]  # per class or group uint8[k,H,W,3], k <= EXAMPLES
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a record. NaN marks an undefined part, None an absent one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    null: tuple[float, float, float] | None = None  # 5, 50 and 95 % quantiles
+    p: float | None = None
+    baseline: float | None = None
+
+    def parts(self) -> Iterator[tuple[str, float]]:
+        """Yields (name, number) of every part that is present, quantiles of the null one by one."""
+        parts = [("value", self.value), ("low", self.low), ("high", self.high), ("p", self.p)]
+        parts += zip(NULL_QUANTILES, self.null or (), strict=False)
+        parts += [("baseline", self.baseline)]
+        for name, number in parts:
+            if number is not None:
+                yield name, number
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One finished generation: its record, the images shown of it, and its recall per subgroup."""
+    """One finished generation: its record, its example images, and its tables as arrays."""
 
     number: int
     record: store.Json
-    tiles: Tiles | None  # by class; None: samples.npz is missing or damaged
-    group_tiles: Tiles | None
-    recall: np.ndarray | None  # float64[C,G], NaN where a subgroup has no image; None as above
-    neighbours: Arrays | None  # drawn images beside their nearest training images; None as above
+    metrics: dict[str, Number]
+    pool_counts: np.ndarray  # int[C,G]
+    generated_counts: np.ndarray | None  # int[C,G]; None in a control, which generates nothing
+    recall: np.ndarray | None  # float64[C,G], NaN where a subgroup has no image
+    by_class: Examples | None  # generated images; None: samples.npz is missing or damaged
+    by_group: Examples | None
+    neighbours: Arrays | None  # generated images and their nearest training images
 
-    def value(self, section: str, key: str) -> float | None:
-        """A number of the record, `key` a dotted path: NaN where it is undefined, None where it is absent."""
-        found = self.record.get(section)
-        for name in key.split("."):
-            if not isinstance(found, dict) or name not in found:
-                return None
-            found = found[name]
-        return math.nan if found is None else float(found)
-
-    @property
-    def joint(self) -> np.ndarray | None:
-        """int[C,G], generated images by label and group; None in a control, which draws none."""
-        samples = self.record["samples"]
-        return None if samples is None else np.asarray(samples["joint"])
+    def value(self, key: str) -> float | None:
+        """Returns the value of a metric: NaN where it is undefined, None where it is absent."""
+        number = self.metrics.get(key)
+        return None if number is None else number.value
 
 
 @dataclass(frozen=True)
@@ -51,10 +70,10 @@ class Run:
     config: store.Json
     manifest: tuple[store.Json, ...]
     generations: tuple[Generation, ...]
-    real: Tiles | None
-    real_groups: Tiles | None
+    real_by_class: Examples | None
+    real_by_group: Examples | None
     losses: Losses
-    notes: tuple[str, ...]  # what is missing, in plain sentences
+    notes: tuple[str, ...]  # what is missing, one sentence each
 
     @property
     def last(self) -> Generation:
@@ -63,12 +82,22 @@ class Run:
 
     @property
     def data(self) -> store.Json:
-        """Source, class names, group names, `nested`, `aligned_group`: those of the last generation."""
+        """Source, class names, group names, `nested` and `aligned_group` of the last generation."""
         return self.last.record["data"]
 
     @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return [str(name) for name in self.data["classes"]]
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups."""
+        return [str(name) for name in self.data["groups"]]
+
+    @property
     def seed(self) -> int:
-        """The seed of the run; 0 where its config does not say."""
+        """The seed of the run; 0 where its config has none."""
         return int(self.config.get("seed", 0))
 
     @property
@@ -78,37 +107,37 @@ class Run:
 
     @property
     def split(self) -> str:
-        """The split its metrics are measured on."""
+        """The split that its metrics are measured on."""
         return str(self.last.record.get("split", "test"))
 
     @property
-    def reference(self) -> np.ndarray | None:
-        """int[C,G], the real images of generation 0 by label and group; None if it is not there."""
+    def real_counts(self) -> np.ndarray | None:
+        """int[C,G] of the real training images; None where generation 0 is missing."""
         first = self.generations[0]
-        return np.asarray(first.record["pool"]["joint"]) if first.number == 0 else None
+        return first.pool_counts if first.number == 0 else None
 
 
 def read_runs(workdirs: Sequence[Path]) -> tuple[Run, ...]:
-    """Read each workdir once; raise `UsageError` where they cannot be shown together."""
+    """Reads each workdir once. Raises `UsageError` where they cannot be shown together."""
     paths = [Path(workdir).resolve() for workdir in workdirs]
     if not paths:
         raise UsageError("WORKDIR: none given; name the folder of at least one run")
     for path, workdir in zip(paths, workdirs, strict=True):
         if paths.count(path) > 1:
-            raise UsageError(f"{workdir}: given more than once; each run is overlaid once")
-    runs = tuple(map(read_run, workdirs))
+            raise UsageError(f"{workdir}: given more than once; give each run once")
+    runs = tuple(read_run(workdir) for workdir in workdirs)
+    first = runs[0]
     for run in runs[1:]:
-        ours, theirs = runs[0].data["source"], run.data["source"]
-        if ours != theirs:
+        if run.data["source"] != first.data["source"]:
             raise UsageError(
-                f"data.source: {ours!r} in {runs[0].path} but {theirs!r} in {run.path}; "
-                "runs that are overlaid need one data source"
+                f"data.source: {first.data['source']!r} in {first.path} but "
+                f"{run.data['source']!r} in {run.path}; runs that are overlaid need one data source"
             )
     return runs
 
 
 def read_run(workdir: Path) -> Run:
-    """Read one workdir; raise `UsageError` if it holds no run or no finished generation."""
+    """Reads one workdir. Raises `UsageError` if it holds no run or no finished generation."""
     path = Path(workdir)
     if not (path / "config.json").is_file():
         raise UsageError(f"{path}: not a workdir; a folder with config.json is needed")
@@ -116,94 +145,156 @@ def read_run(workdir: Path) -> Run:
     finished = [folder for folder in folders if (folder / "record.json").is_file()]
     if not finished:
         raise UsageError(f"{path}: no finished generation; gen_0000/record.json is needed")
-    notes = [
-        f"{f.name} has no record.json: not finished, left out."
-        for f in folders
-        if f not in finished
-    ]
-    numbers = {int(folder.name.removeprefix("gen_")) for folder in folders}
-    gone = sorted(set(range(max(numbers))) - numbers)
-    notes += [f"gen_{number:04d} is missing: the curves have a hole there." for number in gone]
+    notes = _gaps(folders, finished)
     generations = tuple(_read_generation(folder, notes) for folder in finished)
-    real = _read_arrays(path / "real.npz", None, notes)
-    data = generations[-1].record["data"]
     config = store.read_json(path / "config.json")
     if not isinstance(config, dict):
         raise RunError(f"{path / 'config.json'}: damaged: no object")
-    manifest, log = path / "manifest.json", path / "metrics.jsonl"
+    manifest = path / "manifest.json"
+    log = path / "metrics.jsonl"
     notes += [f"{file.name}: missing, not shown." for file in (manifest, log) if not file.is_file()]
+    real = _read_arrays(path / "real.npz", None, notes)
+    data = generations[-1].record["data"]
     return Run(
         path=path.resolve(),
         config=config,
         manifest=tuple(store.read_json(manifest)) if manifest.is_file() else (),
         generations=generations,
-        real=None if real is None else tiles(real, "label", len(data["classes"])),
-        real_groups=None if real is None else tiles(real, "group", len(data["groups"])),
+        real_by_class=examples(real, "label", len(data["classes"])),
+        real_by_group=examples(real, "group", len(data["groups"])),
         losses=read_losses(log, {g.number for g in generations}) if log.is_file() else {},
         notes=tuple(notes),
     )
 
 
+def examples(arrays: Arrays | None, column: str, values: int) -> Examples | None:
+    """Returns the first images of each class or group (`column`), by id where they have one."""
+    if arrays is None:
+        return None
+    order = np.argsort(arrays.get("id", np.arange(len(arrays[column]))), kind="stable")
+    labels = arrays[column][order]
+    first = [order[labels == value][:EXAMPLES] for value in range(values)]
+    return tuple(arrays["pixels"][rows] for rows in first)
+
+
 def _generation_folders(path: Path) -> list[Path]:
-    found = [(re.fullmatch(r"gen_(\d+)", folder.name), folder) for folder in path.iterdir()]
-    return [
-        folder for _, folder in sorted((int(match[1]), folder) for match, folder in found if match)
-    ]
+    """Folders named gen_<number>, in the order of their numbers."""
+    folders = [folder for folder in path.iterdir() if re.fullmatch(r"gen_\d+", folder.name)]
+    return sorted(folders, key=_number_of)
+
+
+def _number_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("gen_"))
+
+
+def _gaps(folders: Sequence[Path], finished: Sequence[Path]) -> list[str]:
+    """Sentences on generations that are unfinished or missing."""
+    notes = []
+    for folder in folders:
+        if folder not in finished:
+            notes.append(f"{folder.name} has no record.json: not finished, left out.")
+    numbers = {_number_of(folder) for folder in folders}
+    for number in range(max(numbers)):
+        if number not in numbers:
+            notes.append(f"gen_{number:04d} is missing: curves are interrupted there.")
+    return notes
 
 
 def _read_generation(folder: Path, notes: list[str]) -> Generation:
-    """One generation; RunError where its record is damaged or none that this version can read."""
+    """One generation; RunError where its record is damaged, UsageError where it is too old."""
     path = folder / "record.json"
     record = store.read_json(path)
     if not isinstance(record, dict):
         raise RunError(f"{path}: damaged: no object")
-    for key in _REQUIRED:
+    _check_version(folder.parent, record)
+    for key in REQUIRED:
         if key not in record:
             raise RunError(f"{path}: has no field {key!r}")
     try:
         return _generation(folder, record, notes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{path}: damaged, or of another version: {error!r}") from error
+        version = record["version"]
+        raise RunError(
+            f"{path}: damaged, or of another version (selfloop_jax {version} wrote it): {error!r}"
+        ) from error
+
+
+def _check_version(workdir: Path, record: store.Json) -> None:
+    """Raises UsageError for a record of 0.1, which has no version and bare numbers as metrics."""
+    metrics = record.get("metrics")
+    values = metrics.values() if isinstance(metrics, dict) else ()
+    bare = any(isinstance(value, int | float) for value in values)
+    if bare or "version" not in record:
+        version = record.get("version", "0.1")
+        raise UsageError(
+            f"{workdir}: written by selfloop_jax {version}; this version reads 0.2 and later"
+        )
 
 
 def _generation(folder: Path, record: store.Json, notes: list[str]) -> Generation:
-    shape = len(record["data"]["classes"]), len(record["data"]["groups"])
-    joints = [record["pool"]["joint"], *([record["samples"]["joint"]] if record["samples"] else [])]
-    if {np.shape(joint) for joint in joints} != {shape} or len(
-        record["data"]["aligned_group"]
-    ) != shape[0]:
-        raise ValueError("histograms of another shape than classes and groups")
-    if not all(
-        value is None or isinstance(value, int | float) for value in record["metrics"].values()
-    ):
-        raise ValueError("metrics that are no numbers")
-    classes, groups = len(record["data"]["classes"]), len(record["data"]["groups"])
+    classes = len(record["data"]["classes"])
+    groups = len(record["data"]["groups"])
+    if len(record["data"]["aligned_group"]) != classes:
+        raise ValueError("data.aligned_group: one group per class is needed")
+    tables = record["tables"]
+    generated = _table(tables.get("generated_counts"), (classes, groups))
+    pool = _table(record["pool"]["counts"], (classes, groups))
+    if pool is None:
+        raise ValueError("pool.counts: missing")
+    recall = _table(tables.get("recall", {}).get("value"), (classes, groups))
     digests = record.get("digests", {})
-    drawn = record["samples"] is not None
-    samples = (
-        _read_arrays(folder / "samples.npz", digests.get("samples.npz"), notes) if drawn else None
-    )
-    beside = digests.get("neighbours.npz")
-    neighbours = _read_arrays(folder / "neighbours.npz", beside, notes) if beside else None
-    predictions = _read_arrays(folder / "predictions.npz", digests.get("predictions.npz"), notes)
+    samples = None
+    if generated is not None:
+        samples = _read_arrays(folder / "samples.npz", digests.get("samples.npz"), notes)
+    neighbours = None
+    if "neighbours.npz" in digests:
+        neighbours = _read_arrays(folder / "neighbours.npz", digests["neighbours.npz"], notes)
     return Generation(
         number=int(record["generation"]),
         record=record,
-        tiles=None if samples is None else tiles(samples, "label", classes),
-        group_tiles=None if samples is None else tiles(samples, "group", groups),
-        recall=None if predictions is None else recall(predictions, classes, groups),
+        metrics={key: _number(found) for key, found in record["metrics"].items()},
+        pool_counts=pool.astype(int),
+        generated_counts=None if generated is None else generated.astype(int),
+        recall=recall,
+        by_class=examples(samples, "label", classes),
+        by_group=examples(samples, "group", groups),
         neighbours=neighbours,
     )
 
 
+def _table(values: Any, shape: tuple[int, int]) -> np.ndarray | None:
+    """float64[C,G] of a table of the record, NaN for null; None where it is absent."""
+    if values is None:
+        return None
+    table = np.array(values, np.float64)
+    if table.shape != shape:
+        raise ValueError(f"a table of shape {table.shape} where {shape} is needed")
+    return table
+
+
+def _number(found: store.Json) -> Number:
+    """A number of the record, with null read as NaN."""
+    null = found.get("null")
+    if null is not None:
+        low, middle, high = null
+        null = (_float(low), _float(middle), _float(high))
+    parts = {name: _float(found[name]) for name in ("low", "high", "baseline") if name in found}
+    # A p of null means that nothing was tested, so it counts as absent.
+    p = found.get("p")
+    return Number(_float(found["value"]), null=null, p=p if p is None else float(p), **parts)
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
 def _read_arrays(path: Path, digest: str | None, notes: list[str]) -> Arrays | None:
-    """The arrays of an npz; where it is missing or damaged, None and a note."""
+    """The arrays of an npz; None and a note where it is missing or damaged."""
     try:
         return store.read_npz(path, digest)
     except RunError as error:
-        what = str(error).removeprefix(f"{path}: ")
-        where = path.relative_to(
-            path.parents[1] if path.parent.name.startswith("gen_") else path.parent
-        )
-        notes.append(f"{where}: {what}; what is drawn from it is left out.")
+        reason = str(error).removeprefix(f"{path}: ")
+        inside = path.parent.name.startswith("gen_")
+        name = path.relative_to(path.parents[1] if inside else path.parent)
+        notes.append(f"{name}: {reason}; figures that need it are left out.")
         return None

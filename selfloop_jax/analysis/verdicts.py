@@ -1,56 +1,43 @@
-"""Loop against control over seeds: the tested contrasts."""
+"""Verdicts: the change of bias in each loop against its control, tested over seeds."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from selfloop_jax.analysis.arms import Arm, control_of
 from selfloop_jax.analysis.numbers import VERDICT
 from selfloop_jax.config import Config, check_choice
+from selfloop_jax.errors import UsageError
 from selfloop_jax.measure import sign_test
-
-# The measured biases that a verdict can be about.
-BIASES = (
-    "equal_opportunity_difference_mean",
-    "equal_opportunity_difference_max",
-    "equalized_odds_difference",
-    "demographic_parity_difference",
-    "maximal_disparity",
-    "macro_std",
-    "aligned_contrast",
-    "disparate_impact_ratio_mean",
-    "disparate_impact_ratio_min",
-    "worst_group_accuracy",
-    "worst_subgroup_accuracy",
-)
-
-
-SMALLER_IS_BIASED = ("worst_group_accuracy", "worst_subgroup_accuracy", "disparate_impact")
+from selfloop_jax.measure.metrics import METRICS
 
 
 def check(config: Config) -> None:
-    """Raises UsageError where a verdict is to be about a metric that measures no bias."""
-    for metric in config.verdict.metrics:
-        check_choice("verdict.metrics", metric, BIASES)
+    """Raises UsageError where a planned metric is not one of bias in METRICS."""
+    biases = [key for key, metric in METRICS.items() if metric.is_bias]
+    for key in config.verdict.metrics:
+        check_choice("verdict.metrics", key, biases)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One metric of one loop held against one control; `result` as `measure.verdict.verdicts` gives it."""
+    """One metric of one loop against one control; `result` as `sign_test.verdicts` returns it."""
 
     arm: Arm
     metric: str
     control: str
-    changes: tuple[np.ndarray, np.ndarray]  # float64[S] each, of the loop and of its control
-    result: dict
+    loop_changes: np.ndarray  # float64[S]
+    control_changes: np.ndarray  # float64[S]
+    result: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the config fixed beforehand."""
+class AnalysisPlan:
+    """The section `verdict` of the config, fixed before the runs."""
 
     control: str
     metrics: tuple[str, ...]
@@ -58,61 +45,77 @@ class Plan:
     alpha: float
 
 
-def plan(arm: Arm) -> Plan | None:
-    """What was fixed for an arm; None in runs that say nothing of it."""
-    row = next(iter(next(iter(arm.runs.values())).values()))
-    told = {
-        name.removeprefix(VERDICT): value for name, value in row.items() if name.startswith(VERDICT)
-    }
-    if not {"control", "metrics", "margin", "alpha"} <= told.keys():
+def plan(arm: Arm) -> AnalysisPlan | None:
+    """Returns the analysis plan of an arm; None for runs that have none."""
+    fields = {}
+    for name, value in arm.first.items():
+        if name.startswith(VERDICT):
+            fields[name.removeprefix(VERDICT)] = value
+    if not {"control", "metrics", "margin", "alpha"} <= fields.keys():
         return None
-    return Plan(
-        told["control"], tuple(told["metrics"].split()), float(told["margin"]), float(told["alpha"])
-    )
+    metrics = tuple(fields["metrics"].split())
+    return AnalysisPlan(fields["control"], metrics, float(fields["margin"]), float(fields["alpha"]))
 
 
 def findings(arms: Sequence[Arm]) -> list[Finding]:
-    """Every loop that has its planned control, one family of metrics each."""
-    found = []
+    """Returns the tested metrics of every loop that has its planned control.
+
+    The metrics of one loop are one family of tests.
+    """
+    found: list[Finding] = []
     for arm in arms:
         fixed = plan(arm)
-        control = fixed and arm.control == "none" and control_of(arm, arms, fixed.control)
-        if control:
+        if fixed is None or arm.control != "none":
+            continue
+        control = control_of(arm, arms, fixed.control)
+        if control is not None:
             found += contrast_with_control(arm, control, fixed)
     return found
 
 
-def contrast_with_control(arm: Arm, control: Arm, fixed: Plan) -> list[Finding]:
-    """The contrasts of one loop and one control over the seeds of the loop, tested.
+def contrast_with_control(arm: Arm, control: Arm, fixed: AnalysisPlan) -> list[Finding]:
+    """Returns the tested contrasts of one loop with one control over the seeds of the loop.
 
-    A seed that has no contrast counts as dropped: it may lack it for what the loop did.
+    A seed without a contrast counts as dropped: the loop may be the reason why it has none.
     """
-    both = {metric: changes(arm, control, f"metrics.{metric}") for metric in fixed.metrics}
-    signs = {metric: -1 if metric.startswith(SMALLER_IS_BIASED) else 1 for metric in fixed.metrics}
-    contrasts = {m: signs[m] * (loop - other) for m, (loop, other) in both.items()}
+    changes_of = {metric: changes(arm, control, metric) for metric in fixed.metrics}
+    contrasts = {}
+    for metric, (loop, other) in changes_of.items():
+        contrasts[metric] = _towards_bias(metric) * (loop - other)
     margins = dict.fromkeys(contrasts, fixed.margin) if fixed.margin else None
     results = sign_test.verdicts(contrasts, margins, fixed.alpha)
-    return [Finding(arm, m, control.control, both[m], result) for m, result in results.items()]
+    return [
+        Finding(arm, metric, control.control, *changes_of[metric], result)
+        for metric, result in results.items()
+    ]
 
 
-def changes(arm: Arm, control: Arm, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """b(G) - b(0) of each seed of the loop, in the loop and in its control; NaN where a run lacks an end.
+def _towards_bias(metric: str) -> int:
+    """1 where a larger value of a metric is more bias, -1 where a smaller one is."""
+    if metric not in METRICS:
+        raise UsageError(
+            f"verdict.metrics: {metric!r} is not in METRICS; the direction of its bias is unknown"
+        )
+    return -1 if METRICS[metric].better == "higher" else 1
 
-    G is the generation in which most of the loop's runs end.
+
+def changes(arm: Arm, control: Arm, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns b(G) - b(0) of each seed of the loop, in the loop and in its control.
+
+    G is the generation in which most runs of the loop end. NaN where a run lacks either end.
     """
-    last = Counter(max(rows) for rows in arm.runs.values())
-    reached = max(last, key=lambda g: (last[g], g))
-    loop, other = (
-        [_change(one, seed, column, reached) for seed in sorted(arm.seeds)]
-        for one in (arm, control)
-    )
-    return np.array(loop), np.array(other)
+    ends = Counter(max(rows) for rows in arm.runs.values())
+    last = max(ends, key=lambda generation: (ends[generation], generation))
+    seeds = sorted(arm.seeds)
+    loop = np.array([_change(arm, seed, key, last) for seed in seeds])
+    other = np.array([_change(control, seed, key, last) for seed in seeds])
+    return loop, other
 
 
-def _change(arm: Arm, seed: int, column: str, last: int) -> float:
+def _change(arm: Arm, seed: int, key: str, last: int) -> float:
     """The change from generation 0 to `last` in the arm's run of that seed."""
-    for own, rows in zip(arm.seeds, arm.runs.values(), strict=True):
-        if own == seed:
-            ends = [float(rows.get(g, {}).get(column, math.nan)) for g in (0, last)]
-            return ends[1] - ends[0]
-    return math.nan
+    if seed not in arm.seeds or not {0, last} <= set(arm.generations):
+        return math.nan
+    values = arm.series(key)[arm.seeds.index(seed)]
+    first = values[arm.generations.index(0)]
+    return float(values[arm.generations.index(last)] - first)

@@ -1,133 +1,135 @@
 """Figures and table of forecasts against observations."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from scipy import special
 
-from selfloop_jax.analysis import forecast
 from selfloop_jax.analysis.arms import Arm
+from selfloop_jax.analysis.forecast import GAP, SHARE, Curves, Forecast, response_formulas
 from selfloop_jax.measure import dynamics
-from selfloop_jax.report.metrics import ALIGNED, OPPORTUNITY, Metric, text
-from selfloop_jax.report.style import RenderedFigure, figure, finish, generation_axis, line
+from selfloop_jax.report.panels import number_text, title_of
+from selfloop_jax.report.style import (
+    COLOURS,
+    GREY,
+    RenderedFigure,
+    figure,
+    finish,
+    generation_axis,
+    line,
+)
 from selfloop_jax.report.tables import Table
 
+BROKEN = (0, (4, 3))
+RESPONSES = (("scratch", "from scratch"), ("fine_tuned", "fine-tuned"))
 
-def forecast_table(made: Sequence[forecast.Forecast]) -> Table:
-    """Errors of the prediction and of the naive one, per loop."""
+
+def forecast_table(made: Sequence[Forecast]) -> Table:
+    """Returns the errors of the forecast and of the no-change forecast, per loop."""
     rows = []
     for one in made:
-        for name, score in one.scores.items():
-            errors = (f"{score[key]:.3f}" for key in ("error", "error_naive"))
-            covered = f"{100 * score['coverage']:.0f} %"
-            rows.append((one.arm.name, name, *errors, covered, str(score["undefined"])))
+        for quantity, score in one.scores.items():
+            cells = [one.arm.name, quantity, f"{score['error']:.3f}", f"{score['error_naive']:.3f}"]
+            cells += [f"{100 * score['coverage']:.0f} %", str(score["undefined"])]
+            rows.append(tuple(cells))
     caption = (
-        "Mean absolute error over seeds and generations from 1 on. naive: stays as in generation 0. "
-        "covered: observations within the 95 % interval of the prediction. not predicted: those whose share "
-        "lies outside what the side study measured, left out of both errors."
+        "Mean absolute error over seeds and generations from 1 on. No-change: forecast that every "
+        "generation equals generation 0. Covered: observations within the 95 % interval of the "
+        "forecast. Without forecast: observations whose share lies outside the range of the side "
+        "study; both errors leave them out."
     )
-    header = ("loop", "of", "error", "error of the naive one", "covered", "not predicted")
+    header = ("loop", "quantity", "error", "error of no-change", "covered", "without forecast")
     return Table(header, tuple(rows), caption)
 
 
-def response_figure(found: forecast.Curves) -> RenderedFigure:
-    """The two curves of the side study with their points."""
-    made = figure(10.4, 3.6)
-    left, right = made.subplots(1, 2)
+def response_figure(found: Curves) -> RenderedFigure:
+    """Returns the two fitted curves of the side study with their points."""
+    fig = figure(10.4, 3.6)
+    left, right = fig.subplots(1, 2)
     grid = np.linspace(0.02, 0.98, 97)
-    left.plot([0, 1], [0, 1], color="#777777", linewidth=0.8, linestyle=(0, (4, 3)))
-    for i, (name, label) in enumerate((("scratch", "from scratch"), ("fine_tuned", "fine-tuned"))):
-        if getattr(found, name):
-            _response_curve(left, getattr(found, name), found.points[name], grid, label, line(i))
-    left.set(
-        title="Response of the generator", xlabel="aligned share in the pool", ylabel="share drawn"
-    )
+    left.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=BROKEN)
+    for i, (name, label) in enumerate(RESPONSES):
+        response = found.response(name)
+        if response is not None:
+            _plot_response(left, response, found.points[name], grid, label, line(i))
+    left.set(title="Response of the generator", xlabel="aligned share in the pool")
+    left.set_ylabel("aligned share of generated images")
     left.legend(loc="upper left")
-    right.errorbar(
-        found.gap.share, found.gap.gap, 1.96 * np.nan_to_num(found.gap.error), **line(0), capsize=3
+    error = 1.96 * np.nan_to_num(found.gap.error)
+    right.errorbar(found.gap.share, found.gap.gap, error, capsize=3, **line(0))
+    right.plot(found.gaps[:, 0], found.gaps[:, 1], ".", color=GREY)
+    right.set(title="Gap of the classifier", xlabel="aligned share in the pool")
+    right.set_ylabel(title_of(GAP))
+    formulas = response_formulas(found)
+    caption = (
+        "Left: share of the images generated for a class in its aligned group, over that share in "
+        f"the pool, one point per generator and class; broken: equal shares. {formulas} Right: "
+        f"{title_of(GAP)} of classifiers trained on as many real images."
     )
-    right.plot(found.gaps[:, 0], found.gaps[:, 1], ".", color="#777777")
-    right.set(
-        title="Gap of the classifier", xlabel="aligned share in the pool", ylabel=OPPORTUNITY.name
-    )
-    return finish(
-        made,
-        "response",
-        f"Two curves with points. {forecast.response_formulas(found)}",
-        _response_caption(found),
-    )
+    return finish(fig, "response", f"Two curves with points. {formulas}", caption)
 
 
-def _response_curve(
+def _plot_response(
     ax: Axes,
     response: dynamics.Response,
     points: np.ndarray,
     grid: np.ndarray,
     label: str,
-    look: dict,
+    look: dict[str, Any],
 ) -> None:
-    """The fitted curve with its 95 % band, at previous shares equal to the pool's, and its points."""
+    """The fitted curve with its 95 % band, where the previous share equals the pool's; points."""
     logit = special.logit(response(grid, grid))
     error = 1.96 * _curve_error(response, grid)
-    ends = special.expit(logit - error), special.expit(logit + error)
-    ax.fill_between(grid, *ends, color=look["color"], alpha=0.14, linewidth=0)
-    ax.plot(
-        grid, special.expit(logit), color=look["color"], linestyle=look["linestyle"], label=label
-    )
-    ax.plot(
-        points[:, 0], points[:, 1], look["marker"], color=look["color"], markersize=4, alpha=0.8
-    )
+    low = special.expit(logit - error)
+    high = special.expit(logit + error)
+    colour = look["color"]
+    ax.fill_between(grid, low, high, color=colour, alpha=0.14, linewidth=0)
+    ax.plot(grid, special.expit(logit), color=colour, linestyle=look["linestyle"], label=label)
+    ax.plot(points[:, 0], points[:, 1], look["marker"], color=colour, markersize=4, alpha=0.8)
 
 
 def _curve_error(response: dynamics.Response, share: np.ndarray) -> np.ndarray:
-    """Standard error of the curve's logit at pool shares equal to the previous ones."""
+    """Standard error of the curve's logit where the previous share equals the pool's."""
     logit = special.logit(share)
-    x = np.stack([np.ones_like(logit)] + [logit] * (len(response.coefficients) - 1), axis=1)
+    slopes = len(response.coefficients) - 1
+    x = np.stack([np.ones_like(logit)] + [logit] * slopes, axis=1)
     return np.sqrt(np.einsum("ni,ij,nj->n", x, response.covariance, x))
 
 
-def _response_caption(found: forecast.Curves) -> str:
-    return (
-        "Left: share drawn in the group aligned with the class over its share in the pool, one point per "
-        f"generator and class; broken: what the pool has. {forecast.response_formulas(found)} Right: gap of classifiers "
-        "trained on as many real images."
-    )
-
-
-def forecast_figure(made: Sequence[forecast.Forecast]) -> RenderedFigure:
-    """Per loop the shares drawn and the gaps, observed and predicted."""
+def forecast_figure(made: Sequence[Forecast]) -> RenderedFigure:
+    """Returns the shares and gaps of each loop, observed and forecast."""
     fig = figure(10.4, 2.7 * len(made) + 0.4)
     axes = fig.subplots(len(made), 2, squeeze=False)
     for row, one in zip(axes, made, strict=True):
-        pairs = ((ALIGNED, one.shares, one.share), (OPPORTUNITY, one.gaps, one.gap))
-        for ax, (metric, observed, band) in zip(row, pairs, strict=True):
-            _plot(ax, one.arm, metric, observed, band)
+        _plot(row[0], one.arm, SHARE, one.shares, one.share)
+        _plot(row[1], one.arm, GAP, one.gaps, one.gap)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper left", ncols=4)
-    errors = [
-        [text(o.scores["share drawn"][key]) for key in ("error", "error_naive")] for o in made
-    ]
-    told = (f"{o.arm.name}: error {e}, naive {n}" for o, (e, n) in zip(made, errors, strict=True))
+    errors = []
+    for one in made:
+        score = one.scores["generated share"]
+        error = number_text(score["error"])
+        naive = number_text(score["error_naive"])
+        errors.append(f"{one.arm.name}: error {error}, no-change {naive}")
     caption = (
-        "Left the share drawn in the aligned group, right the gap. Thin: each seed; thick: their mean; "
-        "shaded: the prediction and its 95 % interval for single runs, from the side study and generation 0 "
-        "alone; broken: the naive prediction, which stays as it is."
+        f"Left: {title_of(SHARE)}; right: {title_of(GAP)}. Thin: each seed; thick: their mean; "
+        "shaded: the forecast and its 95 % interval for single runs, from the side study and "
+        "generation 0 only; broken: the no-change forecast."
     )
-    return finish(fig, "prediction", f"Observed against predicted. {'; '.join(told)}.", caption)
+    return finish(fig, "prediction", f"Observed against forecast. {'; '.join(errors)}.", caption)
 
 
-def _plot(ax: Axes, arm: Arm, metric: Metric, observed: np.ndarray, band: dynamics.Band) -> None:
+def _plot(ax: Axes, arm: Arm, key: str, observed: np.ndarray, band: dynamics.Band) -> None:
     x = arm.generations
-    ax.plot(x, observed.T, color="#0072B2", linewidth=0.6, alpha=0.4)
-    ax.fill_between(
-        x, band.low.mean(axis=0), band.high.mean(axis=0), color="#D55E00", alpha=0.16, linewidth=0
-    )
+    low = band.low.mean(axis=0)
+    high = band.high.mean(axis=0)
+    ax.plot(x, observed.T, color=COLOURS[0], linewidth=0.6, alpha=0.4)
+    ax.fill_between(x, low, high, color=COLOURS[1], alpha=0.16, linewidth=0)
     ax.plot(x, observed.mean(axis=0), linewidth=1.8, label="observed", **line(0))
-    ax.plot(x, band.mean.mean(axis=0), linewidth=1.8, label="predicted", **line(1))
-    ax.axhline(
-        observed[:, 0].mean(), color="#777777", linestyle=(0, (4, 3)), linewidth=1, label="naive"
-    )
-    ax.set_title(f"{arm.name}: {metric.name}")
-    ax.set_xlabel("generation")
+    ax.plot(x, band.mean.mean(axis=0), linewidth=1.8, label="forecast", **line(1))
+    start = observed[:, 0].mean()
+    ax.axhline(start, color=GREY, linestyle=BROKEN, linewidth=1, label="no change")
+    ax.set_title(f"{arm.name}: {title_of(key)}")
     generation_axis(ax, x)

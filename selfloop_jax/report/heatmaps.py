@@ -1,4 +1,4 @@
-"""Heat maps by class and group: the shares of the groups, and how many of each subgroup are recognised."""
+"""Heat maps by class and group: shares of the groups, accuracy, and the group classifier."""
 
 import math
 from collections.abc import Sequence
@@ -8,29 +8,25 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from selfloop_jax.analysis.runs import Run
-from selfloop_jax.report.style import RenderedFigure, figure, finish, spread
+from selfloop_jax.analysis.runs import Generation, Run
+from selfloop_jax.report.style import INK, RenderedFigure, figure, finish, spread
 
-_STAGES = 6  # generations shown
+STAGES = 6  # generations shown, at most
+ROWS = 50  # rows of a list before it continues in a second column
+VALUES = 10  # columns up to which each square has its value as text
 
+# Inches: height of a row, width of a square with text and without, width of a letter.
+ROW_HEIGHT = 0.26
+SQUARE = 0.5
+NARROW_SQUARE = 0.2
+LETTER = 0.085
 
-_ROWS = 50  # rows of a list before a second one stands beside it
-
-
-_ROW, _CELL, _NARROW, _LETTER = (
-    0.26,
-    0.5,
-    0.2,
-    0.085,
-)  # inches: row, cell, cell without text, letter
-
-
-_SHADES = colormaps["Blues"].with_extremes(bad="#f2f2f2")
+SHADES = colormaps["Blues"].with_extremes(bad="#f2f2f2")
 
 
 @dataclass(frozen=True)
 class _Map:
-    """What a drawing of maps shows: one float64[C,G] of shares per stage (real, or a generation)."""
+    """A figure of heat maps: one float64[C,G] of shares per stage (real, or a generation)."""
 
     name: str
     title: str
@@ -40,164 +36,194 @@ class _Map:
 
 
 def share_map(run: Run, prefix: str) -> RenderedFigure | None:
-    """Share of each group among the images of a class: real ones, then each generation; None without any."""
-    shown = spread([g for g in run.generations if g.joint is not None], _STAGES)
-    stages, joints = [f"gen. {g.number}" for g in shown], [g.joint for g in shown]
-    if run.reference is not None:
-        stages, joints = ["real", *stages], [run.reference, *joints]
+    """Returns the share of each group within a class: of real images, then of each generation."""
+    shown = spread([g for g in run.generations if g.generated_counts is not None], STAGES)
+    stages = []
+    tables = []
+    if run.real_counts is not None:
+        stages.append("real")
+        tables.append(_shares(run.real_counts))
+    for generation in shown:
+        if generation.generated_counts is not None:
+            stages.append(f"gen. {generation.number}")
+            tables.append(_shares(generation.generated_counts))
     if not stages:
         return None
-    parts = [
-        "Share of a group in the images of a class, real ones and those of each generation; – if none."
+    caption = [
+        "Share of a group among the images of a class, of real images and of those that each "
+        "generation generated; – without images."
     ]
-    two = len(run.data["groups"]) == 2 and not run.nested
+    # Of two crossed groups the share of one says that of the other.
+    two = len(run.groups) == 2 and not run.nested
     if two:
-        parts.append("The rest is {1}.".format(*run.data["groups"]))
-    if any(g.value("samples", "unknown_group") for g in shown):
-        parts.append("Images of unknown group are left out.")
-    title = "Share of {}".format(run.data["groups"][0] if two else "groups")
-    chart = _Map(
-        f"{prefix}groups", title, " ".join(parts), stages, [_shares(joint) for joint in joints]
-    )
+        caption.append(f"The rest is {run.groups[1]}.")
+    if any(generation.value("generated_unknown_group") for generation in shown):
+        caption.append("Images of unknown group are left out.")
+    title = f"Share of {run.groups[0] if two else 'groups'}"
+    chart = _Map(f"{prefix}groups", title, " ".join(caption), stages, tables)
     if two:
-        cells = [(c, 0) for c in range(len(run.data["classes"]))]
-        return _list(chart, cells, [str(name) for name in run.data["classes"]])
-    return _nested_list(run, chart) if run.nested else _squares(run, chart)
+        subgroups = [(label, 0) for label in range(len(run.classes))]
+        return _list(chart, subgroups, run.classes)
+    return _by_class_and_group(run, chart)
 
 
 def corrected_map(run: Run, prefix: str) -> RenderedFigure | None:
-    """Shares of the groups freed of the annotator's errors, by generation; None without an annotator."""
-    shown = spread(
-        [g for g in run.generations if (g.record["samples"] or {}).get("corrected")], _STAGES
-    )
-    if not shown:
+    """Returns the shares corrected for the group classifier's errors; None without it."""
+    measured = [g for g in run.generations if g.record["tables"].get("corrected_shares")]
+    if not measured:
         return None
-    tables = [g.record["samples"]["corrected"]["share"] for g in shown]
+    shown = spread(measured, STAGES)
+    shares = [g.record["tables"]["corrected_shares"]["share"] for g in shown]
     chart = _Map(
         f"{prefix}corrected",
-        "Share of groups, corrected for the annotator",
-        "As above, with the annotator's confusion on real held-out images taken out (maximum likelihood on "
-        "the simplex); – where it cannot tell the groups of a class apart. Intervals: samples.corrected in "
-        "record.json.",
-        [f"gen. {g.number}" for g in shown],
-        [np.array(table, float) for table in tables],
+        "Share of groups, corrected for the group classifier",
+        "Share of a group among the generated images of a class, corrected for the confusion of "
+        "the group classifier (annotator) on real held-out images: maximum likelihood on the "
+        "simplex; – where the classifier cannot separate the groups of a class. Intervals: "
+        "tables.corrected_shares in record.json.",
+        _names(shown),
+        [np.array(share, float) for share in shares],
     )
-    return _nested_list(run, chart) if run.nested else _squares(run, chart)
+    return _by_class_and_group(run, chart)
 
 
 def recall_map(run: Run, prefix: str) -> RenderedFigure | None:
-    """Share of the images of each subgroup that are predicted as their class, by generation."""
-    shown = spread([g for g in run.generations if g.recall is not None], _STAGES)
-    if not shown:
+    """Returns the accuracy of the classifier in each subgroup, by generation."""
+    shown = spread([g for g in run.generations if g.recall is not None], STAGES)
+    tables = [generation.recall for generation in shown if generation.recall is not None]
+    if not tables:
         return None
     chart = _Map(
         f"{prefix}recall",
         "Accuracy in each subgroup",
-        f"Share of the {run.split} images of a class and group that the classifier gets right; – if none.",
-        [f"gen. {g.number}" for g in shown],
-        [g.recall for g in shown],
+        f"Share of the {run.split} images of a class and group that the classifier gets right; "
+        "– without images. Intervals: tables.recall in record.json.",
+        _names(shown),
+        tables,
     )
-    return _nested_list(run, chart) if run.nested else _squares(run, chart)
+    return _by_class_and_group(run, chart)
 
 
 def annotator_map(run: Run, prefix: str) -> RenderedFigure | None:
-    """Share of the held-out real images of each subgroup whose group the annotator tells right."""
+    """Returns the accuracy of the group classifier on real images; None without it."""
     first = run.generations[0]
     quality = first.record.get("annotator") if first.number == 0 else None
     if not quality:
         return None
     chart = _Map(
         f"{prefix}annotator",
-        "Group annotator",
-        f"Share of the real {quality['split']} images of a class and group whose group the annotator tells "
-        "right; – if none. Groups of generated images are what it says of them.",
+        "Accuracy of the group classifier",
+        f"Share of the real {quality['split']} images of a class and group whose group the group "
+        "classifier (annotator) predicts right; – without images. It predicts the groups of the "
+        "generated images.",
         ["real"],
         [_annotator_recall(run, quality["confusion"])],
     )
-    return _nested_list(run, chart) if run.nested else _squares(run, chart)
+    return _by_class_and_group(run, chart)
+
+
+def _names(generations: Sequence[Generation]) -> list[str]:
+    return [f"gen. {generation.number}" for generation in generations]
 
 
 def _annotator_recall(run: Run, confusion: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
-    """float64[C,G] from one table per class of the groups it has; crossed, a class has all of them."""
-    recall = np.full((len(run.data["classes"]), len(run.data["groups"])), np.nan)
-    for c, table in enumerate(np.asarray(rows) for rows in confusion):
-        if not table.size:
+    """float64[C,G] from one confusion matrix per class, over the groups that the class has."""
+    recall = np.full((len(run.classes), len(run.groups)), np.nan)
+    for label, matrix in enumerate(confusion):
+        counts = np.asarray(matrix)
+        if not counts.size:
             continue
-        groups = run.data["members"][c] if run.nested else range(len(table))
-        total = np.maximum(table.sum(axis=1), 1)
-        recall[c, groups] = np.where(table.sum(axis=1) > 0, table.diagonal() / total, np.nan)
+        groups = run.data["members"][label] if run.nested else range(len(counts))
+        total = counts.sum(axis=1)
+        right = counts.diagonal() / np.maximum(total, 1)
+        recall[label, groups] = np.where(total > 0, right, np.nan)
     return recall
 
 
-def _shares(joint: np.ndarray) -> np.ndarray:
+def _shares(counts: np.ndarray) -> np.ndarray:
     """int[C,G] counts -> float64[C,G] shares within a class, NaN where the class is empty."""
-    total = joint.sum(axis=1, keepdims=True)
-    return np.where(total > 0, joint / np.maximum(total, 1), np.nan)
+    total = counts.sum(axis=1, keepdims=True)
+    return np.where(total > 0, counts / np.maximum(total, 1), np.nan)
 
 
-def _nested_list(run: Run, chart: _Map) -> RenderedFigure:
-    """A row per group, under the class it lies in."""
-    cells = [(c, g) for c, groups in enumerate(run.data["members"]) for g in groups]
-    return _list(
-        chart, cells, [f"{run.data['classes'][c]} · {run.data['groups'][g]}" for c, g in cells]
-    )
+def _by_class_and_group(run: Run, chart: _Map) -> RenderedFigure:
+    """Nested groups as a list, since each lies in one class; crossed ones as squares."""
+    if not run.nested:
+        return _squares(run, chart)
+    subgroups = []
+    names = []
+    for label, groups in enumerate(run.data["members"]):
+        for group in groups:
+            subgroups.append((label, group))
+            names.append(f"{run.classes[label]} · {run.groups[group]}")
+    return _list(chart, subgroups, names)
 
 
-def _list(chart: _Map, cells: Sequence[tuple[int, int]], names: Sequence[str]) -> RenderedFigure:
-    """One row per (class, group) cell, one column per stage."""
-    classes, groups = np.array(cells).T
+def _list(
+    chart: _Map, subgroups: Sequence[tuple[int, int]], names: Sequence[str]
+) -> RenderedFigure:
+    """One row per subgroup (class, group), one column per stage."""
+    classes, groups = np.array(subgroups).T
     values = np.stack([shares[classes, groups] for shares in chart.values], axis=1)
-    blocks = np.array_split(np.arange(len(names)), math.ceil(len(names) / _ROWS))
-    block_width = _LETTER * max(map(len, names)) + 0.3 + len(chart.stages) * _CELL
-    made = figure(max(len(blocks) * block_width + 0.2, 3.2), len(blocks[0]) * _ROW + 0.9)
-    made.suptitle(chart.title, x=0.01, ha="left", fontsize=9.5)
-    for ax, block in zip(made.subplots(1, len(blocks), squeeze=False)[0], blocks, strict=True):
+    blocks = np.array_split(np.arange(len(names)), math.ceil(len(names) / ROWS))
+    block_width = LETTER * max(map(len, names)) + 0.3 + len(chart.stages) * SQUARE
+    width = max(len(blocks) * block_width + 0.2, 3.2)
+    fig = figure(width, len(blocks[0]) * ROW_HEIGHT + 0.9)
+    fig.suptitle(chart.title, x=0.01, ha="left", fontsize=9.5)
+    for ax, block in zip(fig.subplots(1, len(blocks), squeeze=False)[0], blocks, strict=True):
         _heat(ax, values[block], [names[i] for i in block], chart.stages)
-    told = [
-        f"{name} {_short(v[0])} to {_short(v[-1])}" for name, v in zip(names, values, strict=True)
-    ]
-    alt = f"{chart.title}, from {chart.stages[0]} to {chart.stages[-1]}: {'; '.join(told[:_ROWS])}."
-    return finish(made, chart.name, alt, chart.caption)
+    ends = []
+    for name, row in zip(names[:ROWS], values, strict=False):
+        ends.append(f"{name} {_short(row[0])} to {_short(row[-1])}")
+    alt = f"{chart.title}, from {chart.stages[0]} to {chart.stages[-1]}: {'; '.join(ends)}."
+    return finish(fig, chart.name, alt, chart.caption)
 
 
 def _squares(run: Run, chart: _Map) -> RenderedFigure:
     """One map of classes by groups per stage, as many in a row as fit."""
-    classes, groups = ([str(name) for name in run.data[key]] for key in ("classes", "groups"))
-    label, head = _LETTER * max(map(len, classes)) + 0.25, 0.7 + 0.06 * max(map(len, groups))
-    width = len(groups) * (_CELL if len(groups) <= 10 else _NARROW) + 0.2
-    columns = min(len(chart.stages), max(1, int((10.4 - label) / width)))
+    names = LETTER * max(map(len, run.classes)) + 0.25
+    head = 0.7 + 0.06 * max(map(len, run.groups))
+    square = SQUARE if len(run.groups) <= VALUES else NARROW_SQUARE
+    width = len(run.groups) * square + 0.2
+    columns = min(len(chart.stages), max(1, int((10.4 - names) / width)))
     rows = math.ceil(len(chart.stages) / columns)
-    made = figure(max(columns * width + label, 3.2), rows * (len(classes) * _ROW + head) + 0.4)
-    made.suptitle(chart.title, x=0.01, ha="left", fontsize=9.5)
-    axes = made.subplots(rows, columns, squeeze=False).ravel()
-    for i, (ax, stage, values) in enumerate(zip(axes, chart.stages, chart.values, strict=False)):
-        _heat(ax, values, classes if i % columns == 0 else [], groups)
-        ax.set_title(stage)
+    height = rows * (len(run.classes) * ROW_HEIGHT + head) + 0.4
+    fig = figure(max(columns * width + names, 3.2), height)
+    fig.suptitle(chart.title, x=0.01, ha="left", fontsize=9.5)
+    axes = fig.subplots(rows, columns, squeeze=False).ravel()
+    for i, (stage, values) in enumerate(zip(chart.stages, chart.values, strict=True)):
+        labels = run.classes if i % columns == 0 else []  # once per row of maps
+        _heat(axes[i], values, labels, run.groups)
+        axes[i].set_title(stage)
     for ax in axes[len(chart.stages) :]:
         ax.set_axis_off()
     alt = f"{chart.title}, one map of classes by groups each for {', '.join(chart.stages)}."
-    return finish(made, chart.name, alt, chart.caption)
+    return finish(fig, chart.name, alt, chart.caption)
 
 
 def _heat(ax: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Shares float64[R,K], darker the higher; each cell with its value up to ten columns."""
-    ax.imshow(np.ma.masked_invalid(values), cmap=_SHADES, vmin=0, vmax=1, aspect="auto")
+    """Shares float64[R,K], darker where higher, with their values up to ten columns."""
+    ax.imshow(np.ma.masked_invalid(values), cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     ax.set_yticks(range(len(rows)), rows)
     ax.set_xticks(range(len(columns)), columns, rotation=0 if max(map(len, columns)) <= 7 else 40)
     ax.tick_params(axis="x", labeltop=True, labelbottom=False, labelsize=8)
     ax.spines[:].set_visible(False)
+    # White lines between the squares: minor ticks lie on their borders.
     ax.grid(visible=False)
     ax.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(values) + 1) - 0.5, minor=True)
     ax.tick_params(which="minor", length=0)
     ax.grid(which="minor", color="white", linewidth=1.5)
-    for (row, column), value in np.ndenumerate(values if len(columns) <= 10 else np.empty((0, 0))):
-        look = {"color": "white" if value > 0.55 else "#222222", "fontsize": 7.5}
-        ax.text(column, row, _short(value), ha="center", va="center", **look)
+    if len(columns) > VALUES:
+        return
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if value > 0.55 else INK
+        text = _short(value)
+        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
 
 
 def _short(value: float) -> str:
-    """`.83`, `1` and `0` where they are exact, a dash for NaN."""
+    """Two decimals; `1` and `0` only where they are exact, a dash for NaN."""
     if math.isnan(value):
         return "–"
-    return f"{value:.0f}" if value in (0, 1) else f"{value:.2f}".lstrip("0")
+    return f"{value:.0f}" if value in (0, 1) else f"{value:.2f}"

@@ -1,9 +1,17 @@
-"""`python -m selfloop_jax.report.markdown NUMBERS.csv [--into=FILE.md]`: the tables of a study from its CSV.
+"""Print the tables of a study as Markdown, from the numbers.csv of its report.
 
-Prints the tables as Markdown or, with --into, puts them between the two lines of the file that name
-the CSV: `<!-- tables of NAME.csv -->` and `<!-- end of NAME.csv -->`.
+    python -m selfloop_jax.report.markdown runs/study/study/numbers.csv
+    python -m selfloop_jax.report.markdown docs/digits_study.csv --into=docs/results.md
+
+NUMBERS.csv    the numbers.csv that `python -m selfloop_jax.report` wrote
+--into         puts the tables between the two lines of FILE.md that name the CSV, and leaves the
+               rest of the file as it is: `<!-- tables of NAME.csv -->`, `<!-- end of NAME.csv -->`
+
+Tables: verdicts, levels of every arm, contrasts with every control, fidelity of the generated
+images, and forecasts where the CSV has a side study.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,25 +24,20 @@ from selfloop_jax.errors import UsageError
 from selfloop_jax.measure import sign_test
 from selfloop_jax.report import forecast as forecast_figures
 from selfloop_jax.report import verdicts as verdict_text
-from selfloop_jax.report.metrics import ACCURACY, ALIGNED, OPPORTUNITY, Metric
+from selfloop_jax.report.panels import title_of
 from selfloop_jax.report.tables import Table
 from selfloop_jax.runtime import store
 from selfloop_jax.runtime.cli import Parser
 
-FIDELITY = (
-    Metric("fidelity", "frechet", "Frechet distance"),
-    Metric("fidelity", "precision", "precision"),
-    Metric("fidelity", "recall", "recall"),
-    Metric("fidelity", "memorized_share", "nearer to training"),
-)
-
-
-CONTRAST = Metric("metrics", "aligned_contrast", "aligned minus others")
+LEVELS = ("accuracy", forecast.GAP, "aligned_contrast", forecast.SHARE)
+CONTRASTS = (forecast.GAP, "aligned_contrast", "accuracy")
+FIDELITY = ("fid", "precision", "recall", "memorized_share")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints or writes the tables; the exit code."""
+    """Prints or writes the tables; returns the exit code."""
     parser = Parser("report.markdown", "NUMBERS.csv [--into=FILE.md]", __doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("numbers", metavar="NUMBERS.csv", type=Path)
     parser.add_argument("--into", metavar="FILE.md", type=Path)
     try:
@@ -51,32 +54,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def insert(path: Path, name: str, text: str) -> None:
-    """Puts the text between the lines that name the CSV, and leaves the rest of the file as it is."""
-    begin, end = f"<!-- tables of {name} -->\n", f"<!-- end of {name} -->"
+    """Replaces the text between the two lines of the file that name the CSV."""
+    begin = f"<!-- tables of {name} -->\n"
+    end = f"<!-- end of {name} -->"
     whole = path.read_text() if path.is_file() else ""
-    if begin not in whole or end not in whole.partition(begin)[2]:
-        raise UsageError(
-            f"--into={path}: allowed are files with the lines {begin.strip()} and {end}"
-        )
     before, _, rest = whole.partition(begin)
-    store.write_bytes(path, f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}".encode())
+    if begin not in whole or end not in rest:
+        raise UsageError(f"--into={path}: the file needs the lines {begin.strip()} and {end}")
+    after = rest.partition(end)[2]
+    store.write_bytes(path, f"{before}{begin}\n{text}\n{end}{after}".encode())
 
 
-def markdown(found: Sequence[numbers.Row]) -> str:
-    """All tables of a study."""
-    every = arms([row for row in found if row["set"] == "main"])
-    tested = verdicts.findings(every)
-    curves = forecast.curves([row for row in found if row["set"] == "side"])
+def markdown(rows: Sequence[numbers.Row]) -> str:
+    """Returns all tables of a study."""
+    every = arms([row for row in rows if row["set"] == "main"])
+    findings = verdicts.findings(every)
+    curves = forecast.curves([row for row in rows if row["set"] == "side"])
     made = forecast.forecasts(every, curves)[0] if curves else []
-    parts = [("Verdicts", verdict_text.table(tested))] if tested else []
-    parts += [("Levels", _levels(every))]
-    if contrasts := _contrasts(every):
-        parts += [("Loop minus control, whichever control", contrasts)]
-    if fidelity := _fidelity(every):
-        parts += [("Generated images", fidelity)]
-    parts += [("Prediction", forecast_figures.forecast_table(made))] if made else []
-    text = "\n\n".join(f"### {title}\n\n{_markdown(table)}" for title, table in parts)
-    return f"{text}\n\n{forecast.response_formulas(curves)}" if curves else text
+    tables: list[tuple[str, Table | None]] = [
+        ("Verdicts", verdict_text.table(findings) if findings else None),
+        ("Levels", _levels(every)),
+        ("Contrasts with every control", _contrasts(every)),
+        ("Generated images", _fidelity(every)),
+        ("Forecasts", forecast_figures.forecast_table(made) if made else None),
+    ]
+    parts = [f"### {title}\n\n{_markdown(table)}" for title, table in tables if table]
+    if curves:
+        parts.append(forecast.response_formulas(curves))
+    return "\n\n".join(parts)
 
 
 def _markdown(table: Table) -> str:
@@ -86,72 +91,72 @@ def _markdown(table: Table) -> str:
 
 
 def _levels(every: Sequence[Arm]) -> Table:
-    """Where every arm begins and ends."""
-    metrics = (ACCURACY, OPPORTUNITY, CONTRAST, ALIGNED)
-    body = []
+    """The first and the last level of every arm."""
+    rows = []
     for arm in every:
-        cells = (_ends(arm, metric) for metric in metrics)
-        body.append((arm.name, str(len(arm.runs)), *cells))
-    caption = "Mean over seeds in generation 0 → in the last one, with its 95 % t interval."
-    return Table(("arm", "seeds", *(metric.name for metric in metrics)), tuple(body), caption)
+        rows.append((arm.name, str(len(arm.runs)), *(_level(arm, key) for key in LEVELS)))
+    caption = (
+        "Mean over seeds, generation 0 → last generation, with the last one's 95 % t interval."
+    )
+    return Table(("arm", "seeds", *map(title_of, LEVELS)), tuple(rows), caption)
 
 
-def _ends(arm: Arm, metric: Metric) -> str:
-    values = arm.series(metric.column)
-    if np.isnan(values[:, -1]).all():
+def _level(arm: Arm, key: str) -> str:
+    mean = arm.mean(key)
+    if np.isnan(mean[-1]):
         return "–"
-    first, last = np.nanmean(values[:, 0]), np.nanmean(values[:, -1])
-    low, high = (end[-1] for end in arm.interval(metric.column))
-    return f"{first:.3f} → {last:.3f}" + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]")
+    low, high = (end[-1] for end in arm.interval(key))
+    interval = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
+    return f"{mean[0]:.3f} → {mean[-1]:.3f}{interval}"
 
 
 def _contrasts(every: Sequence[Arm]) -> Table | None:
-    """Change of the loop minus change of each of its controls; intervals alone, nothing tested."""
-    metrics = (OPPORTUNITY, CONTRAST, ACCURACY)
-    body = [
-        (arm.name, kind, *(_contrast(arm, other, metric) for metric in metrics))
-        for arm in every
-        for kind in CONTROLS
-        if arm.control == "none" and (other := control_of(arm, every, kind))
-    ]
+    """Change of each loop minus change of each of its controls: intervals, no tests."""
+    rows = []
+    for arm in every:
+        if arm.control != "none":
+            continue
+        for kind in CONTROLS:
+            control = control_of(arm, every, kind)
+            if control is not None:
+                rows.append((arm.name, kind, *(_contrast(arm, control, key) for key in CONTRASTS)))
     caption = (
-        "Mean over seeds of [last - generation 0] of the loop minus the same of the control, with its 95 % t "
-        "interval, not adjusted for how many there are: for reading, no verdict rests on them."
+        "Mean over seeds of the change (last generation minus generation 0) of the loop minus that "
+        "of the control, with its 95 % t interval, not adjusted for multiplicity: no verdict rests "
+        "on these."
     )
-    return (
-        Table(("loop", "control", *(m.name for m in metrics)), tuple(body), caption)
-        if body
-        else None
-    )
+    header = ("loop", "control", *map(title_of, CONTRASTS))
+    return Table(header, tuple(rows), caption) if rows else None
 
 
-def _contrast(arm: Arm, other: Arm, metric: Metric) -> str:
-    loop, control = verdicts.changes(arm, other, metric.column)
-    d = (loop - control)[~np.isnan(loop - control)]
-    if not len(d):
+def _contrast(arm: Arm, control: Arm, key: str) -> str:
+    loop, other = verdicts.changes(arm, control, key)
+    contrasts = loop - other
+    contrasts = contrasts[~np.isnan(contrasts)]
+    if not len(contrasts):
         return "–"
-    return verdict_text.with_interval(d.mean(), *sign_test.interval(d, 0.95))
+    return verdict_text.with_interval(contrasts.mean(), *sign_test.interval(contrasts, 0.95))
 
 
 def _fidelity(every: Sequence[Arm]) -> Table | None:
-    body = list(_fidelity_rows(every))
-    header = ("loop", *(metric.name for metric in FIDELITY))
+    rows = tuple(_fidelity_rows(every))
     caption = (
-        "Means over seeds in generation 0 → in the last one, in brackets the floor of the last: held-out "
-        "real images in place of generated ones."
+        "Mean over seeds, generation 0 → last generation, in brackets the baseline of the last: "
+        "held-out real images in place of generated ones."
     )
-    return Table(header, tuple(body), caption) if body else None
+    return Table(("loop", *map(title_of, FIDELITY)), rows, caption) if rows else None
 
 
 def _fidelity_rows(every: Sequence[Arm]) -> Iterator[tuple[str, ...]]:
     for arm in every:
-        if arm.control == "none" and not np.isnan(arm.series(FIDELITY[0].column)).all():
-            cells = []
-            for metric in FIDELITY:
-                values, floor = arm.series(metric.column), arm.series(f"{metric.column}.floor")
-                ends = (np.nanmean(values[:, g]) for g in (0, -1))
-                cells.append("{:.2f} → {:.2f} [{:.2f}]".format(*ends, np.nanmean(floor[:, -1])))
-            yield (arm.name, *cells)
+        if arm.control != "none" or np.isnan(arm.series(FIDELITY[0])).all():
+            continue
+        cells = []
+        for key in FIDELITY:
+            mean = arm.mean(key)
+            baseline = arm.mean(key, "baseline")
+            cells.append(f"{mean[0]:.2f} → {mean[-1]:.2f} [{baseline[-1]:.2f}]")
+        yield (arm.name, *cells)
 
 
 if __name__ == "__main__":

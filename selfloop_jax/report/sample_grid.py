@@ -1,121 +1,132 @@
-"""Sample grids: images of each class or group, real ones first, then those of the generations."""
+"""Sample grids: real images of each class or group, then those of each generation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from selfloop_jax.analysis.arrays import TILES, Tiles
-from selfloop_jax.analysis.runs import Run
+from selfloop_jax.analysis.runs import EXAMPLES, Examples, Run
 from selfloop_jax.report.style import CSS, DPI, RenderedFigure, figure, finish, spread
 
-_BLOCKS = 7  # generations shown
+BLOCKS = 7  # generations shown, at most
+COLUMNS = 20  # classes or groups shown, at most
 
+# CSS pixels: width of the titles, gap between images, height of the text below a block, gap
+# between blocks, width of the sheet, width of a letter.
+LEFT = 98
+GAP = 4
+TEXT = 16
+BETWEEN = 16
+WIDTH = 1040
+LETTER = 5.6
 
-_COLUMNS = 20  # classes or groups shown
-
-
-_LEFT, _GAP, _MARK, _BETWEEN, _WIDTH = 98, 4, 16, 16, 1040  # CSS pixels
-
-
-_LETTER = 5.6  # CSS pixels a letter of the class names takes
-
-
-_EMPTY = np.full((1, 1, 3), 238, np.uint8)  # a cell without an image is grey
+EMPTY = np.full((1, 1, 3), 238, np.uint8)  # grey where there is no image
 
 
 @dataclass(frozen=True)
 class _Block:
-    """One generation, or the real images: tiles per class, and int[C,G] counts of all its images."""
+    """One generation, or the real images: examples per column, int[C,G] counts of all images."""
 
     title: str
-    tiles: Tiles
-    joint: np.ndarray | None
+    examples: Examples
+    counts: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class _Sheet:
-    """Where things lie, in CSS pixels from the upper left corner."""
+    """The layout of a sheet, in CSS pixels from the upper left corner."""
 
-    classes: list[int]
+    columns: list[int]  # the classes or groups shown
     names: list[str]
     blocks: int
     side: int
 
     @property
     def slanted(self) -> bool:
-        """Class names that are wider than their column are slanted."""
-        return max(map(len, self.names)) * _LETTER > self.side + _GAP
+        """Whether the names are wider than their columns, so that they are slanted."""
+        return max(map(len, self.names)) * LETTER > self.side + GAP
 
     @property
     def top(self) -> int:
-        """Height of the line of class names."""
-        return 24 + self.slanted * round(0.7 * _LETTER * max(map(len, self.names)))
+        """Height of the line of names."""
+        return 24 + self.slanted * round(0.7 * LETTER * max(map(len, self.names)))
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the sheet."""
-        over = self.slanted * round(0.7 * _LETTER * len(self.names[-1]))
-        return self.y(self.blocks), _LEFT + len(self.classes) * (self.side + _GAP) + over
+        overhang = self.slanted * round(0.7 * LETTER * len(self.names[-1]))
+        return self.y(self.blocks), LEFT + len(self.columns) * (self.side + GAP) + overhang
 
     def y(self, block: int, row: int = 0) -> int:
-        """Top of a row of images; row TILES is where the marks stand."""
-        tall = TILES * (self.side + _GAP) + _MARK + _BETWEEN
-        return self.top + block * tall + row * (self.side + _GAP)
+        """Returns the top of a row of images; the text is in row EXAMPLES."""
+        height = EXAMPLES * (self.side + GAP) + TEXT + BETWEEN
+        return self.top + block * height + row * (self.side + GAP)
 
     def x(self, column: int) -> int:
-        """Left edge of a column of images."""
-        return _LEFT + column * (self.side + _GAP)
+        """Returns the left edge of a column of images."""
+        return LEFT + column * (self.side + GAP)
 
 
 def sample_grid(run: Run, prefix: str) -> RenderedFigure | None:
-    """All blocks of a run on one sheet, by class, or None where there is no image to show."""
-    blocks = _blocks(run)
-    return _grid(
-        run, f"{prefix}samples", "classes", blocks, lambda sheet: _marks(run, blocks, sheet)
-    )
+    """Returns all blocks of a run on one sheet, by class; None where there is no image."""
+    blocks = []
+    if run.real_by_class is not None:
+        blocks.append(_Block("real", run.real_by_class, run.real_counts))
+    for generation in spread([g for g in run.generations if g.by_class is not None], BLOCKS):
+        if generation.by_class is not None:
+            title = f"generation {generation.number}"
+            blocks.append(_Block(title, generation.by_class, generation.generated_counts))
+    name = f"{prefix}samples"
+    return _grid(run, name, "classes", blocks, lambda sheet: _majority(run, blocks, sheet))
 
 
 def group_grid(run: Run, prefix: str) -> RenderedFigure | None:
-    """The same by group, of the real images and the first and last generation; None with a single group."""
-    if len(run.data["groups"]) < 2:
+    """Returns real images and the first and last generation by group; None with one group."""
+    if len(run.groups) < 2:
         return None
-    real = [_Block("real", run.real_groups, None)] if run.real_groups is not None else []
-    drawn = [g for g in run.generations if g.group_tiles is not None]
-    shown = [_Block(f"generation {g.number}", g.group_tiles, None) for g in spread(drawn, 2)]
-    return _grid(run, f"{prefix}samples_by_group", "groups", real + shown, lambda sheet: [])
+    blocks = []
+    if run.real_by_group is not None:
+        blocks.append(_Block("real", run.real_by_group, None))
+    for generation in spread([g for g in run.generations if g.by_group is not None], 2):
+        if generation.by_group is not None:
+            blocks.append(_Block(f"generation {generation.number}", generation.by_group, None))
+    return _grid(run, f"{prefix}samples_by_group", "groups", blocks, lambda sheet: [])
 
 
 def _grid(
-    run: Run, name: str, of: str, blocks: list[_Block], mark: Callable[[_Sheet], list[list[str]]]
+    run: Run,
+    name: str,
+    axis: str,
+    blocks: Sequence[_Block],
+    text_below: Callable[[_Sheet], list[list[str]]],
 ) -> RenderedFigure | None:
-    if not any(len(tile) for block in blocks for tile in block.tiles):
+    if not any(_has_images(block) for block in blocks):
         return None
-    columns = spread(range(len(run.data[of])), _COLUMNS)
-    names = [str(run.data[of][c]) for c in columns]
+    columns = spread(range(len(run.data[axis])), COLUMNS)
+    names = [str(run.data[axis][column]) for column in columns]
     sheet = _Sheet(columns, names, len(blocks), _side(blocks, len(columns)))
-    marks = mark(sheet)
+    text = text_below(sheet)
     pixels = _pixels(blocks, sheet)
-    made = figure(pixels.shape[1] / DPI, pixels.shape[0] / DPI, layout=None)
-    made.figimage(pixels, 0, 0, origin="upper")
-    _write(made, blocks, sheet, marks)
-    alt = f"Grid of images, one column for each of the {of} {', '.join(names)}; from the top: "
-    alt += ", ".join(block.title for block in blocks)
-    return finish(made, name, f"{alt}.", _caption(run, of, blocks, sheet, bool(marks)))
+    fig = figure(pixels.shape[1] / DPI, pixels.shape[0] / DPI, layout=None)
+    fig.figimage(pixels, 0, 0, origin="upper")
+    _write(fig, blocks, sheet, text)
+    titles = ", ".join(block.title for block in blocks)
+    alt = f"Grid of images, a column for each of the {axis} {', '.join(names)}; rows: {titles}."
+    return finish(fig, name, alt, _caption(run, axis, blocks, sheet, bool(text)))
 
 
-def _blocks(run: Run) -> list[_Block]:
-    """Real images, then the generations shown; what has no file is left out."""
-    real = [_Block("real", run.real, run.reference)] if run.real is not None else []
-    shown = spread([g for g in run.generations if g.tiles is not None], _BLOCKS)
-    return real + [_Block(f"generation {g.number}", g.tiles, g.joint) for g in shown]
+def _has_images(block: _Block) -> bool:
+    return any(len(images) for images in block.examples)
 
 
 def _side(blocks: Sequence[_Block], columns: int) -> int:
-    """Side of a cell: a whole multiple, or a whole fraction, of the image's own side."""
-    own = max(tile.shape[1] for block in blocks for tile in block.tiles)
-    most = int(np.clip((_WIDTH - _LEFT) / columns - _GAP, 24, 72))
+    """Side of a square: a whole multiple, or a whole fraction, of the image's own side."""
+    own = 0
+    for block in blocks:
+        own = max(own, *(images.shape[1] for images in block.examples))
+    most = int(np.clip((WIDTH - LEFT) / columns - GAP, 24, 72))
     return own * (most // own) if own <= most else -(-own // -(-own // most))
 
 
@@ -124,75 +135,85 @@ def _pixels(blocks: Sequence[_Block], sheet: _Sheet) -> np.ndarray:
     scale = DPI // CSS
     height, width = sheet.size
     pixels = np.full((height * scale, width * scale, 3), 255, np.uint8)
-    for b, row, column in np.ndindex(len(blocks), TILES, len(sheet.classes)):
-        tiles = blocks[b].tiles[sheet.classes[column]]
-        top, left, side = sheet.y(b, row) * scale, sheet.x(column) * scale, sheet.side * scale
-        tile = resized(tiles[row] if row < len(tiles) else _EMPTY, side)
-        pixels[top : top + side, left : left + side] = tile
+    side = sheet.side * scale
+    for b, row, column in np.ndindex(len(blocks), EXAMPLES, len(sheet.columns)):
+        images = blocks[b].examples[sheet.columns[column]]
+        top = sheet.y(b, row) * scale
+        left = sheet.x(column) * scale
+        image = images[row] if row < len(images) else EMPTY
+        pixels[top : top + side, left : left + side] = resized(image, side)
     return pixels
 
 
-def resized(tile: np.ndarray, side: int) -> np.ndarray:
-    """uint8[H,W,3] -> uint8[side,side,3] by nearest neighbour: every pixel stays a visible square."""
-    rows, columns = (np.arange(side) * length // side for length in tile.shape[:2])
-    return tile[rows][:, columns]
+def resized(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8[H,W,3] -> uint8[side,side,3] by nearest neighbour: each pixel stays a square."""
+    rows = np.arange(side) * image.shape[0] // side
+    columns = np.arange(side) * image.shape[1] // side
+    return image[rows][:, columns]
 
 
-def _marks(run: Run, blocks: Sequence[_Block], sheet: _Sheet) -> list[list[str]]:
-    """Per block and class the share of the group most frequent among real images; [] if they do not fit."""
-    reference = run.reference
-    if reference is None or run.nested:
+def _majority(run: Run, blocks: Sequence[_Block], sheet: _Sheet) -> list[list[str]]:
+    """Per block and class the share of the real images' most frequent group; [] if too wide."""
+    real = run.real_counts
+    if real is None or run.nested:
         return []
-    groups = reference.argmax(axis=1)
-    names = [str(run.data["groups"][g]) for g in groups]
-    marks = [
-        [_mark(names[c], block.joint[c], groups[c]) for c in sheet.classes] for block in blocks
-    ]
-    fits = max(len(mark) for row in marks for mark in row) * _LETTER * 0.9 < sheet.side + _GAP
-    return marks if fits else []
+    groups = real.argmax(axis=1)
+    text = []
+    for block in blocks:
+        counts = np.zeros_like(real) if block.counts is None else block.counts
+        text.append([_share(run.groups[groups[c]], counts[c], groups[c]) for c in sheet.columns])
+    longest = max(len(max(row, key=len)) for row in text)
+    return text if longest * LETTER * 0.9 < sheet.side + GAP else []
 
 
-def _mark(name: str, counts: np.ndarray, group: int) -> str:
+def _share(name: str, counts: np.ndarray, group: int) -> str:
     total = counts.sum()
     return f"{name} {100 * counts[group] / total:.0f}%" if total else "none"
 
 
-def _write(made: Figure, blocks: Sequence[_Block], sheet: _Sheet, marks: list[list[str]]) -> None:
-    """Class names above, titles at the left, marks below each block."""
+def _write(
+    fig: Figure, blocks: Sequence[_Block], sheet: _Sheet, text: Sequence[Sequence[str]]
+) -> None:
+    """Names of the columns above, titles at the left, the text below each block."""
     for column, name in enumerate(sheet.names):
-        look = {"rotation": 40, "ha": "left"} if sheet.slanted else {"ha": "center"}
-        x = sheet.x(column) + sheet.side / (3 if sheet.slanted else 2)
-        _text(made, sheet, x, sheet.top - 6, name, va="bottom", size=8.5, **look)
+        look: dict[str, Any] = {"ha": "center"}
+        x = sheet.x(column) + sheet.side / 2
+        if sheet.slanted:
+            look = {"rotation": 40, "ha": "left"}
+            x = sheet.x(column) + sheet.side / 3
+        _text(fig, sheet, x, sheet.top - 6, name, va="bottom", size=8.5, **look)
     for b, block in enumerate(blocks):
-        middle = (sheet.y(b) + sheet.y(b, TILES) - _GAP) / 2
-        _text(made, sheet, 0, middle, block.title, ha="left", size=8.5)
-        for column, mark in enumerate(marks[b] if marks else ()):
+        middle = (sheet.y(b) + sheet.y(b, EXAMPLES) - GAP) / 2
+        _text(fig, sheet, 0, middle, block.title, ha="left", size=8.5)
+        for column, words in enumerate(text[b] if text else ()):
             x = sheet.x(column) + sheet.side / 2
-            _text(made, sheet, x, sheet.y(b, TILES) + 6, mark, ha="center", size=7, color="#555555")
+            y = sheet.y(b, EXAMPLES) + 6
+            _text(fig, sheet, x, y, words, ha="center", size=7, color="#555555")
 
 
-def _text(made: Figure, sheet: _Sheet, x: float, y: float, text: str, **look) -> None:
+def _text(fig: Figure, sheet: _Sheet, x: float, y: float, text: str, **look: Any) -> None:
     height, width = sheet.size
-    made.text(
-        x / width, 1 - y / height, text, **({"va": "center", "rotation_mode": "anchor"} | look)
-    )
+    look = {"va": "center", "rotation_mode": "anchor"} | look
+    fig.text(x / width, 1 - y / height, text, **look)
 
 
-def _caption(run: Run, of: str, blocks: Sequence[_Block], sheet: _Sheet, marked: bool) -> str:
-    """What one sees, and what is left out."""
-    one = {"classes": "class", "groups": "group"}[of]
+def _caption(run: Run, axis: str, blocks: Sequence[_Block], sheet: _Sheet, shares: bool) -> str:
+    """What the sheet shows and what it leaves out."""
+    one = {"classes": "class", "groups": "group"}[axis]
     parts = [
-        f"One column per {one}. Of each generation its first {TILES} images by id, not picked."
+        f"One column per {one}. Of each generation its first {EXAMPLES} images by id, not "
+        "cherry-picked."
     ]
     if blocks[0].title == "real":
-        parts.append("Real images stand first, for comparison.")
-    if marked:
+        parts.append("Real images come first, for comparison.")
+    if shares:
         parts.append(
-            "Below: the group most frequent among real images of the class, and its share in the block."
+            "Below each block: the most frequent group among the real images of the class, and its "
+            "share in the block."
         )
     shown = sum(block.title != "real" for block in blocks)
     if shown < len(run.generations):
         parts.append(f"{shown} of {len(run.generations)} generations are shown.")
-    if len(sheet.classes) < len(run.data[of]):
-        parts.append(f"{len(sheet.classes)} of {len(run.data[of])} {of} are shown.")
+    if len(sheet.columns) < len(run.data[axis]):
+        parts.append(f"{len(sheet.columns)} of {len(run.data[axis])} {axis} are shown.")
     return " ".join(parts)

@@ -1,10 +1,10 @@
-"""What all drawings share: colours, lines that differ without colour, and PNG bytes from matplotlib's Agg."""
+"""Style of all figures: colours, lines that differ without colour, and PNG bytes from Agg."""
 
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
@@ -13,22 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 CSS = 100  # CSS pixels an inch: a figure 5 inches wide is shown 500 pixels wide
-
-
 DPI = 200  # two pixels a CSS pixel
 
+# Okabe and Ito 2008, without the yellow that vanishes on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#777777"
+INK = "#222222"
 
-# Okabe and Ito, without the yellow that vanishes on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-
-
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
-
-
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-
-_RC = {
+RC = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.parse_math": False,  # a $ in a name is a $
@@ -36,7 +30,7 @@ _RC = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#777777",
+    "axes.edgecolor": GREY,
     "axes.linewidth": 0.8,
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -52,13 +46,12 @@ _RC = {
     "ytick.major.size": 0,
 }
 
-
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class RenderedFigure:
-    """A picture of the report: file stem, PNG bytes, width in CSS pixels, and its words."""
+    """A figure of the page: file stem, PNG bytes, width in CSS pixels, alt text and caption."""
 
     name: str
     png: bytes
@@ -69,50 +62,53 @@ class RenderedFigure:
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Matplotlib's defaults and ours, whatever the reader's own matplotlibrc says."""
-    with style.context(["default", _RC]):
+    """Applies matplotlib's defaults and ours, whatever the reader's matplotlibrc says."""
+    with style.context(["default", RC]):
         yield
 
 
-def figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
-    """An empty figure, in inches, drawn by Agg without any pyplot state."""
-    made = Figure(figsize=(width, height), dpi=DPI, layout=layout)
-    FigureCanvasAgg(made)
-    return made
+def figure(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
+    """Returns an empty figure, in inches, rendered by Agg without any pyplot state."""
+    empty = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    FigureCanvasAgg(empty)
+    return empty
 
 
-def finish(made: Figure, name: str, alt: str, caption: str) -> RenderedFigure:
-    """Render a figure to bytes that depend on nothing but its content."""
+def finish(fig: Figure, name: str, alt: str, caption: str) -> RenderedFigure:
+    """Renders a figure to bytes that depend on its content only."""
     buffer = io.BytesIO()
-    made.savefig(buffer, format="png", metadata={"Software": None})
-    return RenderedFigure(name, buffer.getvalue(), round(made.get_figwidth() * CSS), alt, caption)
+    fig.savefig(buffer, format="png", metadata={"Software": None})
+    return RenderedFigure(name, buffer.getvalue(), round(fig.get_figwidth() * CSS), alt, caption)
 
 
-def line(i: int) -> dict:
-    """Line i of a plot: colour, dashes and marker all differ; 28 lines before any two are alike."""
+def line(i: int) -> dict[str, Any]:
+    """Returns the look of line i: colour, dashes and marker differ; 28 lines before any repeat."""
     return {
-        "color": _COLOURS[i % len(_COLOURS)],
-        "linestyle": _DASHES[i % len(_DASHES)],
-        "marker": _MARKERS[i % len(_MARKERS)],
+        "color": COLOURS[i % len(COLOURS)],
+        "linestyle": DASHES[i % len(DASHES)],
+        "marker": MARKERS[i % len(MARKERS)],
         "markeredgecolor": "white",
         "markeredgewidth": 0.5,
     }
 
 
 def ramp(i: int, n: int) -> tuple[float, float, float, float]:
-    """Colour i of n in an order that grey keeps: dark first."""
+    """Returns colour i of n, dark first: their order survives in greyscale."""
     return colormaps["cividis"](0.02 + 0.74 * i / max(n - 1, 1))
 
 
 def generation_axis(ax: Axes, numbers: Sequence[int]) -> None:
-    """Whole generations only, half a generation of air on both sides."""
+    """Sets a horizontal axis of whole generations with a margin on both sides."""
     ax.set_xlim(min(numbers) - 0.3, max(numbers) + 0.3)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     ax.grid(axis="x", visible=False)
+    ax.set_xlabel("generation")
 
 
 def spread(items: Sequence[Item], limit: int) -> list[Item]:
-    """At most `limit` of the items, evenly spread, the first and the last among them."""
+    """Returns at most `limit` of the items, evenly spread, with the first and the last."""
     if len(items) <= limit:
         return list(items)
     return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]

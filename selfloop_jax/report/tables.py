@@ -1,17 +1,22 @@
-"""Tables of the report, as text cells."""
+"""Tables of the page, as text cells."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfloop_jax.analysis.config_diff import differences
-from selfloop_jax.analysis.runs import Run
-from selfloop_jax.report.metrics import COUNTS, PANELS, Metric, text
+from selfloop_jax.analysis.runs import Generation, Run
+from selfloop_jax.measure.metrics import METRICS
+from selfloop_jax.report.panels import arrow_of, is_count, number_text, panels, title_of
+from selfloop_jax.runtime import store
 
 
 @dataclass(frozen=True)
 class Table:
-    """A header and rows of text; the first cell of each names its row. A row of one cell is a heading."""
+    """A header and rows of text. The first cell names the row; a row of one cell is a heading.
+
+    The second line of a cell (an interval) is set smaller.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -19,114 +24,130 @@ class Table:
 
 
 def metrics(run: Run) -> Table:
-    """Every number of the records, one row per metric, one column per generation."""
+    """Returns every metric of the records, a row per metric and a column per generation."""
+    keys: dict[str, None] = {}
+    for generation in run.generations:
+        keys |= dict.fromkeys(generation.metrics)
     rows: list[tuple[str, ...]] = []
-    for panel in PANELS:
-        rows += [(panel.title,), *(_metric_row(run, metric) for metric in panel.metrics)]
-    rows += [("Counts",), *(_metric_row(run, metric) for metric in COUNTS)]
-    if others := _others(run):
-        rows += [("Others",), *(_metric_row(run, metric) for metric in others)]
-    caption = "↑ higher is better or fairer, ↓ lower is; undefined: nothing to compute it from, or not measured."
-    return Table(("generation", *(str(g.number) for g in run.generations)), tuple(rows), caption)
+    for panel in panels(keys):
+        rows.append((panel.title,))
+        rows += [_metric_row(run, key) for key in panel.keys if key in keys]
+    counts = [key for key in keys if is_count(key)]
+    if counts:
+        rows.append(("Counts",))
+        rows += [_metric_row(run, key) for key in counts]
+    caption = (
+        "Second line: 95 % interval over images. ↑ higher is better or fairer, ↓ lower is. "
+        "Undefined: nothing to compute it from, or not measured."
+    )
+    return Table(_header(run), tuple(rows), caption)
 
 
-def _metric_row(run: Run, metric: Metric) -> tuple[str, ...]:
-    cells = (text(g.value(metric.section, metric.key), metric.whole) for g in run.generations)
-    return (f"{metric.name} {metric.better}".strip(), *cells)
+def _header(run: Run) -> tuple[str, ...]:
+    return ("generation", *(str(generation.number) for generation in run.generations))
 
 
-def _others(run: Run) -> list[Metric]:
-    """Numbers of the last record that the report has no name for."""
-    known = {(m.section, m.key) for m in (*COUNTS, *(m for panel in PANELS for m in panel.metrics))}
-    found = [
-        (section, key)
-        for section in ("metrics", "samples")
-        for key in run.last.record[section] or ()
-    ]
-    return [
-        Metric(s, k, k)
-        for s, k in found
-        if (s, k) not in known and _is_number(run.last.record[s][k])
-    ]
+def _metric_row(run: Run, key: str) -> tuple[str, ...]:
+    cells = [_metric_cell(generation, key) for generation in run.generations]
+    return (f"{title_of(key)} {arrow_of(key)}".strip(), *cells)
 
 
-def _is_number(value: object) -> bool:
-    return value is None or isinstance(value, int | float)
-
-
-_FIDELITY = ("frechet", "kernel", "precision", "recall", "density", "coverage")
+def _metric_cell(generation: Generation, key: str) -> str:
+    text = number_text(generation.value(key), is_count(key))
+    number = generation.metrics.get(key)
+    if number is None or number.low is None or number.high is None:
+        return text
+    if math.isnan(number.low) or math.isnan(number.high):
+        return text
+    return f"{text}\n[{number_text(number.low)}, {number_text(number.high)}]"
 
 
 def fidelity(run: Run) -> Table | None:
-    """Fidelity of the last generation overall, by class and by group, each number beside its floor."""
-    found = run.last.record.get("fidelity")
-    if not found:
+    """Returns the fidelity of the last generation by class and group, baselines in brackets."""
+    tables = run.last.record["tables"]
+    if not tables.get("fidelity_by_class"):
         return None
-    rows: list[tuple[str, ...]] = [_fidelity_row("all images", found["overall"], found["floor"])]
-    for place, names in (("class", run.data["classes"]), ("group", run.data["groups"])):
-        pairs = zip(names, found[f"per_{place}"], found[f"per_{place}_floor"], strict=True)
-        rows += [(f"By {place}",), *(_fidelity_row(str(name), *pair) for name, *pair in pairs)]
-    notes = ". ".join(note[:1].upper() + note[1:] for note in found["notes"])
+    keys = [key for key in tables["fidelity_by_class"][0] if key in METRICS]
+    record = run.last.record["metrics"]
+    rows = [_fidelity_row("all images", keys, record)]
+    for place, names in (("class", run.classes), ("group", run.groups)):
+        rows.append((f"By {place}",))
+        parts = tables.get(f"fidelity_by_{place}") or []
+        rows += [_fidelity_row(name, keys, part) for name, part in zip(names, parts, strict=True)]
+    notes = " ".join(f"{note[:1].upper()}{note[1:]}." for note in run.last.record.get("notes", ()))
     caption = (
-        f"Generation {run.last.number}; in brackets the floor: held-out real images in place of generated "
-        f"ones. {notes}."
+        f"Generation {run.last.number}; in brackets the baseline: held-out real images in place "
+        f"of generated ones. {notes}"
     )
-    return Table(("images", *_FIDELITY, "count"), tuple(rows), caption)
+    return Table(("images", *map(title_of, keys)), tuple(rows), caption.strip())
 
 
-def _fidelity_row(name: str, found: dict, floor: dict) -> tuple[str, ...]:
-    cells = (f"{_cell(found[key])} ({_cell(floor[key])})" for key in _FIDELITY)
-    return (name, *cells, str(found["count"]))
+def _fidelity_row(name: str, keys: Sequence[str], numbers: store.Json) -> tuple[str, ...]:
+    cells = []
+    for key in keys:
+        number = numbers.get(key) or {}
+        cells.append(f"{_short(number, 'value')} ({_short(number, 'baseline')})")
+    return (name, *cells)
 
 
-def _cell(value: float | None) -> str:
+def _short(number: store.Json, part: str) -> str:
+    value = number.get(part)
     return "–" if value is None else f"{value:.3g}"
 
 
 def seconds(run: Run) -> Table:
-    """Wall-clock seconds and images per second, one row per phase, one column per generation."""
-    rows = [("Seconds",), *_phase_rows(run, "seconds", "{:.1f}")]
+    """Returns seconds and images per second, a row per phase and a column per generation."""
+    rows: list[tuple[str, ...]] = [("Seconds",), *_phase_rows(run, "seconds", "{:.1f}")]
     totals = [math.fsum(g.record.get("seconds", {}).values()) for g in run.generations]
-    rows += [("all phases", *(f"{total:.1f}" for total in totals))]
-    if speeds := _phase_rows(run, "images_per_second", "{:,.0f}"):
+    rows.append(("all phases", *(f"{total:.1f}" for total in totals)))
+    speeds = _phase_rows(run, "images_per_second", "{:,.0f}")
+    if speeds:
         rows += [("Images per second",), *speeds]
-    caption = "Wall-clock time in which a phase ran, compilation included; of a resumed phase the last part only."
-    return Table(("generation", *(str(g.number) for g in run.generations)), tuple(rows), caption)
+    caption = (
+        "Wall-clock time of each phase, compilation included; of a resumed phase only the time "
+        "after the resume."
+    )
+    return Table(_header(run), tuple(rows), caption)
 
 
 def _phase_rows(run: Run, section: str, form: str) -> list[tuple[str, ...]]:
     records = [generation.record.get(section, {}) for generation in run.generations]
-    phases = dict.fromkeys(phase for record in records for phase in record)
-    return [
-        (phase.replace("_", " "), *(form.format(r[phase]) if phase in r else "–" for r in records))
-        for phase in phases
-    ]
+    phases: dict[str, None] = {}
+    for record in records:
+        phases |= dict.fromkeys(record)
+    rows = []
+    for phase in phases:
+        cells = [form.format(r[phase]) if phase in r else "–" for r in records]
+        rows.append((phase.replace("_", " "), *cells))
+    return rows
 
 
 def config_differences(runs: Sequence[Run], labels: Sequence[str]) -> Table | None:
-    """One row per run, one column per field in which the configs differ; None if they are equal."""
+    """Returns a row per run and a column per field in which configs differ; None if none does."""
     fields = differences(runs)
     if not fields:
         return None
-    columns = zip(labels, (run.path.name for run in runs), *fields.values(), strict=True)
-    return Table(("run", "folder", *fields), tuple(columns))
+    folders = [run.path.name for run in runs]
+    rows = zip(labels, folders, *fields.values(), strict=True)
+    return Table(("run", "folder", *fields), tuple(rows))
 
 
 def versions(run: Run) -> Table | None:
-    """The newest entry of the manifest, one row per field."""
+    """Returns the newest entry of the manifest, a row per field."""
     if not run.manifest:
         return None
-    rows = tuple((key, str(value) or "–") for key, value in run.manifest[-1].items())
-    more = len(run.manifest) - 1
-    caption = f"{more} earlier in manifest.json: the run went on after it changed." if more else ""
-    return Table(("field", "value"), rows, caption)
+    rows = tuple((name, str(value) or "–") for name, value in run.manifest[-1].items())
+    earlier = len(run.manifest) - 1
+    caption = f"manifest.json has {earlier} earlier: the run was resumed on other versions."
+    return Table(("field", "value"), rows, caption if earlier else "")
 
 
 def digests(run: Run) -> Table:
-    """sha256 of what each generation made and of what it was made from."""
+    """Returns the sha256 of what each generation made and of what it was made from."""
     rows: list[tuple[str, ...]] = []
     for generation in run.generations:
         rows.append((f"generation {generation.number}",))
-        rows += [(name, digest) for name, digest in generation.record.get("digests", {}).items()]
-        rows += [(f"parent: {name}", d) for name, d in generation.record.get("parents", {}).items()]
+        rows += list(generation.record.get("digests", {}).items())
+        parents = generation.record.get("parents", {})
+        rows += [(f"parent: {name}", digest) for name, digest in parents.items()]
     return Table(("artifact", "sha256"), tuple(rows))

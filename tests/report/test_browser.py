@@ -1,4 +1,4 @@
-"""The page in a real browser: no console message, nothing asked of the network, no width overflown, fast.
+"""The page in a real browser: no console message, no network request, no overflow, and fast.
 
 Skipped where no Chromium is installed.
 """
@@ -11,37 +11,23 @@ import time
 from pathlib import Path
 
 import pytest
-from test_report import make_workdir
+from workdirs import make_workdir
 
-from selfloop_jax.report.page import write
+from selfloop_jax.report import write
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 
-
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 
-
 FLAGS = (
-    *(
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-sync",
-    ),
-    *(
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--allow-file-access-from-files",
-    ),
-    *("--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--hide-scrollbars"),
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
+    *("--allow-file-access-from-files", "--hide-scrollbars", "--enable-logging=stderr"),
+    "--host-resolver-rules=MAP * ~NOTFOUND",
 )
-
-
-# Loads the page in a frame of a given width and writes down what a reader would notice.
+# Loads the page in a frame of a given width and reports what a reader would notice.
 PROBE = """<!DOCTYPE html><meta charset="utf-8"><body style="margin:0"><script>
 console.log("probe");
 const frame = document.createElement("iframe");
@@ -60,8 +46,8 @@ document.body.append(frame);
 </script>"""
 
 
-def look(page: Path, width: int, folder: Path) -> tuple[dict, list[str]]:
-    """What the probe saw of the page at a width in CSS pixels, and the browser's console messages."""
+def load(page: Path, width: int, folder: Path) -> tuple[dict, list[str]]:
+    """What the probe found at a width in CSS pixels, and the console messages."""
     probe = folder / f"probe_{width}.html"
     probe.write_text(PROBE.format(width=width, page=page.as_uri()))
     started = time.perf_counter()
@@ -94,9 +80,9 @@ def page(tmp_path_factory) -> Path:
 def test_twenty_generations_of_five_seeds_fit_and_load(page, width, tmp_path):
     empty = tmp_path / "empty.html"
     empty.write_text("<p>nothing</p>")
-    idle = look(empty, width, tmp_path)[0]["seconds"]
-    seen, console = look(page, width, tmp_path)
-    assert len(console) == 1  # the probe's own word: messages are seen
+    idle = load(empty, width, tmp_path)[0]["seconds"]
+    seen, console = load(page, width, tmp_path)
+    assert len(console) == 1  # the probe's own message: messages are captured
     assert "probe" in console[0]
     assert seen["overflow"] <= 0
     assert (seen["broken"], seen["asked"]) == (0, [])
@@ -104,12 +90,12 @@ def test_twenty_generations_of_five_seeds_fit_and_load(page, width, tmp_path):
     assert seen["seconds"] - idle < 2
 
 
-def test_a_broken_page_would_be_seen(tmp_path):
+def test_the_probe_finds_a_broken_page(tmp_path):
     broken = tmp_path / "broken.html"
     broken.write_text(
         '<img src="nothing.png"><div style="width:3000px">x</div><script>undefined_name()</script>'
     )
-    seen, console = look(broken, 390, tmp_path)
+    seen, console = load(broken, 390, tmp_path)
     assert seen["overflow"] > 0
     assert seen["broken"] == 1
     assert any("nothing.png" in name for name in seen["asked"])

@@ -1,0 +1,222 @@
+"""The page of one run and of a study: its files, its HTML, and the command line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from workdirs import GAP, edit_record, make_study, make_workdir
+
+from selfloop_jax.analysis.numbers import read_csv
+from selfloop_jax.report import write
+from selfloop_jax.report.__main__ import main
+
+FIGURES = {
+    *("curves_accuracy", "curves_gaps", "curves_ratios", "curves_composition", "curves_fidelity"),
+    *("curves_content", "samples", "samples_by_group", "groups", "recall", "pool"),
+    *("loss_diffusion", "loss_classifier"),
+}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    """One run with its report."""
+    path = make_workdir(tmp_path_factory.mktemp("runs") / "plain")
+    write([path])
+    return path
+
+
+@pytest.fixture(scope="module")
+def html(workdir) -> str:
+    return (workdir / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> tuple[Path, str]:
+    """Two loops with their controls, and a side run: (page, html)."""
+    folder = tmp_path_factory.mktemp("study")
+    workdirs = make_study(folder)
+    side = make_workdir(folder / "side", 2, seed=0)
+    page = folder / "study.html"
+    assert main([*map(str, workdirs), "--side", str(side), f"--out={page}"]) == 0
+    return page, page.read_text()
+
+
+def test_the_page_has_all_figures(workdir, html):
+    pngs = sorted((workdir / "report").glob("*.png"))
+    assert {png.stem for png in pngs} == FIGURES
+    assert all(png.read_bytes().startswith(b"\x89PNG") for png in pngs)
+    assert html.count("<img ") == html.count("<figcaption>") == len(FIGURES)
+    assert all(re.findall(r'<img [^>]*alt="([^"]+)"', html))
+
+
+def test_the_page_is_self_contained(html):
+    assert not re.search(r"https?://", html)
+    assert "<script" not in html
+    assert "<link" not in html
+    assert "url(" not in html
+    assert set(re.findall(r'src="([^"]{5})', html)) == {"data:"}
+
+
+def test_the_page_names_the_run_and_escapes_its_text(html):
+    assert "<h1>digits, pool rule accumulate</h1>" in html
+    assert "generations 0 to 2" in html
+    assert "&lt;cpu&gt;" in html
+
+
+def test_the_page_speaks_the_language_of_the_field(html):
+    text = re.sub(r'src="[^"]*"', "", html)
+    assert not re.search(r"\b(drawn|drew|fake|floor|cells?|told|beside)\b", text)
+    for name in ("FID (classifier features)", "baseline", "generated images", "interval"):
+        assert name in text
+
+
+def cells(html: str, title: str) -> list[str]:
+    """The text of the cells in the row of a metric."""
+    row = re.search(rf'<th scope="row">{re.escape(title)}</th>(.*?)</tr>', html, re.DOTALL).group(1)
+    return re.findall(r"<td[^>]*>(.*?)</td>", row)
+
+
+def test_a_metric_is_shown_with_its_interval(html):
+    assert cells(html, "accuracy ↑")[0] == "0.900<small>[0.850, 0.950]</small>"
+    assert cells(html, "worst-group accuracy ↑")[0] == "0.900"
+
+
+def test_an_undefined_metric_is_called_undefined(html):
+    assert cells(html, "demographic parity difference ↓") == ["undefined"] * 3
+    assert "Undefined or not measured: demographic parity difference; aligned minus" in html
+
+
+def test_fidelity_is_shown_with_its_baseline(html):
+    assert cells(html, "all images") == ["3 (0.5)"]
+    assert cells(html, "zero")[0] == "2 (1)"
+    assert cells(html, "red0")[0] == "3 (–)"
+    assert "Sizes: few images." in html
+
+
+def test_the_same_run_gives_the_same_bytes(workdir, html, tmp_path):
+    again = write([workdir], tmp_path / "report.html")
+    assert again.read_text() == html
+    for png in (tmp_path / "report").glob("*.png"):
+        assert png.read_bytes() == (workdir / "report" / png.name).read_bytes()
+
+
+def test_missing_files_leave_out_only_their_figures(tmp_path):
+    workdir = make_workdir(tmp_path / "run", 2)
+    missing = ["gen_0001/samples.npz", "real.npz", "metrics.jsonl", "manifest.json"]
+    for file in missing:
+        (workdir / file).unlink()
+    html = write([workdir]).read_text()
+    assert all(f"{file}: missing" in html for file in missing)
+    stems = {png.stem for png in (workdir / "report").glob("*.png")}
+    assert stems == FIGURES - {"loss_diffusion", "loss_classifier"}
+
+
+def test_a_control_is_shown_without_generated_images(tmp_path):
+    workdir = make_workdir(tmp_path / "run", 2, control="fresh_real")
+    html = write([workdir]).read_text()
+    assert "samples.npz: missing" not in html
+    stems = {png.stem for png in (workdir / "report").glob("*.png")}
+    assert {"curves_composition", "curves_fidelity", "curves_content"} & stems == set()
+
+
+def test_the_page_of_a_study_has_verdicts_and_control_figures(study):
+    page, html = study
+    metric = "equal opportunity difference, mean"
+    assert f"accumulate, {metric}, against fresh_real: amplification" in html
+    assert f"replace, {metric}, against fresh_real: no change" in html
+    assert "<h2>Verdicts: change of bias, loop against control</h2>" in html
+    stems = {png.stem for png in page.with_suffix("").glob("*.png")}
+    assert f"controls_{GAP}" in stems
+    assert {"run1_samples", "run2_samples", "run1_groups", "run2_groups"} <= stems
+
+
+def test_a_study_shows_one_run_per_loop(study):
+    _, html = study
+    assert html.count('<details class="arm"') == 2  # controls have no part of their own
+    assert "<h2>accumulate</h2>" in html
+    assert "<h2>replace</h2>" in html
+
+
+def test_the_side_study_is_marked_in_the_csv_and_its_seeds_on_the_page(study):
+    page, html = study
+    rows = read_csv(page.with_suffix("") / "numbers.csv")
+    assert {row["run"] for row in rows if row["set"] == "side"} == {"side"}
+    assert len({row["run"] for row in rows if row["set"] == "main"}) == 30
+    assert "Seeds 0 are in the side study too" in html
+    assert "No forecast: the side study needs aligned groups at two initial biases" in html
+
+
+def not_a_run(tmp_path: Path) -> list[str]:
+    return [str(tmp_path)]
+
+
+def wrong_suffix(tmp_path: Path) -> list[str]:
+    return [str(make_workdir(tmp_path / "run", 1)), "--out=report.pdf"]
+
+
+def unknown_flag(tmp_path: Path) -> list[str]:
+    return [str(make_workdir(tmp_path / "run", 1)), "--dpi=3"]
+
+
+def old_version(tmp_path: Path) -> list[str]:
+    workdir = make_workdir(tmp_path / "run", 1)
+    edit_record(workdir, 0, lambda record: record.pop("version"))
+    return [str(workdir)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (not_a_run, "config.json is needed"),
+        (wrong_suffix, "--out: 'report.pdf'"),
+        (unknown_flag, "--dpi=3"),
+        (old_version, "written by selfloop_jax 0.1"),
+        (lambda _: [], "WORKDIR"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_code_2(tmp_path, capsys, arguments, message):
+    assert main(arguments(tmp_path)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert not list(tmp_path.rglob("*.html"))
+
+
+def test_a_damaged_record_is_one_line_and_code_1(tmp_path, capsys):
+    workdir = make_workdir(tmp_path / "run", 1)
+    (workdir / "gen_0000" / "record.json").write_text("{")
+    assert main([str(workdir)]) == 1
+    printed = capsys.readouterr()
+    assert "record.json: damaged" in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+
+
+def test_the_command_imports_neither_jax_nor_pyplot(tmp_path):
+    workdir = make_workdir(tmp_path / "run", 1)
+    code = (
+        "import sys; from selfloop_jax.report.__main__ import main; code = main(sys.argv[1:]);"
+        "assert not {'jax', 'flax', 'matplotlib.pyplot'} & set(sys.modules); sys.exit(code)"
+    )
+    out = tmp_path / "folder" / "page.html"
+    done = python(code, str(workdir), f"--out={out}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
+    assert (tmp_path / "folder" / "page" / "samples.png").is_file()
+
+
+def test_importing_report_and_analysis_does_not_import_matplotlib():
+    code = (
+        "import sys, selfloop_jax.report, selfloop_jax.analysis.forecast;"
+        "assert not {'jax', 'matplotlib', 'jinja2'} & set(sys.modules)"
+    )
+    done = python(code)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,99 @@
+"""The sentences at the top of the page."""
+
+import shutil
+from pathlib import Path
+
+from workdirs import GAP, edit_record, make_arm, make_workdir, set_metric
+
+from selfloop_jax.analysis import arms, numbers, verdicts
+from selfloop_jax.analysis.runs import read_run
+from selfloop_jax.report.text import caveats, summary, title
+
+
+def summary_of(*workdirs: Path) -> str:
+    runs = [read_run(workdir) for workdir in workdirs]
+    every = arms.arms(numbers.rows(runs))
+    return " ".join(summary(runs, every, verdicts.findings(every)))
+
+
+def test_summary_of_one_run_names_its_ends_and_its_limits(tmp_path):
+    text = summary_of(make_workdir(tmp_path / "run"))
+    assert "From generation 0 (trained on real images only) to generation 2: " in text
+    assert "accuracy 0.900 to 0.700;" in text
+    assert "would lie between 0.100 and 0.300; the measured value is 0.700 (p = 0.001)" in text
+    assert "a single run with one seed" in text
+
+
+def test_summary_mentions_a_non_monotonic_generation(tmp_path):
+    workdir = make_workdir(tmp_path / "run")
+    set_metric(workdir, 1, "accuracy", 0.25)
+    assert "accuracy 0.900 to 0.700 (0.250 in generation 1)" in summary_of(workdir)
+
+
+def test_summary_leaves_out_undefined_ends(tmp_path):
+    workdir = make_workdir(tmp_path / "run")
+    set_metric(workdir, 2, "accuracy", None)
+    assert "accuracy 0.900" not in summary_of(workdir).replace("subgroup accuracy", "")
+
+
+def test_summary_of_one_generation_shows_no_trend(tmp_path):
+    text = summary_of(make_workdir(tmp_path / "run", generations=1))
+    assert "In generation 0: accuracy 0.900" in text
+    assert "it shows no trend" in text
+
+
+def test_summary_without_generation_0_starts_later(tmp_path):
+    workdir = make_workdir(tmp_path / "run")
+    shutil.rmtree(workdir / "gen_0000")
+    assert "From generation 1 to generation 2" in summary_of(workdir)
+
+
+def test_summary_of_seeds_gives_their_range(tmp_path):
+    text = summary_of(*(make_workdir(tmp_path / str(seed), seed=seed) for seed in (0, 1)))
+    assert "accuracy between 0.690 and 0.700" in text
+    assert "differ only in the seed" in text
+    assert "no change is tested" in text
+
+
+def test_summary_of_a_tested_study_is_its_verdicts(tmp_path):
+    loop = make_arm(tmp_path, "accumulate", "none", 0.1)
+    control = make_arm(tmp_path, "accumulate", "fresh_real", 0.0)
+    text = summary_of(*loop, *control)
+    metric = "equal opportunity difference, mean"
+    assert text.startswith(f"loop, {metric}, against fresh_real: amplification")
+    assert "Loop: +0.200, control: " in text
+
+
+def test_summary_warns_of_the_validation_split(tmp_path):
+    workdir = make_workdir(tmp_path / "run")
+    edit_record(workdir, 2, lambda record: record.update(split="validation"))
+    assert "are not final" in summary_of(workdir)
+
+
+def test_summary_warns_of_different_splits(tmp_path):
+    paths = [make_workdir(tmp_path / str(seed), seed=seed) for seed in range(2)]
+    edit_record(paths[1], 2, lambda record: record.update(split="validation"))
+    assert "different splits (test, validation): do not compare them" in summary_of(*paths)
+
+
+def test_caveats_name_inexact_generations_and_empty_subgroups(tmp_path):
+    workdir = make_workdir(tmp_path / "run")
+    edit_record(workdir, 2, lambda record: record.update(exact=False))
+    set_metric(workdir, 2, "undefined_subgroups", 2)
+    text = " ".join(caveats(read_run(workdir)))
+    assert "Generation 2: marked not exact" in text
+    assert "Subgroups without test images: 2" in text
+
+
+def test_stand_in_data_is_named_in_title_and_caveats(tmp_path):
+    workdir = make_workdir(tmp_path / "run", 1)
+    edit_record(workdir, 0, lambda record: record["data"].update(stand_in="other checksums"))
+    run = read_run(workdir)
+    assert title([run]) == "STAND-IN for digits, pool rule accumulate"
+    assert "no number here says anything about that data set" in caveats(run)[0]
+
+
+def test_an_untested_gap_has_no_null_sentence(tmp_path):
+    workdir = make_workdir(tmp_path / "run", 1)
+    set_metric(workdir, 0, GAP, 0.3)
+    assert "would lie between" not in summary_of(workdir)
