@@ -213,9 +213,9 @@ def _read_generation(folder: Path, notes: list[str]) -> Generation:
     try:
         return _generation(folder, record, notes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        version = record["version"]
+        version = record.get("version", "an unnamed version")
         raise RunError(
-            f"{path}: damaged, or of another version (selfloop_jax {version} wrote it): {error!r}"
+            f"{path}: damaged, or of another version (written by selfloop_jax {version}): {error!r}"
         ) from error
 
 
@@ -223,8 +223,7 @@ def _check_version(workdir: Path, record: store.Json) -> None:
     """Raises UsageError for a record of 0.1, which has no version and bare numbers as metrics."""
     metrics = record.get("metrics")
     values = metrics.values() if isinstance(metrics, dict) else ()
-    bare = any(isinstance(value, int | float) for value in values)
-    if bare or "version" not in record:
+    if any(isinstance(value, int | float) for value in values):
         version = record.get("version", "0.1")
         raise UsageError(
             f"{workdir}: written by selfloop_jax {version}; this version reads 0.2 and later"

@@ -87,7 +87,8 @@ def _plot_response(
     colour = look["color"]
     ax.fill_between(grid, low, high, color=colour, alpha=0.14, linewidth=0)
     ax.plot(grid, special.expit(logit), color=colour, linestyle=look["linestyle"], label=label)
-    ax.plot(points[:, 0], points[:, 1], look["marker"], color=colour, markersize=4, alpha=0.8)
+    # Hundreds of points, one per generator and class: faint and below the curves.
+    ax.plot(*points[:, :2].T, look["marker"], color=colour, markersize=3, alpha=0.4, zorder=1)
 
 
 def _curve_error(response: dynamics.Response, share: np.ndarray) -> np.ndarray:

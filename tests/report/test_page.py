@@ -162,7 +162,7 @@ def unknown_flag(tmp_path: Path) -> list[str]:
 
 def old_version(tmp_path: Path) -> list[str]:
     workdir = make_workdir(tmp_path / "run", 1)
-    edit_record(workdir, 0, lambda record: record.pop("version"))
+    edit_record(workdir, 0, lambda record: record.update(version="0.1", metrics={"accuracy": 1}))
     return [str(workdir)]
 
 
