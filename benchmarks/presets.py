@@ -59,6 +59,7 @@ def for_peers(config: configs.Config) -> dict[str, Any]:
 
 def load(path: Path) -> ModuleType:
     """A file of configs/."""
+    configs.share_folder(path)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

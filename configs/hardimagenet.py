@@ -1,30 +1,34 @@
-"""Hard ImageNet: the loop on 15 classes that are easily told by their surroundings (Moayeri et al. 2022).
+"""Hard ImageNet: the loop on 15 classes whose surroundings give them away (Moayeri et al. 2022).
 
 Claim: none yet; not yet run on the real images (a machine without them cannot). Data: about 19,000
-training and 750 validation images with a mask of the object each. `data.hardimagenet.images_dir` is an ImageNet
-(only the 15 classes are read) or the 15-class image download, `data.hardimagenet.masks_dir` and `data.hardimagenet.meta_dir`
-are folders of the published masks and meta files (a pickle that holds more than plain containers,
-such as NumPy numbers, is refused: write it again with plain integers). Groups: the half of each
-class that was ranked first by strength of its spurious cue, and the half ranked last; 40 images per
-class and half, never trained on, are the test set. `unbiased` takes both halves as often, `biased`
-nine of ten from the first, as many in all. Ablations and relative foreground sensitivity are
-measured on the official validation images in every generation. The generator knows the class alone;
-a drawn image's half is told by a classifier trained on the real images of generation 0 and then
-frozen (`annotator`). Networks: at 64 pixels a U-Net in the range of ADM-64 (Dhariwal and Nichol
-2021), at 128 a lighter one that folds 2x2 pixels into channels; ResNet-50.
+training and 750 validation images with a mask of the object each. Of `data.hardimagenet`,
+`images_dir` is an ImageNet (only the 15 classes are read) or the 15-class image download;
+`masks_dir` and `meta_dir` are folders of the published masks and meta files (a pickle that holds
+more than plain containers, such as NumPy numbers, is refused: write it again with plain integers).
+Groups: the half of each class that was ranked first by strength of its spurious cue, and the half
+ranked last; 40 images per class and half, never trained on, are the test set. `unbiased` takes both
+halves as often, `biased` nine of ten from the first, as many in all. Ablations and relative
+foreground sensitivity are measured on the official validation images in every generation. The
+generator is conditioned on the class alone; a classifier trained on the real images of generation 0
+and then frozen (`annotator`) gives generated images their groups. Networks: at 64 pixels a U-Net in
+the range of ADM-64 (Dhariwal and Nichol 2021), at 128 a lighter one that folds 2x2 pixels into
+channels; ResNet-50.
 
 For TPU slices and several GPUs; time: not yet measured. `--dry_run` prints sizes.
 
+    data=--config.data.hardimagenet
     python -m selfloop_jax.main --config=configs/hardimagenet.py \
-        --config.data.hardimagenet.images_dir=DIR --config.data.hardimagenet.masks_dir=DIR --config.data.hardimagenet.meta_dir=DIR
+        $data.images_dir=DIR $data.masks_dir=DIR $data.meta_dir=DIR
     ... --config=configs/hardimagenet.py:128,unbiased                  # default: 64,biased
+    ... --config=configs/hardimagenet.py:tiny                          # a first look, on a CPU
 """
 
+from configs import common
 from selfloop_jax import config as configs
 
 
 def get_config(arg="64,biased"):
-    side, bias = configs.parse_arg(arg, ("64", "128"), ("biased", "unbiased"))
+    side, bias, tiny = configs.parse_arg(arg, ("64", "128"), ("biased", "unbiased"), common.TINY)
     config = configs.default()
     config.data.source = "hardimagenet"
     config.data.image_size = int(side)
@@ -33,13 +37,12 @@ def get_config(arg="64,biased"):
     config.data.bias.kind = {"biased": "per_class", "unbiased": "unbiased"}[bias]
     config.data.bias.per_class = ((0.9, 0.1),)
     config.data.train_size = 6_000
-    config.data.placement = "device"
     config.pool.rule = "accumulate"
     config.loop.generations = 5
     config.loop.group_source = "annotator"
 
     config.diffusion.process = "edm"
-    config.diffusion.unet.channels = 192
+    config.diffusion.unet.channels = 192  # to `dropout`: as ADM-64 (Dhariwal and Nichol 2021)
     config.diffusion.unet.multipliers = (1, 2, 3, 4)
     config.diffusion.unet.blocks = 3
     config.diffusion.unet.attention = (32, 16, 8)
@@ -61,16 +64,14 @@ def get_config(arg="64,biased"):
     config.sample.steps = 32
     config.sample.batch_per_device = 64
 
+    common.resnet(config, "resnet50", steps=6_000, crop=8)
+    common.flip_and_decay(config)
     for section in (config.classifier, config.annotator):
-        section.network = "resnet50"
         section.normalize = "imagenet"
         section.batch = 256
-        section.steps = 6_000
-        section.weight_decay = 0.05
-        section.augment.flip = True
-        section.augment.crop = 8
-    config.classifier.later.steps = 6_000
     config.measure.batch = 256
     config.checkpoint.interval_steps = 2_000
     config.log.every_steps = 100
+    if tiny:
+        common.tiny(config)
     return config

@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from selfloop_jax.config import Config, typed
+from selfloop_jax.config import Config, share_folder, typed
 from selfloop_jax.config.stored import read_config
 from selfloop_jax.errors import RunError, UsageError
 
@@ -88,15 +88,17 @@ def _config_and_workdir(options: flags.FlagValues) -> tuple[Config, Path]:
 def _check_config_flags(argv: list[str]) -> None:
     """Refuses a missing config file, and overrides before --config: they would be ignored."""
     seen = False
-    for argument in argv[1:]:
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
         name, _, value = argument.lstrip("-").partition("=")
         if name == "config":
             seen = True
+            value = value or following  # --config FILE
             path = value.partition(":")[0]
-            if value and not Path(path).is_file():
+            if not Path(path).is_file():
                 raise UsageError(
                     f"--config={value}: allowed are files, for example configs/quickstart.py"
                 )
+            share_folder(Path(path))
         elif name.startswith("config.") and not seen:
             raise UsageError(f"{argument}: allowed are overrides behind --config")
 

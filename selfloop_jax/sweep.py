@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from selfloop_jax.config import share_folder
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import store
 from selfloop_jax.runtime.cli import Parser
@@ -68,6 +69,7 @@ def stages(config: Path, name: str, out: Path) -> list[Stage]:
 
 
 def _module(config: Path) -> ModuleType:
+    share_folder(config)
     spec = importlib.util.spec_from_file_location(config.stem, config)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

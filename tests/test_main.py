@@ -92,7 +92,7 @@ WRONG = {
     ),
     "an argument of the quickstart": (
         [C + ":biased"],
-        "--config=FILE:biased: allowed after the colon are no words",
+        "--config=FILE:biased: allowed after the colon are tiny",
     ),
     "replay of nothing": ([C, "--replay=1", "--workdir=/nonexistent/run"], "--replay=1"),
 }

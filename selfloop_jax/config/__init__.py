@@ -1,6 +1,6 @@
 """The config of a run: fields and rules, typed, and as files and the command line write it."""
 
-from selfloop_jax.config.parse import default, describe, parse_arg, typed
+from selfloop_jax.config.parse import default, describe, parse_arg, share_folder, typed
 from selfloop_jax.config.schema import (
     AugmentConfig,
     BiasConfig,
@@ -71,6 +71,7 @@ __all__ = [
     "describe",
     "parse_arg",
     "refuse",
+    "share_folder",
     "steps_per_dispatch",
     "typed",
 ]

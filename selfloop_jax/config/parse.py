@@ -2,8 +2,10 @@
 
 import dataclasses
 import difflib
+import sys
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from ml_collections import ConfigDict
@@ -15,6 +17,13 @@ from selfloop_jax.errors import UsageError
 NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
+def share_folder(file: Path) -> None:
+    """Lets a config file import its neighbours, as in `from configs import common`."""
+    above = str(file.resolve().parent.parent)
+    if above not in sys.path:
+        sys.path.append(above)  # last, so that nothing installed is hidden
+
+
 def default() -> ConfigDict:
     """The default config, types locked: what a config file starts from."""
     return ConfigDict(dataclasses.asdict(Config()), convert_dict=True).lock()
@@ -23,16 +32,19 @@ def default() -> ConfigDict:
 def parse_arg(arg: str, *options: tuple[str, ...]) -> list[str]:
     """The argument of a config file, words with commas between: at most one of each of `options`.
 
-    What is not named is the first of its options. UsageError on anything else.
+    What is not named is the first of its options; an option that begins with "" is a word that may
+    be left out. UsageError on anything else.
     """
     words = [word for word in arg.split(",") if word]
-    named = [[word for word in words if word in allowed] for allowed in options]
-    if sum(map(len, named)) != len(words) or any(len(found) > 1 for found in named):
-        lists = " and ".join(f"one of {' | '.join(allowed)}" for allowed in options) or "no words"
+    chosen = []
+    for allowed in options:
+        named = [word for word in words if word in allowed]
+        chosen.append(named[0] if len(named) == 1 else allowed[0])
+    unused = sorted(words) != sorted(word for word in chosen if word in words)
+    if unused:
+        lists = ", ".join(" | ".join(filter(None, allowed)) for allowed in options) or "no words"
         raise UsageError(f"--config=FILE:{arg}: allowed after the colon are {lists}")
-    return [
-        found[0] if found else allowed[0] for found, allowed in zip(named, options, strict=True)
-    ]
+    return chosen
 
 
 def typed(values: ConfigDict | Mapping[str, Any]) -> Config:
@@ -57,7 +69,7 @@ def _section(default: Any, values: Any, path: str) -> Any:
     """The section `default` with some of its values replaced; `path` is its name and a dot."""
     declared = {one.name: one for one in dataclasses.fields(default)}
     if not hasattr(values, "items"):
-        raise UsageError(f"{path[:-1]} = {values}: must be a section: {', '.join(declared)}")
+        raise UsageError(f"{path[:-1]} = {values!r}: must be a section: {', '.join(declared)}")
     changed = {}
     for name, value in values.items():
         if name not in declared:

@@ -1,9 +1,9 @@
 """Every field of a config: name, type, default, meaning with its unit, rule.
 
-A section is a frozen dataclass and `Config` nests them. A comment names the paper that a default
-follows; a default without one is ours. Names that come from a table elsewhere in the package (a
-data source, a pool rule, a sampler, a network, a metric) have no rule here: the owner of the table
-checks them.
+A section is a frozen dataclass and `Config` nests them. Where a default follows a paper, the
+meaning names it; a default without a paper is ours. Names that come from a table elsewhere in the
+package (data source, pool rule, sampler, network, metric, study) have no rule here: the owner of
+the table checks them.
 """
 
 import json
@@ -29,15 +29,15 @@ class BiasConfig:
 
     kind: str = field(
         "unbiased",
-        "natural: as the images come; unbiased: every group alike; rho; per_class",
+        "natural: as the images come; unbiased: all groups alike; rho and per_class: as below",
         choices("natural", "unbiased", "rho", "per_class"),
     )
     rho: float = field(
-        0.9, "kind = rho: probability of a class's own group, the others share the rest", SHARE
+        0.9, "rho: probability of a class's own group; the others share the rest", SHARE
     )
     per_class: tuple[float | tuple[float, ...], ...] = field(
         (),
-        "kind = per_class: rows of P(group | class), one in all or one a class; of two groups P(second)",
+        "per_class: P(group | class), a row per class or one for all; of two groups, P(second)",
     )
 
 
@@ -45,7 +45,7 @@ class BiasConfig:
 class FolderConfig:
     """Source `folder`."""
 
-    dir: str = field("", "folder of your own images, with train/ and test/")
+    dir: str = field("", "folder with train/ and test/")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TfdsConfig:
 
     dir: str = field("", "folder of prepared data; '': where TFDS keeps it")
     checksums: str = field(
-        "", "mnist, cifar: table of checksums that replaces the official one (stand-in data)"
+        "", "mnist, cifar*: checksums in place of the official ones (stand-in data)"
     )
     label_feature: str = field("label", "tfds:<name>: dotted path of the label")
     group_feature: str = field("", "tfds:<name>: dotted path of the group; '': no groups")
@@ -69,11 +69,11 @@ class HardImageNetConfig:
     meta_dir: str = field("", "folder of the published pickles: class names and ranking")
     group: str = field(
         "rank",
-        "bands by the published rank of the spurious cue, or by the object's share of the image",
+        "bands by published rank of the spurious cue, or by the object's share of the image",
         choices("rank", "mask_area"),
     )
     bands: int = field(2, "groups that ranks or mask areas are cut into", at_least(2))
-    holdout: int = field(40, "group = rank: test images per class and band", POSITIVE)
+    holdout: int = field(40, "rank: test images per class and band", POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -87,30 +87,30 @@ class DataConfig:
     image_size: int = field(8, "side of an image, pixels", POSITIVE)
     colorize: str = field(
         "two_colour",
-        "colours given to gray images, which are then the groups; none: the source has its own",
+        "colours, and so groups, for gray images; none: images and groups as they come",
     )
     bias: BiasConfig = BiasConfig()
     train_size: int = field(
-        0, "training images after subsampling; 0: as many as the bias leaves", at_least(0)
+        0, "training images after subsampling; 0: all that the bias leaves", at_least(0)
     )
     validation_share: float = field(
-        0.1, "share of the training images set aside where a source has no such split", SHARE
+        0.1, "of the training images, where the source has no such split", SHARE
     )
-    reserve_share: float = field(0.2, "likewise, for pool.rule = fresh and for controls", SHARE)
+    reserve_share: float = field(
+        0.2, "likewise: real images for pool.rule = fresh and for controls", SHARE
+    )
     placement: str = field(
         "device", "where the pool lies while training", choices("device", "host")
     )
     archive_dir: str = field(
-        "", "mnist, cifar: folder of official archives; '': TFDS downloads them"
+        "", "mnist, cifar*: folder of official archives; '': TFDS downloads them"
     )
     on_bad_image: str = field(
         "refuse",
-        "hardimagenet, folder: an image that cannot be read ends the run, or is left out",
+        "hardimagenet, folder: unreadable images end the run, or are left out",
         choices("refuse", "skip"),
     )
-    cache_dir: str = field(
-        "", "hardimagenet, folder: folder of decoded images; '': ~/.cache/selfloop_jax_data"
-    )
+    cache_dir: str = field("", "folder of decoded images; '': ~/.cache/selfloop_jax_data")
     folder: FolderConfig = FolderConfig()
     tfds: TfdsConfig = TfdsConfig()
     hardimagenet: HardImageNetConfig = HardImageNetConfig()
@@ -120,12 +120,12 @@ class DataConfig:
 class PoolConfig:
     """The training set of a generation g > 0; generation 0 trains on real images alone."""
 
-    rule: str = field("accumulate", "how real and generated images make the pool")
+    rule: str = field("accumulate", "how real and generated images make the pool of a generation")
     budget: int = field(0, "accumulate_subsample: images kept", at_least(0))
     alpha: float = field(0.5, "substitute: probability that a real image is replaced", SHARE)
     match_group: bool = field(False, "substitute: replace an image only by one of its group")
     n_real: int = field(
-        0, "fresh: real images from the reserve, others in every generation", at_least(0)
+        0, "fresh: real images, in every generation others of the reserve", at_least(0)
     )
     n_generated: int = field(0, "fresh: images of the latest generator", at_least(0))
 
@@ -134,21 +134,21 @@ class PoolConfig:
 class LoopConfig:
     """The self-consuming loop."""
 
-    generations: int = field(4, "generations, the one on real images included", POSITIVE)
+    generations: int = field(4, "generations, generation 0 included", POSITIVE)
     label_source: str = field(
         "requested",
-        "label of a generated image: requested, or by the previous or the first classifier",
+        "label of a generated image: requested, or by the previous or first classifier",
         choices("requested", "previous", "frozen"),
     )
     group_source: str = field(
         "oracle",
-        "group of a generated image: its colour, the requested group, or the annotator's",
+        "group of a generated image: its colour, the requested one, or the annotator's",
         choices("oracle", "requested", "annotator"),
     )
     branch_from: str = field("", "workdir of a run whose generation 0 this run starts from")
     control: str = field(
         "none",
-        "a control trains classifiers alone, on real images in the place of generated ones",
+        "a control trains classifiers alone, on real in place of generated images",
         choices("none", "no_synthetic", "fresh_real", "oracle_resample"),
     )
     control_of: str = field(
@@ -175,11 +175,11 @@ class TrainingConfig:
     steps: int = field(1000, "training steps of generation 0", POSITIVE)
     learning_rate: float = field(1e-3, "peak learning rate of generation 0", POSITIVE)
     warmup_steps: int = field(50, "steps of linear warm-up", POSITIVE)
-    weight_decay: float = field(0.0, "of AdamW", at_least(0))
+    weight_decay: float = field(0.0, "weight decay of AdamW", at_least(0))
     clip_norm: float = field(1.0, "largest global norm of a gradient", POSITIVE)
     adam_b2: float = field(0.99, "decay of Adam's second moment", BELOW_ONE)
     ema_decay: float = field(
-        0.0, "decay of the averaged weights that are used afterwards; 0: no averaging", BELOW_ONE
+        0.0, "decay of the averaged weights, which are used; 0: no averaging", BELOW_ONE
     )
 
 
@@ -196,16 +196,12 @@ class UNetConfig:
         (), "sides of the feature maps with self-attention, pixels", each(POSITIVE)
     )
     heads: int = field(1, "attention heads", POSITIVE)
-    dropout: float = field(0.0, "in residual blocks", BELOW_ONE)
-    stem: int = field(
-        1, "stem x stem pixels are folded into channels before the first layer", POSITIVE
-    )
-    remat: bool = field(
-        False, "compute activations again in the backward pass: less memory, more time"
-    )
+    dropout: float = field(0.0, "dropout probability in residual blocks", BELOW_ONE)
+    stem: int = field(1, "stem x stem pixels become channels before the first layer", POSITIVE)
+    remat: bool = field(False, "recompute activations in the backward pass: less memory, more time")
     scale_shift: bool = field(
         True,
-        "the embedding scales and shifts (Dhariwal and Nichol 2021); False: is added (Ho et al. 2020)",
+        "scale and shift by the embedding (Dhariwal and Nichol 2021); else add it",
     )
 
 
@@ -215,13 +211,13 @@ class DdpmConfig:
 
     schedule: str = field(
         "cosine",
-        "of the noise (Nichol and Dhariwal 2021); linear: Ho et al. 2020",
+        "noise schedule (Nichol and Dhariwal 2021); linear: Ho et al. 2020",
         choices("linear", "cosine"),
     )
     timesteps: int = field(1000, "noise levels (Ho et al. 2020)", POSITIVE)
     prediction: str = field(
         "v",
-        "what the network predicts (Salimans and Ho 2022); eps: Ho et al. 2020",
+        "network output (Salimans and Ho 2022); eps: Ho et al. 2020",
         choices("eps", "v"),
     )
 
@@ -242,7 +238,7 @@ class EdmConfig:
 class FlipConfig:
     """Augmentation of the generator's training images: no more than it should learn to generate."""
 
-    flip: bool = field(False, "left and right, with probability one half")
+    flip: bool = field(False, "mirror left and right, with probability one half")
 
 
 @dataclass(frozen=True)
@@ -251,8 +247,8 @@ class AugmentConfig(FlipConfig):
 
     crop: int = field(0, "padding of a random crop, pixels", at_least(0))
     brightness: float = field(0.0, "jitter x: factors from 1 - x to 1 + x", SHARE)
-    contrast: float = field(0.0, "likewise", SHARE)
-    saturation: float = field(0.0, "likewise", SHARE)
+    contrast: float = field(0.0, "jitter x: factors from 1 - x to 1 + x", SHARE)
+    saturation: float = field(0.0, "jitter x: factors from 1 - x to 1 + x", SHARE)
     hue: float = field(0.0, "jitter x: from -x to x turns of the colour circle", up_to(0.5))
 
 
@@ -262,20 +258,20 @@ class DiffusionConfig(TrainingConfig):
 
     steps: int = field(2000, "training steps of generation 0", POSITIVE)
     ema_decay: float = field(
-        0.999, "decay of the averaged weights that sample; 0: no averaging", BELOW_ONE
+        0.999, "decay of the averaged weights, which sample; 0: no averaging", BELOW_ONE
     )
     process: str = field(
         "edm",
-        "discrete-time (Ho et al. 2020), or noise levels (Karras et al. 2022)",
+        "noise process: Ho et al. 2020, or Karras et al. 2022",
         choices("ddpm", "edm"),
     )
     condition_on: str = field(
         "label",
-        "what the generator is told: the class, or class and group",
+        "condition: the class, or class and group",
         choices("label", "label_group"),
     )
     label_dropout: float = field(
-        0.1, "probability that a training image has no label (Ho and Salimans 2022)", SHARE
+        0.1, "probability of no condition in training (Ho and Salimans 2022)", SHARE
     )
     unet: UNetConfig = UNetConfig()
     ddpm: DdpmConfig = DdpmConfig()
@@ -291,7 +287,7 @@ class SampleConfig:
     count: int = field(900, "images per generation", POSITIVE)
     request: str = field(
         "real",
-        "requested classes and groups: all alike, or in proportion to the pool or the real images",
+        "classes and groups: all alike, or in the proportions of the pool or the real images",
         choices("uniform", "pool", "real"),
     )
     sampler: str = field(
@@ -299,7 +295,7 @@ class SampleConfig:
     )
     steps: int = field(18, "sampler steps (Karras et al. 2022 for CIFAR-10)", POSITIVE)
     guidance: float = field(
-        0.0, "w in (1 + w) conditional - w unconditional (Ho and Salimans 2022)", at_least(-1)
+        0.0, "w of (1 + w) conditional - w unconditional (Ho and Salimans 2022)", at_least(-1)
     )
     temperature: float = field(1.0, "factor on the initial noise", POSITIVE)
     clip: bool = field(True, "keep every estimate of the image in [-1, 1]")
@@ -308,18 +304,18 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class ClassifierConfig(TrainingConfig):
-    """A classifier of images, of classes or, as annotator, of groups."""
+    """An image classifier: of classes or, as annotator, of groups."""
 
     network: str = field("resnet", "resnet | resnet18 | resnet50 | vgg11 | vgg16 | lenet")
     stages: tuple[int, ...] = field(
         (2, 2, 2, 2),
-        "resnet: basic blocks per stage; 2-2-2-2 is ResNet-18 (He et al. 2016)",
+        "resnet: basic blocks per stage; 2, 2, 2, 2: ResNet-18 (He et al. 2016)",
         each(POSITIVE, least=1),
     )
     width: int = field(64, "channels of the first stage", POSITIVE)
     layout: str = field(
         "small",
-        "stem of a ResNet and head of a VGG: for small images, or torchvision's",
+        "stem of ResNet, head of VGG: for small images, or torchvision's",
         choices("small", "imagenet"),
     )
     normalize: str = field(
@@ -334,7 +330,7 @@ class ClassifierConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class LoopClassifierConfig(ClassifierConfig):
-    """The classifier that every generation trains."""
+    """The classifier of classes, which every generation trains."""
 
     later: LaterConfig = LaterConfig(steps=1000)
 

@@ -16,4 +16,7 @@ def read_config(workdir: Path) -> Config:
     stored = store.read_json(path)
     if not isinstance(stored, dict):
         raise RunError(f"{path}: damaged: no object")
-    return typed(stored)
+    try:
+        return typed(stored)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}; was it made by another version?") from error

@@ -1,6 +1,8 @@
 """The shipped configs on a machine without their data: what they cost, their arguments, what they miss."""
 
+import itertools
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ from runs import ROOT, main
 from selfloop_jax import config as configs
 from selfloop_jax.config import parse_arg
 from selfloop_jax.errors import UsageError
+from selfloop_jax.loop import setup
 
-CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
+CONFIGS = sorted({path.name for path in (ROOT / "configs").glob("*.py")} - {"common.py"})
 
 
 STUDIES = {  # arguments, and the number of parameters of the generator
@@ -68,11 +71,57 @@ def test_an_argument_names_one_of_each_option_in_any_order():
     assert parse_arg("", *options) == ["mnist5k", "biased"]
     assert parse_arg("unbiased", *options) == ["mnist5k", "unbiased"]
     assert parse_arg("unbiased,full", *options) == ["full", "unbiased"]
-    for wrong in ("mnist6k", "biased,unbiased", "full,full"):
+    for wrong in ("mnist6k", "biased,unbiased", "full,full", "full,tiny"):
         with pytest.raises(
-            UsageError, match=r"^--config=FILE:.*: allowed after the colon are one of mnist5k"
+            UsageError,
+            match=r"^--config=FILE:.*: allowed after the colon are mnist5k \| full, biased \| unb",
         ):
             parse_arg(wrong, *options)
+
+
+def test_an_option_may_be_a_word_or_none():
+    options = ("mnist5k", "full"), ("", "tiny")
+    assert parse_arg("full", *options) == ["full", ""]
+    assert parse_arg("tiny", *options) == ["mnist5k", "tiny"]
+    with pytest.raises(UsageError, match=r": allowed after the colon are tiny$"):
+        parse_arg("small", ("", "tiny"))
+
+
+def every_argument(name):
+    """All arguments of a config file without `tiny`, from its own message about a wrong one."""
+    with pytest.raises(UsageError) as caught:
+        get_config(name, "nonsense")
+    lists = str(caught.value).partition(": allowed after the colon are ")[2].split(", ")
+    options = [one.split(" | ") for one in lists]
+    assert options.pop() == ["tiny"]
+    return [",".join(words) for words in itertools.product(*options)]
+
+
+def get_config(name, arg):
+    configs.share_folder(ROOT / "configs" / name)
+    return runpy.run_path(str(ROOT / "configs" / name))["get_config"](arg)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tiny_shrinks_the_work_and_leaves_the_data(name):
+    for arg in every_argument(name):
+        whole, tiny = (configs.typed(get_config(name, f"{arg}{word}")) for word in ("", ",tiny"))
+        setup.check(whole)
+        setup.check(tiny)
+        assert (whole.data, whole.pool, whole.diffusion.process) == (
+            tiny.data,
+            tiny.pool,
+            tiny.diffusion.process,
+        )
+        assert tiny.loop.generations == 2
+        assert tiny.diffusion.steps < whole.diffusion.steps / 10
+        assert tiny.sample.count < whole.sample.count
+
+
+def test_a_tiny_run_goes_from_data_to_report(tmp_path):
+    done = main("--config=configs/quickstart.py:tiny", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_an_unknown_argument_is_a_mistake_of_the_user():
@@ -92,19 +141,3 @@ def test_the_two_arms_of_a_study_differ_in_nothing_but_the_bias():
 def test_the_readme_names_every_config():
     readme = (Path(ROOT) / "README.md").read_text()
     assert [name for name in CONFIGS if f"configs/{name}" not in readme] == []
-
-
-@pytest.mark.parametrize(
-    ("steps", "interval", "platform", "expected"),
-    [(1000, 500, "cpu", 1), (1000, 500, "gpu", 10), (300, 24, "tpu", 6), (7, 500, "gpu", 1)],
-)
-def test_a_dispatch_has_one_step_on_a_cpu_and_up_to_ten_elsewhere(
-    steps, interval, platform, expected
-):
-    config = configs.default()
-    for section in (config.diffusion, config.classifier):
-        section.steps = section.later.steps = steps
-    config.checkpoint.interval_steps = interval
-    assert configs.steps_per_dispatch(configs.typed(config), platform) == expected
-    config.parallel.steps_per_dispatch = 5
-    assert configs.steps_per_dispatch(configs.typed(config), platform) == 5

@@ -147,7 +147,7 @@ def test_a_generation_with_an_annotator_replays_to_the_same_bits(cifar):
 
 def test_hardimagenet_measures_what_its_classifier_rests_on(tmp_path):
     places = standin_hardimagenet.make(tmp_path / "images", "own", per_class=30, val_per_class=4)
-    where = [f"data.{name}={place}" for name, place in places.items()]
+    where = [f"data.hardimagenet.{name}={place}" for name, place in places.items()]
     workdir = tmp_path / "run"
     done = main(
         "--config=configs/hardimagenet.py",

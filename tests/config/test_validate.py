@@ -1,0 +1,130 @@
+"""Rules across sections: a config that cannot be run is refused in one line."""
+
+import pytest
+
+from selfloop_jax import config as configs
+from selfloop_jax.errors import UsageError
+
+
+def config_with(changes):
+    config = configs.default()
+    config.update_from_flattened_dict(changes)
+    return configs.typed(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data.validation_share": 0.5, "data.reserve_share": 0.5},
+            "data.reserve_share = 0.5: must be below 1 together with data.validation_share = 0.5",
+        ),
+        (
+            {"loop.control": "oracle_resample"},
+            "loop.control_of = '': must be a workdir where loop.control = oracle_resample",
+        ),
+        (
+            {"loop.control": "fresh_real", "loop.control_of": "x"},
+            "loop.control_of = x: must be '' where loop.control = fresh_real",
+        ),
+        (
+            {"loop.control": "fresh_real", "pool.rule": "fresh"},
+            "loop.control = fresh_real: must be none | no_synthetic where pool.rule = fresh",
+        ),
+        (
+            {"diffusion.unet.multipliers": (1, 1, 1, 1, 1)},
+            "diffusion.unet.multipliers = (1, 1, 1, 1, 1): must be as many as data.image_size = 8, "
+            "folded by diffusion.unet.stem = 1, can be halved for",
+        ),
+        (
+            {"diffusion.unet.stem": 8},
+            "diffusion.unet.multipliers = (1, 2): must be as many as data.image_size = 8, "
+            "folded by diffusion.unet.stem = 8, can be halved for",
+        ),
+        (
+            {"diffusion.unet.attention": (4, 2)},
+            "diffusion.unet.attention = (4, 2): must be among (8, 4), the sides of this network's "
+            "feature maps",
+        ),
+        (
+            {"diffusion.unet.heads": 3},
+            "diffusion.unet.heads = 3: must be a divisor of diffusion.unet.channels = 64",
+        ),
+        (
+            {"diffusion.process": "ddpm", "diffusion.ddpm.timesteps": 10},
+            "sample.steps = 18: must be <= diffusion.ddpm.timesteps = 10",
+        ),
+        (
+            {"diffusion.edm.sigma_max": 0.002},
+            "diffusion.edm.sigma_max = 0.002: must be > diffusion.edm.sigma_min = 0.002",
+        ),
+        (
+            {"sample.guidance": 1.0, "diffusion.label_dropout": 0.0},
+            "sample.guidance = 1.0: must be 0 where diffusion.label_dropout = 0",
+        ),
+        (
+            {"loop.group_source": "requested"},
+            "loop.group_source = requested: must be oracle | annotator where "
+            "diffusion.condition_on = label",
+        ),
+        (
+            {"parallel.steps_per_dispatch": 3, "checkpoint.interval_steps": 3},
+            "diffusion.steps = 2000: must be a multiple of parallel.steps_per_dispatch = 3",
+        ),
+    ],
+)
+def test_what_cannot_be_together_is_refused(changes, message):
+    with pytest.raises(UsageError) as caught:
+        configs.check(config_with(changes))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"diffusion.unet.attention": (8, 4)},
+        {"loop.control": "oracle_resample", "loop.control_of": "x"},
+        {"loop.group_source": "requested", "diffusion.condition_on": "label_group"},
+        {"diffusion.ddpm.timesteps": 10},  # of the other process
+        {"sample.guidance": -1.0},
+        {"parallel.steps_per_dispatch": 10, "annotator.steps": 7},  # no annotator is trained
+    ],
+)
+def test_what_can_be_together_is_allowed(changes):
+    configs.check(config_with(changes))
+
+
+def test_a_choice_must_stand_in_its_table():
+    configs.check_choice("pool.rule", "replace", {"replace": 1, "fresh": 2})
+    with pytest.raises(UsageError, match=r"^pool.rule = mix: must be one of replace \| fresh$"):
+        configs.check_choice("pool.rule", "mix", {"replace": 1, "fresh": 2})
+
+
+def test_batches_are_split_over_the_devices():
+    configs.check_devices(configs.Config(), 8)
+    odd = {"annotator.batch": 100}
+    configs.check_devices(config_with(odd), 8)
+    with pytest.raises(
+        UsageError, match=r"^annotator.batch = 100: must be a multiple of the 8 devices$"
+    ):
+        configs.check_devices(config_with(odd | {"loop.group_source": "annotator"}), 8)
+    for section, batch in (("diffusion", 128), ("classifier", 128), ("measure", 600)):
+        message = f"^{section}.batch = {batch}: must be a multiple of the 7 devices$"
+        others = {"diffusion.batch": 7, "classifier.batch": 7, "measure.batch": 7}
+        with pytest.raises(UsageError, match=message):
+            configs.check_devices(config_with(others | {f"{section}.batch": batch}), 7)
+
+
+@pytest.mark.parametrize(
+    ("steps", "interval", "platform", "expected"),
+    [(1000, 500, "cpu", 1), (1000, 500, "gpu", 10), (300, 24, "tpu", 6), (7, 500, "gpu", 1)],
+)
+def test_a_dispatch_has_one_step_on_a_cpu_and_up_to_ten_elsewhere(
+    steps, interval, platform, expected
+):
+    changes = {"checkpoint.interval_steps": interval}
+    for name in ("diffusion", "classifier"):
+        changes |= {f"{name}.steps": steps, f"{name}.later.steps": steps}
+    assert configs.steps_per_dispatch(config_with(changes), platform) == expected
+    five = config_with(changes | {"parallel.steps_per_dispatch": 5})
+    assert configs.steps_per_dispatch(five, platform) == 5
