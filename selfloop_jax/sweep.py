@@ -1,13 +1,14 @@
 """`python -m selfloop_jax.sweep CONFIG [--lists=sweep,response] [--out=DIR] [--jobs=2]`: many runs.
 
-The config file has, beside `get_config`, functions that list runs: `sweep(out)` yields stages, each
-a list of (name, argument, overrides), the overrides by dotted field. Every run is a process of its
-own in DIR/<name>, so that the same command goes on where it was stopped. A run that fails is told,
-and the others go on.
+Besides `get_config` the config file has functions that list runs: `sweep(out)` yields stages, each
+a list of (name, argument, overrides), with overrides by dotted field. Every run is a process of its
+own in DIR/<name>, so the same command resumes. A run that fails is reported, and the others
+continue.
 """
 
 import hashlib
 import importlib.util
+import itertools
 import os
 import signal
 import subprocess
@@ -29,7 +30,7 @@ Stage = list[tuple[str, str, dict[str, Any]]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs every run of the config's lists; 0 if all are complete, 1 if one failed, 2 on a usage mistake."""
+    """Runs all runs of the lists; 0 if all are complete, 1 if one failed, 2 on a usage mistake."""
     parser = Parser("sweep", "CONFIG.py [--lists=sweep] [--out=DIR] [--jobs=2]", __doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument(
@@ -40,16 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser.parse_args(argv)
         if args.jobs < 1:
-            raise UsageError(f"--jobs={args.jobs}: allowed are numbers from 1")
+            raise UsageError(f"--jobs={args.jobs}: must be > 0")
         out = args.out or Path("runs") / args.config.stem
-        every = [
-            stage for name in args.lists.split(",") for stage in stages(args.config, name, out)
-        ]
+        every: list[Stage] = []
+        for name in args.lists.split(","):
+            every += stages(args.config, name, out)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    good = run(args.config, every, out, args.jobs)
-    return 128 + signal.SIGTERM if _stopped.is_set() else 0 if good else 1
+    succeeded = run(args.config, every, out, args.jobs)
+    if _stopped.is_set():
+        return 128 + signal.SIGTERM
+    return 0 if succeeded else 1
 
 
 def stages(config: Path, name: str, out: Path) -> list[Stage]:
@@ -57,9 +60,10 @@ def stages(config: Path, name: str, out: Path) -> list[Stage]:
     if not config.is_file():
         raise UsageError(f"{config}: no such file")
     try:
-        listed = list(getattr(_module(config), name)(out))
-        if not all(len(run) == 3 and isinstance(run[2], dict) for stage in listed for run in stage):
-            raise TypeError("runs are (name, argument, overrides)")
+        listed: list[Stage] = list(getattr(_module(config), name)(out))
+        for run in itertools.chain(*listed):
+            if len(run) != 3 or not isinstance(run[2], dict):
+                raise TypeError("runs are (name, argument, overrides)")
     except Exception as error:  # whatever a file of the user's can raise
         why = f"{type(error).__name__}: {error}"
         raise UsageError(
@@ -71,14 +75,18 @@ def stages(config: Path, name: str, out: Path) -> list[Stage]:
 def _module(config: Path) -> ModuleType:
     share_folder(config)
     spec = importlib.util.spec_from_file_location(config.stem, config)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:
-    """Makes all runs, `jobs` at a time and stage after stage; whether all of them ended well."""
-    started, ended, left = time.perf_counter(), [], sum(map(len, stages))
+    """Runs all runs, `jobs` at a time and stage after stage; whether all of them succeeded."""
+    started = time.perf_counter()
+    ended: list[tuple[str, int]] = []
+    left = sum(map(len, stages))
     for stage in stages:
         with ThreadPoolExecutor(jobs) as pool:
             for name, code, seconds in pool.map(lambda one: _one(config, out, *one), stage):
@@ -92,7 +100,7 @@ def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:
                     f"{name}: {how}, {seconds:.0f} s; {left} runs and about {minutes:.0f} min left"
                 )
     if _stopped.is_set():
-        _say("stopped; the same command goes on from there")
+        _say("stopped; the same command resumes")
         return False
     failed = [name for name, code in ended if code]
     for name in failed:
@@ -122,9 +130,7 @@ def _one(
     return name, code, time.perf_counter() - started
 
 
-_under_way: set[subprocess.Popen] = set()
-
-
+_running: set[subprocess.Popen] = set()
 _stopped = threading.Event()
 
 
@@ -135,16 +141,16 @@ def _wait(command: list[str], log: Any) -> int:
     process = subprocess.Popen(
         command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
-    _under_way.add(process)
+    _running.add(process)
     code = process.wait()
-    _under_way.discard(process)
+    _running.discard(process)
     return code
 
 
 def _stop(number: int, _frame: object) -> None:
-    """SIGTERM or Ctrl-C: the runs under way save and end, and the same command goes on."""
+    """SIGTERM or Ctrl-C: running runs save and end; the same command resumes them."""
     _stopped.set()
-    for process in list(_under_way):
+    for process in list(_running):
         process.terminate()
 
 
@@ -154,7 +160,7 @@ def _say(text: str) -> None:
 
 def _last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "no word of why"
+    return lines[-1] if lines else "its log is empty"
 
 
 def program(argv: Sequence[str] | None = None) -> int:

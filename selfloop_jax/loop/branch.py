@@ -46,8 +46,8 @@ def check(context: RunContext, manifest: store.Json, accept_manifest: bool) -> N
     changed = manifest_difference(store.read_json(source / "manifest.json")[-1], manifest)
     if changed and not accept_manifest:
         raise UsageError(
-            f"{field}: made with another {changed}; pass --accept_manifest to start from it, marked "
-            "as not exact"
+            f"{field}: made with another {changed}; pass --accept_manifest to start from it, "
+            "marked as not exact"
         )
     check_inputs(source, context.inputs)
     if pool_digest(GenerationRun(context, 0, source, source).pool) != digests["pool"]:

@@ -212,7 +212,7 @@ class GenerationRun(StageRun):
 
     @cached_property
     def pool(self) -> Images:
-        """The training set; after a resume, checked to be the one that the generation began with."""
+        """The training set; after a resume, checked to be the one of before."""
         config = self.context.config
         data = self.context.data
         earlier = pool_rules.source_generations(config.pool, self.number)

@@ -8,12 +8,12 @@ from selfloop_jax.data.images import Images
 from selfloop_jax.errors import UsageError
 from selfloop_jax.loop import controls, pool_rules
 from selfloop_jax.loop.samples import read_samples
-from selfloop_jax.runtime import store
+from selfloop_jax.runtime import rng, store
 from selfloop_jax.runtime.workdir import check_same_config, generation_dir
 
 
 def check(config: Config, data: Dataset) -> None:
-    """Raises UsageError where the control's own run does not fit, or held-out images are too few."""
+    """Raises UsageError where the control's run does not fit, or held-out images are too few."""
     _check_run(config)
     last = config.loop.generations - 1
     # Pools that grow contain the sets of all pools before them: then the last one decides.
@@ -23,7 +23,7 @@ def check(config: Config, data: Dataset) -> None:
 
 
 def _check_run(config: Config) -> None:
-    """Raises UsageError unless the run of `loop.control_of` differs from this one in its control."""
+    """Raises UsageError where the run of `loop.control_of` differs in more than its control."""
     if not config.loop.control_of:
         return
     source = Path(config.loop.control_of).expanduser()
@@ -51,7 +51,9 @@ def control_sets(
         replaced = [_generated(source, g, inputs_read) for g in earlier]
         tables = [controls.counts_of(images, real) for images in replaced]
     # Pools that grow start with the same images; a pool of the latest set alone has its own.
-    key_path = (config.seed, "control", kind, *([earlier.start] if earlier.start else []))
+    key_path: rng.KeyPath = (config.seed, "control", kind)
+    if earlier.start:
+        key_path = (*key_path, earlier.start)
     return controls.matched_real_sets(key_path, data.candidates, tables, f"loop.control = {kind}")
 
 

@@ -86,7 +86,7 @@ def first_difference(record: store.Json, again: store.Json) -> str | None:
 
 
 def distances(stored: Path, recomputed: Path, record: store.Json, again: store.Json) -> list[str]:
-    """How far a recomputed generation is from the recorded one, as far as its weights are stored."""
+    """How far weights and metrics of a recomputed generation are from those recorded."""
     lines = []
     for folder in sorted(stored.iterdir()):
         name = folder.name

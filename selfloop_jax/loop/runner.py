@@ -147,8 +147,8 @@ def _run_phase(phase: Phase, run: StageRun) -> Result:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise RunError(
-                f"{where}: out of memory: {phase.memory_hint}; a pool that is too large can stay on "
-                "the host with data.placement = host"
+                f"{where}: out of memory: {phase.memory_hint}; a pool that is too large can stay "
+                "on the host with data.placement = host"
             ) from error
         if jax.process_count() == 1:
             raise  # no other process can have failed: this is a bug, so its traceback is shown

@@ -1,4 +1,4 @@
-"""samples.npz: the images of one generation with what was requested of them and how they are labelled."""
+"""samples.npz: generated images with their requested and their assigned labels and groups."""
 
 from pathlib import Path
 

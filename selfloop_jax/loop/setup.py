@@ -20,7 +20,7 @@ PREVIEWS_PER_CLASS = 8
 
 
 def check(config: Config) -> None:
-    """Raises UsageError where the config cannot be run on the devices at hand, whatever the data."""
+    """Raises UsageError where the config cannot run on these devices, whatever the data."""
     configs.check(config)
     configs.check_devices(config, parallel.device_count())
     tensorboard.check(config.log.tensorboard)

@@ -204,7 +204,7 @@ def _write(out: Path, pixels: np.ndarray, label: np.ndarray, group: np.ndarray) 
 
 
 def grid(pixels: np.ndarray, label: np.ndarray, columns: int = 16, gap: int = 2) -> np.ndarray:
-    """uint8[H,W,3]: the images in rows of one class each, on white, enlarged to 32 pixels or more."""
+    """uint8[H,W,3]: the images in rows by class, on white, enlarged to 32 pixels or more."""
     side = pixels.shape[1]
     scale = max(1, -(-32 // side))
     rows = []

@@ -1,4 +1,4 @@
-"""The images of one sampling phase while it runs: a file per finished chunk, so a resume loses one."""
+"""Finished chunks of a sampling phase on disk, so that a resume loses one chunk at most."""
 
 import shutil
 from pathlib import Path

@@ -70,8 +70,12 @@ def _conditional(
     model: UNet, params: Any, label: jax.Array, group: jax.Array, guidance: float
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The network as a function of input and noise level, with classifier-free guidance if any."""
+
+    def apply(*arguments: jax.Array) -> Any:
+        return model.apply({"params": params}, *arguments)
+
     if not guidance:
-        return lambda x, level: model.apply({"params": params}, x, level, label, group)
+        return lambda x, level: apply(x, level, label, group)
     # The null label and group give the unconditional output, in one batch with the conditional.
     both_label = jnp.concatenate([label, jnp.full_like(label, model.num_classes)])
     both_group = jnp.concatenate([group, jnp.full_like(group, model.num_groups)])
@@ -79,8 +83,7 @@ def _conditional(
     def pair(x, level):
         x_twice = jnp.concatenate([x, x])
         level_twice = jnp.concatenate([level, level])
-        output = model.apply({"params": params}, x_twice, level_twice, both_label, both_group)
-        return jnp.split(output, 2)
+        return jnp.split(apply(x_twice, level_twice, both_label, both_group), 2)
 
     return solvers.guided(pair, guidance)
 

@@ -96,7 +96,7 @@ def state_digest(state: TrainState) -> str:
 
 
 def _on_host(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    """A host array of the leaf's shape and dtype that takes no memory, for Orbax to know them by."""
+    """A host array of the leaf's shape and dtype that takes no memory: what Orbax restores to."""
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,38 +25,60 @@ from selfloop_jax.training import step
 from selfloop_jax.training.augment import augment
 from selfloop_jax.training.pixels import normalize, to_unit_range
 
+Options = dict[str, Any]  # width, layout, axis_name and dtype of a network
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier network by name.
+
+    build(num_classes, section, options) gives the module. pretrained: whether torchvision has
+    weights for it, so that `init_from` can name a file of them.
+    """
+
+    build: Callable[[int, ClassifierConfig, Options], nn.Module]
+    pretrained: bool = True
+
+
+def _resnet(stages: tuple[int, ...], block: type[nn.Module]) -> Network:
+    return Network(lambda classes, _, options: ResNet(classes, stages, block=block, **options))
+
+
+def _vgg(stages: tuple[int, ...]) -> Network:
+    return Network(lambda classes, _, options: VGG(classes, stages, **options))
+
+
 # Blocks or convolutions per stage: He et al. 2016, table 1; Simonyan and Zisserman 2015, table 1, A
-# and D.
-RESNETS = {"resnet18": ((2, 2, 2, 2), BasicBlock), "resnet50": ((3, 4, 6, 3), Bottleneck)}
-
-
-VGGS = {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3)}
-
-
-PRETRAINED = ("resnet", *RESNETS, *VGGS)  # that torchvision has
-
-
-NETWORKS = (*PRETRAINED, "lenet")
+# and D. To add a network is to add a row.
+NETWORKS = {
+    "resnet": Network(
+        lambda classes, section, options: ResNet(
+            classes, section.stages, block=BasicBlock, **options
+        )
+    ),
+    "resnet18": _resnet((2, 2, 2, 2), BasicBlock),
+    "resnet50": _resnet((3, 4, 6, 3), Bottleneck),
+    "vgg11": _vgg((1, 1, 2, 2, 2)),
+    "vgg16": _vgg((2, 2, 3, 3, 3)),
+    "lenet": Network(
+        lambda classes, _, options: LeNet(classes, dtype=options["dtype"]), pretrained=False
+    ),
+}
 
 
 def build(section: ClassifierConfig, num_classes: int, dtype: str | None = None) -> nn.Module:
-    """The network that a classifier's section asks for; `dtype` of activations, None: the input's."""
-    if section.network == "lenet":
-        return LeNet(num_classes=num_classes, dtype=dtype)
-    shared = {
+    """The network of a classifier's section; `dtype` is that of activations, None: the input's."""
+    options = {
         "width": section.width,
         "layout": section.layout,
         "axis_name": parallel.AXIS,
         "dtype": dtype,
     }
-    if section.network in VGGS:
-        return VGG(num_classes, VGGS[section.network], **shared)
-    stages, block = RESNETS.get(section.network, (section.stages, BasicBlock))
-    return ResNet(num_classes, stages, block=block, **shared)
+    return NETWORKS[section.network].build(num_classes, section, options)
 
 
 def check(config: Config) -> None:
-    """Raises UsageError where a classifier is to have a network, weights or a freeze that it cannot have."""
+    """Raises UsageError for a network, weights or a freeze that a classifier cannot have."""
     for name in ("classifier", "annotator"):
         check_choice(f"{name}.network", getattr(config, name).network, NETWORKS)
     for name in classifiers(config):
@@ -64,9 +86,11 @@ def check(config: Config) -> None:
 
 
 def _check_weights(section: ClassifierConfig, name: str) -> None:
-    field, file = f"{name}.init_from", section.init_from
-    if file and section.network not in PRETRAINED:
-        refuse(field, file, f"'' unless {name}.network is one of {' | '.join(PRETRAINED)}")
+    field = f"{name}.init_from"
+    file = section.init_from
+    if file and not NETWORKS[section.network].pretrained:
+        allowed = " | ".join(key for key, network in NETWORKS.items() if network.pretrained)
+        refuse(field, file, f"'' unless {name}.network is one of {allowed}")
     if file and not Path(file).expanduser().is_file():
         raise UsageError(f"{field} = {file}: no such file")
     if section.freeze and not file:
@@ -82,12 +106,13 @@ def loss(params, batch_stats, batch, key, *, model: nn.Module, section: Classifi
     augment_key, dropout_key = jax.random.split(key)
     x = augment(to_unit_range(batch["pixels"]), augment_key, batch["position"], section.augment)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, batch["position"])
+    dropout: Options = {"keys": keys} if isinstance(model, VGG) else {}
     logits, updated = model.apply(
         {"params": params, "batch_stats": batch_stats},
         normalize(x, section.normalize),
         train=not section.freeze,
         mutable=["batch_stats"],
-        **({"keys": keys} if isinstance(model, VGG) else {}),
+        **dropout,
     )
     target = jax.nn.one_hot(batch["label"], logits.shape[-1])
     value = optax.softmax_cross_entropy(logits, target).mean()
@@ -142,13 +167,12 @@ def _overlay(tree: Any, over: Any) -> Any:
 
 
 def _log_loaded(report: torch_weights.Report, name: str, file: str) -> None:
-    """What was loaded, and what was not, to the person at the terminal."""
-    new = "; the head starts anew" if report.new_head else ""
+    """Prints which tensors were loaded, and which were not."""
+    new = "; the head starts from random weights" if report.new_head else ""
     log.say(f"{name}: {report.loaded} tensors loaded from {file}{new}")
     if report.unused:
-        log.say(
-            f"{name}: not used, {len(report.unused)} tensors of the file: {', '.join(report.unused)}"
-        )
+        unused = ", ".join(report.unused)
+        log.say(f"{name}: {len(report.unused)} tensors of the file not used: {unused}")
 
 
 def weights_digest(file: str, name: str) -> str:
@@ -163,9 +187,9 @@ def weights_digest(file: str, name: str) -> str:
 def make_predict(
     model: nn.Module, section: ClassifierConfig, batch: int, features: bool = False
 ) -> Callable[[step.Variables, np.ndarray], np.ndarray]:
-    """`predict(weights, pixels uint8[N,H,W,3]) -> logits float32[N,C]`, in padded batches of `batch`.
+    """A function (weights, pixels uint8[N,H,W,3]) -> logits float32[N,C], in batches of `batch`.
 
-    With `features` it gives what the last layer reads, float32[N,D], in place of the logits.
+    With `features` it gives the input of the last layer, float32[N,D], instead of the logits.
     """
 
     def one_device(weights, pixels):
@@ -176,7 +200,8 @@ def make_predict(
     program = parallel.map_over_devices(one_device)
 
     def predict(weights: step.Variables, pixels: np.ndarray) -> np.ndarray:
-        batches = max(1, -(-len(pixels) // batch))  # of no image one too: its shape is the answer's
+        # Without images one batch of padding still gives the shape of the answer.
+        batches = max(1, -(-len(pixels) // batch))
         padding = np.zeros((batches * batch - len(pixels), *pixels.shape[1:]), np.uint8)
         padded = np.concatenate([pixels, padding])
         parts = [program(weights, padded[i : i + batch]) for i in range(0, len(padded), batch)]

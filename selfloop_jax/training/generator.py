@@ -19,7 +19,7 @@ from selfloop_jax.training.pixels import to_unit_range
 def build(
     section: DiffusionConfig, num_classes: int, num_groups: int, dtype: str | None = None
 ) -> tuple[UNet, processes.Process]:
-    """Network and process that section `diffusion` asks for; `dtype` of activations, None: the input's."""
+    """Network and process of section `diffusion`; `dtype` of activations, None: the input's."""
     groups = num_groups if section.condition_on == "label_group" else 0
     model = UNet(
         num_classes=num_classes, num_groups=groups, dtype=dtype, **dataclasses.asdict(section.unet)
@@ -39,19 +39,20 @@ def loss(
     process: processes.Process,
     section: DiffusionConfig,
 ):
-    """Denoising loss, mean over this device's examples; noise is keyed by place in the global batch.
+    """Denoising loss, mean over this device's examples.
 
-    Section `diffusion`: label_dropout and augment.
+    All noise is keyed by an example's place in the global batch, so that it does not depend on the
+    number of devices. The section gives label_dropout and augment.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])
     example_keys, drop_keys, net_keys = jax.vmap(partial(jax.random.split, num=3), out_axes=1)(keys)
-    augment_key = jax.random.fold_in(key, np.uint32(2**31))  # no place in a batch
+    augment_key = jax.random.fold_in(key, np.uint32(2**31))  # beyond any place in a batch
     x_0 = augment(to_unit_range(batch["pixels"]), augment_key, batch["position"], section.augment)
     x, level, target = jax.vmap(process.example)(example_keys, x_0)
     dropped = jax.vmap(partial(jax.random.bernoulli, p=section.label_dropout))(drop_keys)
     label = jnp.where(dropped, model.num_classes, batch["label"])
     group = jnp.where(dropped | (batch["group"] < 0), model.num_groups, batch["group"])
-    output = model.apply({"params": params}, x, level, label, group, net_keys)
+    output: Any = model.apply({"params": params}, x, level, label, group, net_keys)
     return jnp.mean((output - target) ** 2), (batch_stats, {})
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 # Of the pixels of ImageNet in [0, 1], as torchvision's weights expect them to be standardised.
-MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def to_unit_range(pixels: jax.Array) -> jax.Array:
@@ -14,8 +15,9 @@ def to_unit_range(pixels: jax.Array) -> jax.Array:
 
 
 def normalize(x: jax.Array, kind: str) -> jax.Array:
-    """float32[N,H,W,3] in [-1, 1] -> what the network reads: the same (unit), or standardised (imagenet)."""
+    """float32[N,H,W,3] in [-1, 1] -> the same (unit), or standardised (imagenet)."""
     if kind == "unit":
         return x
-    mean, deviation = (v.reshape(1, 1, 1, 3) for v in (2 * MEAN - 1, 2 * DEVIATION))
+    mean = (2 * MEAN - 1).reshape(1, 1, 1, 3)
+    deviation = (2 * DEVIATION).reshape(1, 1, 1, 3)
     return (x - mean) / deviation

@@ -1,4 +1,4 @@
-"""One training step of any network: state, optimizer, EMA and the pure function that is mapped over devices."""
+"""One training step of any network: state, optimizer, EMA, and the pure step function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +14,7 @@ from selfloop_jax.runtime import parallel
 
 # loss(params, batch_stats, batch, key) -> (loss [], (batch_stats, metrics {name: []}))
 Loss = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
-
-
 Variables = dict[str, Any]  # what a network computes with: params, batch_stats
-
-
 Trainable = Callable[[Any], Any]  # params -> a bool per leaf
 
 
@@ -44,8 +40,8 @@ def optimizer(
     """AdamW with clipping, linear warm-up and cosine decay to 0.
 
     Peak learning rate and total steps live in the optimizer's state, so that phases of other
-    lengths run the same compiled step. Weight decay leaves vectors (norms, biases) alone. What is
-    not trained has no moments.
+    lengths run the same compiled step. Weight decay leaves vectors (norms, biases) alone. Frozen
+    parameters have no optimizer state.
     """
 
     def build(learning_rate, total_steps):
@@ -71,10 +67,10 @@ def optimizer(
 def make_step(
     loss: Loss, tx: optax.GradientTransformation, ema_decay: float, trainable: Trainable = train_all
 ) -> Callable:
-    """The step `(state, batch, key) -> (state, metrics)`; gradients and metrics are means over all devices.
+    """The step (state, batch, key) -> (state, metrics), with means over all devices.
 
-    The average of weights warms up: its decay is min(ema_decay, (1 + step) / (10 + step)). What is
-    not trained keeps its bits, in the average too.
+    The average of weights warms up: its decay is min(ema_decay, (1 + step) / (10 + step)). Frozen
+    parameters keep their bits, in the average too.
     """
 
     def chosen(trained, held):
@@ -107,11 +103,9 @@ def make_step(
 class Trainer:
     """One kind of network, compiled once per run and trained many times."""
 
-    init: Callable[[jax.Array], Variables]  # key -> random ones
-    start: Callable[
-        [Variables, float, float], TrainState
-    ]  # from where, learning rate, steps -> step 0
-    program: Callable
+    init: Callable[[jax.Array], Variables]  # key -> initial weights
+    start: Callable[[Variables, float, float], TrainState]  # weights, learning rate, steps
+    program: Callable  # parallel.train_program of the step
     abstract: TrainState
     batch: int
     steps_per_dispatch: int
@@ -150,17 +144,22 @@ def make_trainer(
 
 
 def _start(tx, variables, learning_rate, steps) -> TrainState:
-    """Step 0 from given weights, the average starting on them; copies, since training donates its state."""
-    params, ema, stats = (
-        jax.tree.map(jnp.copy, variables[name]) for name in ("params", "params", "batch_stats")
-    )
+    """The state at step 0, with the average initialised to the weights.
+
+    Everything is copied: training donates its state, and the weights given may be in use.
+    """
+    params = jax.tree.map(jnp.copy, variables["params"])
+    ema = jax.tree.map(jnp.copy, variables["params"])
+    stats = jax.tree.map(jnp.copy, variables["batch_stats"])
     opt_state = tx.init(params)
-    hyper = {"learning_rate": learning_rate, "total_steps": steps}
-    hyper = {name: jnp.asarray(value, jnp.float32) for name, value in hyper.items()}
+    hyper = {
+        "learning_rate": jnp.asarray(learning_rate, jnp.float32),
+        "total_steps": jnp.asarray(steps, jnp.float32),
+    }
     opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, **hyper})
     return TrainState(jnp.zeros((), jnp.int32), params, ema, stats, opt_state)
 
 
 def ema_variables(state: TrainState) -> Variables:
-    """What a trained network is used with: its averaged weights."""
+    """The variables that a trained network is used with: its averaged weights."""
     return {"params": state.ema_params, "batch_stats": state.batch_stats}
