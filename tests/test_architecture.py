@@ -27,7 +27,9 @@ PROGRAMS = ("main", "sweep", "export", "cli", "__init__")  # the top floor
 # Everything here is read by people without an accelerator, on a login node, in a second.
 WITHOUT_JAX = ("errors", "config", "analysis", "report", "sweep", "__init__", "cli", "export")
 WITHOUT_JAX_FILES = ("runtime/rng.py", "runtime/store.py", "runtime/workdir.py", "runtime/cli.py")
-MEASURES_WITH_JAX = ("measure/fidelity.py", "measure/foreground.py", "measure/__main__.py")
+MEASURES_WITH_JAX = tuple(
+    f"measure/{name}.py" for name in ("fidelity", "features", "foreground", "read_images")
+) + ("measure/__main__.py",)
 
 
 @cache

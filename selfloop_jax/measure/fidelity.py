@@ -94,14 +94,15 @@ def report(
     sets = (generated, real.shuffled((*key_path, "real")), held_out)
     dimension = real.features.shape[1]
     copied, copied_baseline = _memorization_with_baseline(sets)
-    notes = _size_notes(*map(len, sets)) + _notes("overall", [min(map(len, sets))], dimension, k)
-    parts: dict[str, list[dict[str, dict[str, float]]]] = {}
+    notes = _size_notes(*map(len, sets), parts=bool(classes or groups))
+    notes += _notes("overall", [min(map(len, sets))], dimension, k)
+    by: dict[str, list[dict[str, dict[str, float]]]] = {}
     for place, column, count in (("by_class", "label", classes), ("by_group", "group", groups)):
-        parts[place] = []
+        by[place] = []
         sizes = []
         for value in range(count):
             inside = [one.take(getattr(one, column) == value) for one in sets]
-            parts[place].append(_with_baseline(inside, k))
+            by[place].append(_with_baseline(inside, k))
             sizes.append(min(map(len, inside)))
         notes += _notes(place, sizes, dimension, k)
     metrics = _with_baseline(sets, k)
@@ -112,7 +113,7 @@ def report(
         "baseline": copied_baseline["share_nearer"],
     }
     notes += _origin_notes(copied_baseline)
-    return Report(metrics, parts["by_class"], parts["by_group"], notes)
+    return Report(metrics, by["by_class"], by["by_group"], notes)
 
 
 def _with_baseline(sets: Sequence[FeatureSet], k: int) -> dict[str, dict[str, float]]:
@@ -138,13 +139,13 @@ def _memorization_with_baseline(
     return memorization(generated, real[:base], held_out[:base]), baseline
 
 
-def _size_notes(generated: int, real: int, held_out: int) -> list[str]:
-    """What was left out to make sets equal."""
+def _size_notes(generated: int, real: int, held_out: int, parts: bool) -> list[str]:
+    """What was left out to make sets equal, overall and in `parts`."""
     notes = []
     if held_out and generated != held_out:
         notes.append(
             f"sizes: of {generated} generated and {held_out} held-out images the larger set is cut "
-            "to the smaller, overall and in every class and group"
+            f"to the smaller{', overall and in every class and group' if parts else ''}"
         )
     if real > held_out:
         notes.append(

@@ -1,0 +1,332 @@
+"""`python -m selfloop_jax.measure VERB ...`: metrics of any classifier, and of any set of images.
+
+    fairness TABLE
+        every fairness metric of the predictions in a CSV or .npz, with interval, null band and p
+    fidelity GENERATED --real=REAL --features=pixels|random_conv|WORKDIR
+        FID, KID, precision, recall, density and coverage of a folder of images or an .npz
+
+`python -m selfloop_jax.measure VERB --help` is the manual of a verb. Both print a table or, with
+--json, one JSON object.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.measure.metrics import METRICS
+from selfloop_jax.runtime import store
+from selfloop_jax.runtime.cli import Parser, print_error
+
+if TYPE_CHECKING:
+    from selfloop_jax.measure.read_table import Table
+
+ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}  # which way is better
+LOWEST = 5  # subgroups shown of those with the lowest recall
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb; 0, or 2 for a mistake in the arguments or in the files they name."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    try:
+        if not arguments or arguments[0] not in VERBS:
+            verb = arguments[0] if arguments else "no verb"
+            raise UsageError(f"{verb}: must be one of {' | '.join(VERBS)}")
+        VERBS[arguments[0]](arguments[1:])
+    except (UsageError, RunError) as error:
+        return print_error(error)
+    return 0
+
+
+def fairness(arguments: Sequence[str]) -> None:
+    """Every fairness metric of a table of predictions, of whatever classifier.
+
+    TABLE is a CSV with a header (separated by commas, semicolons or tabs) and the columns label,
+    pred, group, one row per test image; or an .npz with arrays of these names, or with logits in
+    place of pred, such as predictions.npz of a run. Labels and groups are numbers from 0 or names;
+    an empty group, or -1, is unknown and counts in the accuracy only. A column source_id says which
+    rows show the same underlying image: intervals and p-values then take them as paired.
+
+    Each metric comes with a confidence interval, with its null band (5 to 95 % quantile if the
+    group made no difference: groups permuted within each class) and with the p-value of that
+    hypothesis. Interval and p-value hold for one metric; looking at many finds more by chance.
+    """
+    parser = _parser(
+        "fairness", "TABLE [--group_names=a,b] [--class_names=a,b] [--nested] [--json]", fairness
+    )
+    parser.add_argument("table", metavar="TABLE", type=Path, help="a CSV or .npz file")
+    parser.add_argument(
+        "--group_names",
+        "--group-names",
+        type=_names,
+        help="of groups 0, 1, ...; or all names that may occur",
+    )
+    parser.add_argument(
+        "--class_names", "--class-names", type=_names, help="of classes, in the same way"
+    )
+    parser.add_argument(
+        "--nested",
+        action=argparse.BooleanOptionalAction,
+        help="each group belongs to one class (a fine label), so that only the groups of a class "
+        "are compared; default: where each group occurs with one label only",
+    )
+    parser.add_argument(
+        "--metrics", metavar="FILE.py", type=Path, help="a file that adds rows to METRICS"
+    )
+    parser.add_argument("--level", type=float, default=0.95, help="of intervals; default 0.95")
+    parser.add_argument(
+        "--replicates", type=int, default=1000, help="permutations and simulated errors"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of permutations; default 0")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(arguments)
+    if not 0 < args.level < 1:
+        raise UsageError(f"--level={args.level}: must be in (0, 1)")
+    if args.replicates < 1:
+        raise UsageError(f"--replicates={args.replicates}: must be > 0")
+    # Imported here, so that --help is immediate.
+    from selfloop_jax.measure import fairness as measured
+    from selfloop_jax.measure.read_table import read_table
+
+    if args.metrics:
+        _execute(args.metrics)
+    table = read_table(args.table, args.class_names, args.group_names, args.nested)
+    if table.unread:
+        print(f"{args.table}: columns not read: {', '.join(table.unread)}", file=sys.stderr)
+    key_path = (args.seed, "measure", "fairness")
+    test_set = table.test_set
+    metrics = measured.numbers(test_set, key_path, args.replicates, args.level)
+    result = {
+        "metrics": metrics,
+        "classes": table.classes,
+        "groups": table.groups,
+        "subgroups": {
+            "count": test_set.subgroup_size,
+            "recall": measured.recall(test_set, args.level),
+        },
+        "images": len(test_set),
+        "unknown_group": int((test_set.group < 0).sum()),
+        "nested": test_set.nested,
+        "paired": test_set.source_id is not None,
+        "level": args.level,
+        "replicates": args.replicates,
+        "seed": args.seed,
+    }
+    if args.json:
+        print(json.dumps(store.jsonable(result)))
+    else:
+        _print_fairness(table, metrics, result)
+
+
+def fidelity(arguments: Sequence[str]) -> None:
+    """Closeness of generated images to real ones, in the features of a named network.
+
+    GENERATED, --real and --held_out are folders (PNG, JPEG and WebP files in them, at any depth) or
+    .npz files with pixels uint8[N,H,W,3], such as samples.npz of a run. All images must be squares
+    of one size; with --image_size they are cut to their central squares and resized.
+
+    --features names the frozen network. The workdir of a run stands for the classifier of its
+    generation 0, the network that the run itself is measured with. `random_conv` is an untrained
+    network and `pixels` none at all: both compare gross statistics only, and numbers of two
+    networks cannot be compared.
+
+    Each number has its baseline, real images against real images: those of --held_out or, without
+    it, one half of --real against the other. With --held_out, real images that the generator was
+    not trained on, the share of memorised images is measured too.
+    """
+    parser = _parser(
+        "fidelity",
+        "GENERATED --real=REAL --features=pixels|random_conv|WORKDIR [--held_out=REAL] [--json]",
+        fidelity,
+    )
+    parser.add_argument("generated", metavar="GENERATED", type=Path, help="a folder or .npz")
+    parser.add_argument("--real", type=Path, required=True, help="real images, the reference")
+    parser.add_argument("--held_out", type=Path, help="other real images, for the baseline")
+    parser.add_argument("--features", help="pixels, random_conv or the workdir of a run")
+    parser.add_argument("--image_size", type=int, help="side that all images are brought to")
+    parser.add_argument("--seed", type=int, default=0, help="of random halves and subsets")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(arguments)
+    if args.features is None:
+        raise UsageError(
+            "--features: missing; must be pixels | random_conv | the workdir of a run, whose "
+            "generation 0 has a trained classifier"
+        )
+    if args.image_size is not None and args.image_size < 1:
+        raise UsageError(f"--image_size={args.image_size}: must be > 0")
+    # Imported here: these need jax, which --help and the other verb do without.
+    from selfloop_jax.measure import features
+    from selfloop_jax.measure import fidelity as measured
+    from selfloop_jax.measure.read_images import common_side, find_images
+
+    paths = [args.generated, args.real, *([args.held_out] if args.held_out else [])]
+    sources = [find_images(path) for path in paths]
+    side = common_side(sources, args.image_size)
+    network = features.load(args.features)
+    if network.side not in (None, side):
+        raise UsageError(
+            f"--features={args.features}: its network takes images of {network.side} x "
+            f"{network.side}, these are {side} x {side}: --image_size={network.side} is needed"
+        )
+    sets = []
+    for source in sources:
+        extracted = network.extract(source.read(side))
+        unknown = np.full(len(extracted), -1)
+        sets.append(measured.FeatureSet(extracted, unknown, unknown))
+    key_path = (args.seed, "measure", "fidelity")
+    if not args.held_out:
+        # Two random halves: the order of files often follows the class.
+        shuffled = sets.pop().shuffled((*key_path, "halves"))
+        half = (len(shuffled) + 1) // 2
+        sets += [shuffled.take(np.arange(half)), shuffled.take(np.arange(half, len(shuffled)))]
+    generated, real, held_out = sets
+    report = measured.report(generated, real, held_out, 0, 0, key_path)
+    metrics = dict(report.metrics)
+    notes = report.notes
+    if not args.held_out:
+        # Of images that were both trained on, generated ones are as near to either.
+        del metrics["memorized_share"]
+        notes = [note for note in notes if not note.startswith("memorized_share")]
+    result = {
+        "metrics": metrics,
+        "features": {
+            "network": network.name,
+            "digest": network.digest,
+            "dimension": int(real.features.shape[1]),
+        },
+        "images": {"generated": len(generated), "real": len(real), "held_out": len(held_out)},
+        "image_size": side,
+        "seed": args.seed,
+        "notes": notes,
+    }
+    if args.json:
+        print(json.dumps(store.jsonable(result)))
+    else:
+        _print_fidelity(result)
+
+
+VERBS = {"fairness": fairness, "fidelity": fidelity}
+
+
+def _parser(verb: str, usage: str, program: Any) -> Parser:
+    """A parser whose manual is the docstring of the verb's function."""
+    paragraphs = (program.__doc__ or "").split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    parser = Parser(f"measure {verb}", f"{verb} {usage}", text)
+    parser.formatter_class = _Manual
+    return parser
+
+
+class _Manual(argparse.HelpFormatter):
+    """Help whose description keeps its paragraphs."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
+
+
+def _names(text: str) -> list[str]:
+    """Names with commas between."""
+    return [name.strip() for name in text.split(",")]
+
+
+def _execute(path: Path) -> None:
+    """Runs a Python file that adds rows to METRICS."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UsageError(f"--metrics={path}: must be a Python file")
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as error:  # whatever a file of the user's can raise
+        raise UsageError(f"--metrics={path}: {type(error).__name__}: {error}") from error
+
+
+def _print_fairness(table: "Table", metrics: dict[str, Any], result: dict[str, Any]) -> None:
+    """The metrics as a table, those that are not defined, and the lowest recalls."""
+    how = "nested in classes" if result["nested"] else "crossed with classes"
+    print(
+        f"{result['images']} images ({result['unknown_group']} of unknown group), "
+        f"{len(table.classes)} classes, {len(table.groups)} groups, {how}"
+    )
+    interval = f"{100 * result['level']:g} % interval"
+    rows = [("metric", "value", interval, "null band", "p")]
+    undefined = []
+    for key, number in metrics.items():
+        title = METRICS[key].title + ARROWS[METRICS[key].better]
+        if math.isnan(number["value"]):
+            undefined.append(METRICS[key].title)
+            continue
+        value = f"{number['value']:.0f}" if METRICS[key].whole else f"{number['value']:.3f}"
+        null = number.get("null")
+        p = f"{number['p']:.3f}" if "p" in number else ""
+        band = _range(null[0], null[2]) if null else ""
+        ends = _range(number["low"], number["high"]) if "low" in number else ""
+        rows.append((title, value, ends, band, p))
+    _print_rows(rows)
+    if undefined:
+        print(f"not defined for this table: {', '.join(undefined)}")
+    _print_lowest(table, result)
+
+
+def _print_lowest(table: "Table", result: dict[str, Any]) -> None:
+    """The subgroups with the lowest recall."""
+    recall = result["subgroups"]["recall"]
+    order = np.argsort(recall["value"], axis=None)  # NaN comes last
+    defined = int((~np.isnan(recall["value"])).sum())
+    rows = [("lowest recall: class", "group", "recall", "interval", "images")]
+    for index in order[: min(LOWEST, defined)]:
+        c, g = np.unravel_index(index, recall["value"].shape)
+        ends = _range(recall["low"][c, g], recall["high"][c, g])
+        count = result["subgroups"]["count"][c, g]
+        value = f"{recall['value'][c, g]:.3f}"
+        rows.append((table.classes[c], table.groups[g], value, ends, str(count)))
+    print()
+    _print_rows(rows)
+
+
+def _print_fidelity(result: dict[str, Any]) -> None:
+    """The metrics with their baselines as a table."""
+    sizes = result["images"]
+    side = result["image_size"]
+    network = result["features"]
+    print(
+        f"{sizes['generated']} generated images of {side} x {side}, {sizes['real']} real ones as "
+        f"reference, {sizes['held_out']} real ones for the baseline"
+    )
+    print(f"features: {network['network']}, {network['dimension']} numbers an image")
+    rows = [("metric", "value", "real against real", "95 % interval")]
+    for key, number in result["metrics"].items():
+        title = METRICS[key].title.removesuffix(" (classifier features)")
+        ends = _range(number["low"], number["high"]) if "low" in number else ""
+        value, baseline = (f"{number[part]:.4g}" for part in ("value", "baseline"))
+        rows.append((title + ARROWS[METRICS[key].better], value, baseline, ends))
+    _print_rows(rows)
+    for note in result["notes"]:
+        print(f"note: {note}")
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3f} to {high:.3f}"
+
+
+def _print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Rows with their columns aligned: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join(cells).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

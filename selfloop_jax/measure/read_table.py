@@ -1,0 +1,231 @@
+"""Tables of predictions of any classifier: CSV or .npz to a `TestSet` with names. No jax.
+
+Columns are `label`, `pred`, `group` and perhaps `source_id`. Labels and groups are numbers from 0 or
+names; a group that is empty, or -1 among numbers, is unknown.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.measure.test_set import TestSet, is_nested
+from selfloop_jax.runtime import store
+
+REQUIRED = ("label", "pred", "group")
+OPTIONAL = "source_id"
+SEPARATORS = (",", ";", "\t", "|")
+MOST_COUNTS = 10**8  # classes x groups x classes: a column of ids taken for labels has more
+
+# A number as pandas writes it, which turns a column with an empty cell into 3.0.
+WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A test set with the names of its classes and groups, and the columns that were not read."""
+
+    test_set: TestSet
+    classes: list[str]
+    groups: list[str]
+    unread: list[str]
+
+
+def read_table(
+    path: Path,
+    class_names: Sequence[str] | None = None,
+    group_names: Sequence[str] | None = None,
+    nested: bool | None = None,
+) -> Table:
+    """The test set in a CSV with a header or in an .npz; UsageError says what does not fit.
+
+    An .npz may have `logits` [N,C] in place of `pred`, as predictions.npz of a run has. The names
+    are those of numbers 0, 1, ..., or all names that may occur; without them the values that occur
+    are all there are. nested: whether each group belongs to one class, by default where each group
+    occurs with one label only.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    columns = _read_npz(path) if path.suffix.lower() == ".npz" else _read_csv(path)
+    unread = [name for name in columns if name not in (*REQUIRED, OPTIONAL, "id")]
+    if "logits" in columns and "pred" not in columns:
+        unread.remove("logits")
+        logits = _logits(path, columns.pop("logits"))
+        columns["pred"] = logits.argmax(axis=1).tolist()
+        class_names = class_names or [str(c) for c in range(logits.shape[1])]
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        raise UsageError(
+            f"{path}: no column {missing[0]}; its columns are {', '.join(columns) or 'none'}, "
+            f"needed are {', '.join(REQUIRED)}"
+        )
+    if not len(columns["label"]):
+        raise UsageError(f"{path}: no rows")
+    label, pred, classes = _classes(path, columns["label"], columns["pred"], class_names)
+    group, groups = _groups(path, columns["group"], group_names)
+    if len(classes) ** 2 * len(groups) > MOST_COUNTS:
+        raise UsageError(
+            f"{path}: {len(classes)} different labels and {len(groups)} groups are more than "
+            "subgroups can be counted for"
+        )
+    source = _sources(path, columns[OPTIONAL]) if OPTIONAL in columns else None
+    if nested is None:
+        nested = label.shape == group.shape and is_nested(label, group)
+    try:
+        test_set = TestSet(
+            label, pred, group, len(classes), len(groups), source_id=source, nested=nested
+        )
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return Table(test_set, classes, groups, unread)
+
+
+def _read_csv(path: Path) -> dict[str, list[str]]:
+    """The cells of each column, without blanks around them."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: no text in UTF-8") from error
+    header, _, _ = text.partition("\n")
+    separator = max(SEPARATORS, key=header.count)
+    lines = io.StringIO(text, newline="")
+    rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    names: list[str] = []
+    cells: list[list[str]] = []
+    try:
+        for row in rows:
+            stripped = [cell.strip() for cell in row]
+            if not any(stripped):
+                continue
+            if not names:
+                names = [name.lower() for name in stripped]
+            elif len(stripped) != len(names):
+                raise UsageError(
+                    f"{path}: line {rows.line_num} has {len(stripped)} cells, the header "
+                    f"{len(names)}"
+                )
+            else:
+                cells.append(stripped)
+    except csv.Error as error:
+        raise UsageError(f"{path}: line {rows.line_num}: {error}") from error
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"{path}: two columns are called {twice[0]}")
+    return {name: [row[i] for row in cells] for i, name in enumerate(names)}
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    """The arrays of a file; one-dimensional ones as lists."""
+    try:
+        arrays = store.read_npz(path)
+    except RunError as error:
+        raise UsageError(str(error)) from error
+    return {name: a.tolist() if a.ndim == 1 else a for name, a in arrays.items()}
+
+
+def _logits(path: Path, logits: Any) -> np.ndarray:
+    logits = np.asarray(logits)
+    if logits.ndim != 2 or not np.issubdtype(logits.dtype, np.number):
+        raise UsageError(f"{path}: logits: shape {logits.shape}, must be numbers [N,C]")
+    if not np.isfinite(logits).all():
+        raise UsageError(f"{path}: logits: NaN or infinite values, must be finite")
+    return logits
+
+
+def _classes(
+    path: Path, label: Any, pred: Any, names: Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Labels and predictions as int64[N], and the names of the classes."""
+    known: Sequence[Any]
+    columns: dict[str, list[Any]] = {
+        "label": _cells(path, "label", label),
+        "pred": _cells(path, "pred", pred),
+    }
+    for name, cells in columns.items():
+        if None in cells:
+            raise UsageError(f"{path}: {name}: empty in row {cells.index(None) + 1}")
+    label_numbers = _numbers(columns["label"])
+    pred_numbers = _numbers(columns["pred"])
+    if label_numbers is not None and pred_numbers is not None:
+        columns = {"label": label_numbers, "pred": pred_numbers}
+        for name, values in columns.items():
+            _check_not_negative(path, name, values, "0 or more")
+        known = sorted({*label_numbers, *pred_numbers}) if names is None else range(len(names))
+        classes = [str(value) for value in known] if names is None else list(names)
+    else:
+        # A prediction that is the label of no image is more often misspelt than right.
+        known = sorted(set(columns["label"])) if names is None else names
+        classes = list(known)
+    hint = "; --class_names adds classes without test images" if names is None else ""
+    label, pred = (_encode(path, n, c, known, classes, hint) for n, c in columns.items())
+    return label, pred, classes
+
+
+def _groups(path: Path, group: Any, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
+    """Groups as int64[N], -1 where unknown, and their names."""
+    cells = _cells(path, "group", group)
+    present = [cell for cell in cells if cell is not None]
+    numbers = _numbers(present)
+    if numbers is None:
+        known: Sequence[Any] = sorted(set(present)) if names is None else names
+        groups = list(known)
+    else:
+        of_cell = iter(numbers)
+        cells = [None if cell is None else next(of_cell) for cell in cells]
+        cells = [None if cell == -1 else cell for cell in cells]
+        present = [cell for cell in cells if cell is not None]
+        _check_not_negative(path, "group", present, "0 or more, or -1 for unknown")
+        known = sorted(set(present)) if names is None else range(len(names))
+        groups = [str(value) for value in known] if names is None else list(names)
+    return _encode(path, "group", cells, known, groups, ""), groups
+
+
+def _sources(path: Path, column: Any) -> np.ndarray:
+    """The source image of each row, as a number or as text."""
+    cells = _cells(path, OPTIONAL, column)
+    if None in cells:
+        raise UsageError(f"{path}: {OPTIONAL}: empty in row {cells.index(None) + 1}")
+    numbers = _numbers(cells)  # in the order of numbers, as in the arrays of a run
+    return np.array(cells if numbers is None else numbers)
+
+
+def _cells(path: Path, name: str, column: Any) -> list[Any]:
+    """A column as text, None where a cell is empty."""
+    if isinstance(column, np.ndarray):
+        raise UsageError(f"{path}: {name}: shape {column.shape}, must be (N,)")
+    texts = [str(cell).strip() for cell in column]
+    return [text or None for text in texts]
+
+
+def _numbers(cells: Sequence[str]) -> list[int] | None:
+    """The cells as whole numbers; None unless all of them are."""
+    if not all(WHOLE.fullmatch(cell) for cell in cells):
+        return None
+    return [int(cell.partition(".")[0]) for cell in cells]
+
+
+def _check_not_negative(path: Path, name: str, values: Sequence[int], rule: str) -> None:
+    """UsageError where a number is below 0."""
+    if values and min(values) < 0:
+        row = values.index(min(values)) + 1
+        raise UsageError(f"{path}: {name}: {min(values)} in row {row}, must be {rule}")
+
+
+def _encode(
+    path: Path, name: str, cells: Sequence[Any], known: Sequence[Any], names: list[str], hint: str
+) -> np.ndarray:
+    """int64[N]: the place of each cell among the known values, -1 for None."""
+    place = {None: -1} | {value: i for i, value in enumerate(known)}
+    for row, cell in enumerate(cells):
+        if cell not in place:
+            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise UsageError(
+                f"{path}: {name}: {cell} in row {row + 1}, must be one of {shown}{hint}"
+            )
+    return np.array([place[cell] for cell in cells], np.int64)
