@@ -1,4 +1,4 @@
-"""`python -m selfloop_jax.measure VERB ...`: metrics of any classifier, and of any set of images.
+"""`python -m selfloop_jax.measure VERB ...`: metrics of any classifier and images.
 
     fairness TABLE
         every fairness metric of the predictions in a CSV or .npz, with interval, null band and p

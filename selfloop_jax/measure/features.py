@@ -32,7 +32,7 @@ class FeatureNetwork:
 
 
 def load(features: str) -> FeatureNetwork:
-    """The network of `--features`: one of NETWORKS, or generation 0's classifier of a workdir."""
+    """The network of `--features`: one of NETWORKS, or the first classifier of a workdir."""
     if features in NETWORKS:
         environment_of(Config())
         return FeatureNetwork(features, NETWORKS[features])
@@ -119,7 +119,7 @@ def _run_classifier(workdir: Path) -> FeatureNetwork:
 
 
 def _classifier(workdir: Path, config: Config, classes: int, digest: str) -> tuple[Any, Callable]:
-    """The weights of generation 0's classifier, and its function (weights, pixels) -> features."""
+    """Weights of generation 0's classifier, and (weights, pixels) -> features."""
     # Training code is large: only whoever asks for a run's network imports it.
     from selfloop_jax.runtime import parallel
     from selfloop_jax.training import classifier, step

@@ -94,7 +94,7 @@ def report(
     sets = (generated, real.shuffled((*key_path, "real")), held_out)
     dimension = real.features.shape[1]
     copied, copied_baseline = _memorization_with_baseline(sets)
-    notes = _size_notes(*map(len, sets), parts=bool(classes or groups))
+    notes = _size_notes(len(generated), len(real), len(held_out), parts=bool(classes or groups))
     notes += _notes("overall", [min(map(len, sets))], dimension, k)
     by: dict[str, list[dict[str, dict[str, float]]]] = {}
     for place, column, count in (("by_class", "label", classes), ("by_group", "group", groups)):

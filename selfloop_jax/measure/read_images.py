@@ -18,7 +18,7 @@ NOT_READ = (".avif", ".bmp", ".gif", ".heic", ".tif", ".tiff")  # images, but of
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images on disk, not yet decoded: files, or the pixels of an .npz; and their common size.
+    """Images on disk, not yet decoded: files or the pixels of an .npz, and their size.
 
     size: (width, height) of all of them, or None where they differ; `sizes` shows two of them.
     """

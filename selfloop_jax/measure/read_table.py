@@ -1,7 +1,7 @@
 """Tables of predictions of any classifier: CSV or .npz to a `TestSet` with names. No jax.
 
-Columns are `label`, `pred`, `group` and perhaps `source_id`. Labels and groups are numbers from 0 or
-names; a group that is empty, or -1 among numbers, is unknown.
+Columns are `label`, `pred`, `group` and perhaps `source_id`. Labels and groups are numbers from 0
+or names; a group that is empty, or -1 among numbers, is unknown.
 """
 
 import csv
@@ -29,7 +29,7 @@ WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
 
 @dataclass(frozen=True)
 class Table:
-    """A test set with the names of its classes and groups, and the columns that were not read."""
+    """A test set, the names of its classes and groups, and the columns that were not read."""
 
     test_set: TestSet
     classes: list[str]
