@@ -213,20 +213,17 @@ def _read_generation(folder: Path, notes: list[str]) -> Generation:
     try:
         return _generation(folder, record, notes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        version = record.get("version", "an unnamed version")
+        version = record["version"]
         raise RunError(
             f"{path}: damaged, or of another version (written by selfloop_jax {version}): {error!r}"
         ) from error
 
 
 def _check_version(workdir: Path, record: store.Json) -> None:
-    """Raises UsageError for a record of 0.1, which has no version and bare numbers as metrics."""
-    metrics = record.get("metrics")
-    values = metrics.values() if isinstance(metrics, dict) else ()
-    if any(isinstance(value, int | float) for value in values):
-        version = record.get("version", "0.1")
+    """Raises UsageError for a record of 0.1: its metrics are bare numbers, and it has no version."""
+    if "version" not in record:
         raise UsageError(
-            f"{workdir}: written by selfloop_jax {version}; this version reads 0.2 and later"
+            f"{workdir}: written by selfloop_jax 0.1; this version reads 0.2 and later"
         )
 
 

@@ -147,7 +147,7 @@ _add(
     ),
     Metric(
         "equal_opportunity_difference_mean",
-        "equal opportunity difference, mean",
+        "mean equal opportunity difference",
         better="lower",
         is_bias=True,
         value=lambda t: gaps.over_defined(np.mean, t.recall_difference),
@@ -155,7 +155,7 @@ _add(
     ),
     Metric(
         "equal_opportunity_difference_max",
-        "equal opportunity difference, max",
+        "maximum equal opportunity difference",
         better="lower",
         is_bias=True,
         value=lambda t: gaps.over_defined(np.max, t.recall_difference),
@@ -163,7 +163,7 @@ _add(
     ),
     Metric(
         "disparate_impact_ratio_mean",
-        "disparate impact ratio, mean",
+        "mean disparate impact ratio",
         better="higher",
         is_bias=True,
         value=lambda t: gaps.over_defined(np.mean, t.positive_ratio),
@@ -171,7 +171,7 @@ _add(
     ),
     Metric(
         "disparate_impact_ratio_min",
-        "disparate impact ratio, min",
+        "minimum disparate impact ratio",
         better="higher",
         is_bias=True,
         value=lambda t: gaps.over_defined(np.min, t.positive_ratio),
@@ -232,8 +232,8 @@ _add(
     Metric("total_variation_to_real", "total variation to real", "composition", "lower"),
     Metric("subgroup_coverage", "subgroup coverage", "composition", "higher"),
     Metric("bias_aligned_share", "bias-aligned share", "composition"),
-    Metric("bias_aligned_share_corrected", "bias-aligned share, corrected", "composition"),
-    Metric("bias_aligned_share_by_colour", "bias-aligned share, by colour", "composition"),
+    Metric("bias_aligned_share_corrected", "corrected bias-aligned share", "composition"),
+    Metric("bias_aligned_share_by_colour", "bias-aligned share by colour", "composition"),
     Metric("generated_count", "generated images", "composition", whole=True),
     Metric(
         "generated_unknown_group", "generated images of unknown group", "composition", whole=True
@@ -244,7 +244,7 @@ _add(
     Metric("classifier_agreement", "classifier agreement", "content", "higher"),
     Metric("annotator_agreement", "annotator agreement", "content", "higher"),
     Metric("cas", "classification accuracy score (CAS)", "content", "higher"),
-    Metric("cas_ratio", "CAS, ratio to real", "content", "higher"),
+    Metric("cas_ratio", "CAS ratio to real", "content", "higher"),
 )
 
 _add(

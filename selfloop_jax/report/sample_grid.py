@@ -168,7 +168,7 @@ def _majority(run: Run, blocks: Sequence[_Block], sheet: _Sheet) -> list[list[st
 
 def _share(name: str, counts: np.ndarray, group: int) -> str:
     total = counts.sum()
-    return f"{name} {100 * counts[group] / total:.0f}%" if total else "none"
+    return f"{name} {100 * counts[group] / total:.0f}%" if total else "–"
 
 
 def _write(

@@ -129,10 +129,9 @@ def _null(run: Run) -> Iterator[str]:
         return
     low, _, high = gap.null
     yield (
-        f"If groups made no difference, 90 % of the values of {title_of(OPPORTUNITY)} in "
-        f"generation {run.last.number} would lie between {number_text(low)} and "
-        f"{number_text(high)}; the measured value is {number_text(gap.value)} "
-        f"(p = {number_text(gap.p)})."
+        f"If groups made no difference, the {title_of(OPPORTUNITY)} of generation "
+        f"{run.last.number} would lie between {number_text(low)} and {number_text(high)} with "
+        f"probability 0.9; it is {number_text(gap.value)} (p = {number_text(gap.p)})."
     )
 
 

@@ -108,14 +108,9 @@ def test_a_control_has_no_generated_images(tmp_path):
     assert run.notes == ()
 
 
-def bare_metrics(record: dict) -> None:
-    record["metrics"] = {"accuracy": 0.9}
-    del record["version"]
-
-
 def test_a_workdir_of_version_0_1_is_refused(tmp_path):
     workdir = make_workdir(tmp_path / "run", 1)
-    edit_record(workdir, 0, bare_metrics)
+    edit_record(workdir, 0, lambda record: record.pop("version"))
     with pytest.raises(UsageError) as error:
         read_run(workdir)
     expected = "written by selfloop_jax 0.1; this version reads 0.2 and later"
@@ -132,6 +127,7 @@ def test_a_workdir_of_version_0_1_is_refused(tmp_path):
         lambda record: record["tables"].update(recall={"value": [["a"]]}),
         lambda record: record["pool"].update(counts=[[1]]),
         lambda record: record["pool"].update(counts=None),
+        lambda record: record["metrics"].update(accuracy=0.9),
         lambda record: record["metrics"].update(accuracy={"mean": 1}),
         lambda record: record["metrics"].update(accuracy={"value": 1, "null": [1]}),
         lambda record: record.update(metrics=None),

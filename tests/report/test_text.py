@@ -20,7 +20,7 @@ def test_summary_of_one_run_names_its_ends_and_its_limits(tmp_path):
     text = summary_of(make_workdir(tmp_path / "run"))
     assert "From generation 0 (trained on real images only) to generation 2: " in text
     assert "accuracy 0.900 to 0.700;" in text
-    assert "would lie between 0.100 and 0.300; the measured value is 0.700 (p = 0.001)" in text
+    assert "would lie between 0.100 and 0.300 with probability 0.9; it is 0.700 (p = 0.001)" in text
     assert "a single run with one seed" in text
 
 
@@ -59,7 +59,7 @@ def test_summary_of_a_tested_study_is_its_verdicts(tmp_path):
     loop = make_arm(tmp_path, "accumulate", "none", 0.1)
     control = make_arm(tmp_path, "accumulate", "fresh_real", 0.0)
     text = summary_of(*loop, *control)
-    metric = "equal opportunity difference, mean"
+    metric = "mean equal opportunity difference"
     assert text.startswith(f"loop, {metric}, against fresh_real: amplification")
     assert "Loop: +0.200, control: " in text
 
