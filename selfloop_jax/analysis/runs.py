@@ -220,7 +220,7 @@ def _read_generation(folder: Path, notes: list[str]) -> Generation:
 
 
 def _check_version(workdir: Path, record: store.Json) -> None:
-    """Raises UsageError for a record of 0.1: its metrics are bare numbers, and it has no version."""
+    """Raises UsageError for a record of 0.1, which has no version and bare numbers."""
     if "version" not in record:
         raise UsageError(
             f"{workdir}: written by selfloop_jax 0.1; this version reads 0.2 and later"
