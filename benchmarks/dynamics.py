@@ -1,4 +1,4 @@
-"""Do verdicts, predictions and loops do what they are said to do? One JSON line per case.
+"""Validation of verdicts, forecasts and closed-form loops on simulated data, in JSON lines.
 
     python -m benchmarks.dynamics
 
@@ -11,7 +11,6 @@ keyed by its trial.
 import argparse
 import json
 import math
-import types
 from collections import Counter
 from collections.abc import Iterator
 
@@ -19,6 +18,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from benchmarks import closed_form
+from selfloop_jax.config import PoolConfig
 from selfloop_jax.data.images import Images
 from selfloop_jax.measure import dynamics, sign_test
 from selfloop_jax.runtime import rng
@@ -26,35 +26,50 @@ from selfloop_jax.runtime import rng
 ERRORS = 4.0
 
 
-RULES = {
-    "replace": {},
-    "real_plus_latest": {},
-    "accumulate": {},
-    "accumulate_subsample": {"budget": 120},
-    "substitute": {"alpha": 0.5},
-    "fresh": {"n_real": 80, "n_generated": 120},
-}
+RULES = (
+    PoolConfig("replace"),
+    PoolConfig("real_plus_latest"),
+    PoolConfig("accumulate"),
+    PoolConfig("accumulate_subsample", budget=120),
+    PoolConfig("substitute", alpha=0.5),
+    PoolConfig("fresh", n_real=80, n_generated=120),
+)
 
 
-def normals(address: rng.KeyPath, *shape: int) -> np.ndarray:
-    """float64[shape] standard normals by address."""
-    return ndtri(rng.uniforms(address, np.arange(math.prod(shape))) + 2.0**-54).reshape(shape)
+# A generator that generates the shares of its pool.
+COPY = dynamics.Response(np.array([0.0, 1.0]), np.zeros((2, 2)))
 
 
-def walk(address, seeds, generations=5, step=0.05, noise=0.02, drift=0.0, pull=0.0) -> np.ndarray:
-    """Bias float[seeds, generations+1] from .3 on: drifting, pulled back to .3, and measured with noise."""
-    steps = drift + step * normals((*address, "step"), seeds, generations)
+def normals(key_path: rng.KeyPath, *shape: int) -> np.ndarray:
+    """float64[shape] standard normals by key path."""
+    return ndtri(rng.uniforms(key_path, np.arange(math.prod(shape))) + 2.0**-54).reshape(shape)
+
+
+def walk(
+    key_path: rng.KeyPath,
+    seeds: int,
+    generations: int = 5,
+    step: float = 0.05,
+    noise: float = 0.02,
+    drift: float = 0.0,
+    pull: float = 0.0,
+) -> np.ndarray:
+    """Bias float[seeds, generations+1] from 0.3 on, measured with noise.
+
+    It drifts, and is pulled back to 0.3.
+    """
+    steps = drift + step * normals((*key_path, "step"), seeds, generations)
     b = np.full((seeds, generations + 1), 0.3)
     for g in range(generations):
         b[:, g + 1] = b[:, g] + steps[:, g] + pull * (0.3 - b[:, g])
-    return b + noise * normals((*address, "noise"), seeds, generations + 1)
+    return b + noise * normals((*key_path, "noise"), seeds, generations + 1)
 
 
-def contrast(address: rng.KeyPath, seeds: int, **loop: float) -> np.ndarray:
+def contrast(key_path: rng.KeyPath, seeds: int, **loop: float) -> np.ndarray:
     """Contrasts of a loop against a control that does not drift but is otherwise alike."""
     changes = []
     for name, parameters in (("loop", loop), ("control", {**loop, "drift": 0.0})):
-        b = walk((*address, name), seeds, **parameters)
+        b = walk((*key_path, name), seeds, **parameters)
         changes.append(b[:, -1] - b[:, 0])
     return changes[0] - changes[1]
 
@@ -64,9 +79,9 @@ def false_verdicts(trials: int) -> Iterator[dict]:
     for seeds, metrics in ((6, 1), (6, 3), (7, 3), (8, 3), (12, 3)):
         false = 0
         for trial in range(trials):
-            address = (trial, "false", seeds)
+            key_path = (trial, "false", seeds)
             rows = sign_test.verdicts(
-                {str(m): contrast((*address, m), seeds) for m in range(metrics)}
+                {str(m): contrast((*key_path, m), seeds) for m in range(metrics)}
             )
             false += any(row["verdict"] != "not distinguishable" for row in rows.values())
         rate = false / trials
@@ -89,10 +104,10 @@ CONSTRUCTED = {
 
 
 def constructed(trials: int) -> Iterator[dict]:
-    """One metric for each verdict, alone or as a family of four; how often each of them gets which."""
+    """How often each verdict's own metric gets which, alone or in a family of four."""
     margins = {name: margin for name, (_, margin) in CONSTRUCTED.items() if margin}
     for seeds, metrics in ((6, 1), (6, 4), (8, 4), (12, 4)):
-        got = {name: Counter() for name in CONSTRUCTED}
+        got: dict[str, Counter[str]] = {name: Counter() for name in CONSTRUCTED}
         for trial in range(trials):
             d = {
                 name: contrast((trial, "built", seeds, name), seeds, **loop)
@@ -135,7 +150,7 @@ def power(trials: int) -> Iterator[dict]:
 
 
 def law(case: str, observed: np.ndarray, expected: np.ndarray, **facts) -> dict:
-    """Observed float[trials,T] against the law float[T]: means, their intervals, the worst deviation."""
+    """Observed float[trials,T] against the law float[T], in standard errors of the mean."""
     error = observed.std(axis=0, ddof=1) / math.sqrt(len(observed))
     mean = observed.mean(axis=0)
     off = np.abs(mean - expected) / error
@@ -150,16 +165,12 @@ def law(case: str, observed: np.ndarray, expected: np.ndarray, **facts) -> dict:
     }
 
 
-def section(rule: str) -> types.SimpleNamespace:
-    """Section `pool` of a config."""
-    fields = {"budget": 0, "alpha": 0.0, "match_group": False, "n_real": 0, "n_generated": 0}
-    return types.SimpleNamespace(rule=rule, **(fields | RULES[rule]))
-
-
 def gaussian(trials: int, rule: str, n: int, generations: int, **values) -> list[np.ndarray]:
     """Means, traces and sizes of pools of that many loops in two dimensions."""
     found = [
-        closed_form.gaussian_loop(section(rule), (trial, "gauss"), n, generations, n, 2, **values)
+        closed_form.gaussian_loop(
+            PoolConfig(rule), (trial, "gauss"), n, generations, n, 2, **values
+        )
         for trial in range(trials)
     ]
     return [np.stack(column) for column in zip(*found, strict=True)]
@@ -198,53 +209,43 @@ def real_points(n: int, first: int = 0) -> Images:
 
 
 def multinomial_laws(trials: int, generations: int = 8) -> Iterator[dict]:
-    """Drift under replace as Wright and Fisher have it, and intervals of predictions for every rule."""
+    """Drift under replace as Wright and Fisher have it, and forecast intervals of every rule."""
     real, reserve = real_points(200), real_points(1200, 200)
     for rule in RULES:
-        found = [
-            closed_form.multinomial_loop(
-                section(rule), (trial, "loop"), real, reserve, generations, 200, 2
-            )
+        loops = [
+            closed_form.multinomial_loop(rule, (trial, "loop"), real, reserve, generations, 200, 2)
             for trial in range(trials)
         ]
-        pools, drawn = (np.stack(column)[..., 0] for column in zip(*found, strict=True))
-        if rule == "replace":
+        pools, generated = (np.stack(column)[..., 0] for column in zip(*loops, strict=True))
+        if rule.rule == "replace":
             t = np.arange(1, generations + 1)
-            yield law(
-                "aligned share, multinomial loop, replace", drawn[..., 0], np.full(generations, 0.7)
-            )
-            heterozygosity = 0.21 * (1 - 1 / 100) ** t
-            both = drawn[..., 0] * (1 - drawn[..., 0])
-            yield law("heterozygosity, multinomial loop, replace", both, heterozygosity)
-        yield coverage(rule, pools, drawn)
+            share = generated[..., 0]
+            yield law("aligned share, multinomial loop, replace", share, np.full(generations, 0.7))
+            expected = 0.21 * (1 - 1 / 100) ** t
+            yield law("heterozygosity, multinomial loop, replace", share * (1 - share), expected)
+        yield coverage(rule, pools, generated)
 
 
-def coverage(rule: str, pools: np.ndarray, drawn: np.ndarray) -> dict:
-    """How often the intervals of `predict` with the identity as response hold the loop's shares."""
-    sizes = dynamics.expected_sizes(section(rule), np.array([100, 100]), 200)
+def coverage(rule: PoolConfig, pools: np.ndarray, generated: np.ndarray) -> dict:
+    """How often the intervals of `predict`, for a copying generator, hold the loop's shares."""
     generations = pools.shape[1]
-    address = (0, "prediction", rule)
-    of_pools, of_drawn = dynamics.predict(
-        rule, SHARE, sizes, dynamics.IDENTITY, generations, address
-    )
-    each = [
-        dynamics.score(
-            drawn[:, g], dynamics.Band(of_drawn.mean[g], of_drawn.low[g], of_drawn.high[g]), SHARE
-        )
-        for g in range(generations)
-    ]
-    rates = np.array([found["coverage"] for found in each])
+    sizes = dynamics.expected_sizes(np.array([100, 100]), 200)
+    loop = dynamics.Loop(rule, SHARE, sizes, COPY)
+    of_pools, bands = dynamics.predict(loop, generations, (0, "prediction", rule.rule))
+    rates = np.zeros(generations)
+    for g in range(generations):
+        band = dynamics.Band(bands.mean[g], bands.low[g], bands.high[g])
+        rates[g] = dynamics.score(generated[:, g], band, SHARE)["coverage"]
     whole = dynamics.score(pools, of_pools, SHARE)["coverage"]
-    error = math.sqrt(0.95 * 0.05 / (2 * len(drawn)))
+    # Quantiles of a discrete share cannot cover exactly: 0.015.
+    margin = 0.015 + ERRORS * math.sqrt(0.95 * 0.05 / (2 * len(generated)))
     return {
         "case": "coverage of 95 % intervals, multinomial loop",
-        "rule": rule,
-        "drawn_by_generation": np.round(rates, 3).tolist(),
-        "drawn": round(float(rates.mean()), 3),
+        "rule": rule.rule,
+        "generated_by_generation": np.round(rates, 3).tolist(),
+        "generated": round(float(rates.mean()), 3),
         "pools": round(whole, 3),
-        "ok": bool(
-            (np.abs(rates - 0.95) < 0.015 + ERRORS * error).all()
-        ),  # .015: quantiles of a discrete share
+        "ok": bool((np.abs(rates - 0.95) < margin).all()),
     }
 
 

@@ -40,7 +40,7 @@ def forward_flops(config: configs.Config, case: str) -> float:
         )
         arguments, passes = (
             (x, jnp.zeros(n), one, one),
-            2 * solvers.evaluations("ddim", config.sample.steps),
+            2 * solvers.SOLVERS["ddim"].evaluations(config.sample.steps),
         )
     else:
         net = classifier.build(config.classifier, presets.CLASSES)

@@ -115,7 +115,7 @@ def test_an_exported_generation_is_read_back_by_the_folder_source(workdir, tmp_p
     run = np.load(workdir / "gen_0000" / "samples.npz")
     both = np.concatenate([source.train.pixels, source.test.pixels])
     assert sorted(map(bytes, both)) == sorted(map(bytes, run["pixels"]))
-    counts = source.train.joint(10, 2) + source.test.joint(10, 2)
+    counts = source.train.counts(10, 2) + source.test.counts(10, 2)
     known = run["group"] >= 0
     expected = np.zeros((10, 2), int)
     np.add.at(expected, (run["label"][known], run["group"][known]), 1)

@@ -97,7 +97,9 @@ def make_record(g: int, seed: int, source: str, groups: int, nested: bool) -> di
         "aligned_group": [0, 1, 0],
     }
     if nested:
-        data["members"] = [list(range(c, groups, len(CLASSES))) for c in range(len(CLASSES))]
+        data["groups_of_class"] = [
+            list(range(c, groups, len(CLASSES))) for c in range(len(CLASSES))
+        ]
     recall = np.where(counts > 0, 0.9, np.nan)
     tables = {
         "recall": {"value": nulls(recall), "low": nulls(recall - 0.1), "high": nulls(recall)},

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from selfloop_jax.analysis.numbers import FIELD, SETTING, Row, column
+from selfloop_jax.data.pool_rules import POOL_RULES
 
 CONTROL = f"{FIELD}loop.control"
 POOL = f"{FIELD}pool."
@@ -50,8 +51,8 @@ class Arm:
     @property
     def without_rule(self) -> bool:
         """Whether its pools are the same under every pool rule."""
-        rule = self.setting("pool.rule")
-        return self.control == "no_synthetic" and rule != "accumulate_subsample"
+        rule = POOL_RULES.get(self.setting("pool.rule"))
+        return self.control == "no_synthetic" and not (rule and rule.subsamples_real)
 
     @property
     def generations(self) -> list[int]:

@@ -15,6 +15,7 @@ import numpy as np
 from selfloop_jax.analysis.arms import Arm
 from selfloop_jax.analysis.numbers import FIELD, SETTING, Row, column
 from selfloop_jax.config import PoolConfig
+from selfloop_jax.data.pool_rules import POOL_RULES
 from selfloop_jax.measure import dynamics
 
 SHARE = "bias_aligned_share"
@@ -164,6 +165,9 @@ def _obstacle(arm: Arm, found: Curves) -> str:
         return "no class has an aligned group"
     if arm.setting("diffusion.condition_on") != "label":
         return "its generators are conditioned on the group, which fixes the composition"
+    rule = POOL_RULES.get(arm.setting("pool.rule"))
+    if rule is None or not rule.predictable:
+        return "its pool rule does not say how shares follow"
     if found.scratch is None or (_fine_tuned(arm) and found.fine_tuned is None):
         return "the side study has too few generators of its kind"
     return ""
@@ -225,19 +229,21 @@ def _predict(
     first = run[0]
     n_real = first["pool.class_counts"][kept]
     count = first["generated.class_counts"][kept].sum()
-    rule = arm.setting("pool.rule")
+    section = _pool_section(arm)
     assert found.scratch is not None  # `_obstacle` left out arms without it
-    return dynamics.predict(
-        rule,
-        _by_class(first, "pool")[kept],
-        dynamics.expected_sizes(_pool_section(arm), n_real, count),
-        found.scratch,
-        len(run),
-        (first["seed"], "prediction", rule),
+    loop = dynamics.Loop(
+        pool=section,
+        real=_by_class(first, "pool")[kept],
+        sizes=dynamics.expected_sizes(n_real, count),
+        response=found.scratch,
         later=found.fine_tuned if _fine_tuned(arm) else None,
-        first_drawn=_by_class(first, "generated")[kept],
+    )
+    return dynamics.predict(
+        loop,
+        generations=len(run),
+        key_path=(first["seed"], "prediction", section.rule),
+        first=_by_class(first, "generated")[kept],
         weights=n_real if whole else None,
-        condition_on=arm.setting("diffusion.condition_on"),
     )
 
 

@@ -63,8 +63,6 @@ def _check_control(config: Config) -> None:
         refuse("loop.control_of", "", "a workdir where loop.control = oracle_resample")
     if control != "oracle_resample" and config.loop.control_of:
         refuse("loop.control_of", config.loop.control_of, f"'' where loop.control = {control}")
-    if control in ("fresh_real", "oracle_resample") and config.pool.rule == "fresh":
-        refuse("loop.control", control, "none | no_synthetic where pool.rule = fresh")
 
 
 def _check_unet(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Where the label and the group of a generated image come from, and how good the annotator of groups is."""
+"""Labels and groups of generated images, and the errors of the annotator of groups."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,50 +17,63 @@ def assign_labels(
     """int32[N] by `loop.label_source`: the requested label, or a classifier's likeliest class."""
     if section.label_source == "requested":
         return requested
-    assert logits is not None
+    if logits is None:
+        raise ValueError(f"loop.label_source = {section.label_source}: no logits")
     return logits.argmax(axis=1).astype(np.int32)
 
 
 def assign_groups(
     section: LoopConfig,
-    asked: np.ndarray,
+    requested: np.ndarray,
     label: np.ndarray,
     pixels: np.ndarray,
     logits: np.ndarray | None,
     data: Dataset,
 ) -> np.ndarray:
-    """int32[N] by `loop.group_source`: what was asked for, the colour read from the pixels, or the annotator.
+    """int32[N] by `loop.group_source`: the requested group, the image's colour or the annotator's.
 
-    logits float32[N,G] are the annotator's. With one group in all there is nothing to tell.
+    logits float32[N,G] are the annotator's.
     """
     if len(data.groups) == 1:
         return np.zeros(len(pixels), np.int32)
-    if section.group_source == "requested":  # under another label, a nested group asked for is none
-        return np.where((asked >= 0) & data.members[label, asked], asked, UNKNOWN).astype(np.int32)
+    if section.group_source == "requested":
+        # Under another label than the requested one, a nested group is none of the label's.
+        fits = (requested >= 0) & data.groups_of_class[label, requested]
+        return np.where(fits, requested, UNKNOWN).astype(np.int32)
     if section.group_source == "oracle":
+        if data.colours is None:
+            raise ValueError("loop.group_source = oracle: the images have no colours to read")
         return read_group(pixels, data.colours)
-    return most_likely_group(logits, label, data.members)
+    if logits is None:
+        raise ValueError("loop.group_source = annotator: its logits are missing")
+    return most_likely_group(logits, label, data.groups_of_class)
 
 
-def most_likely_group(logits: np.ndarray, label: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """int32[N]: the likeliest group that the image's class has, -1 where it has none; members bool[C,G]."""
-    best = np.where(members[label], logits, -np.inf).argmax(axis=1)
-    return np.where(members[label].any(axis=1), best, UNKNOWN).astype(np.int32)
+def most_likely_group(
+    logits: np.ndarray, label: np.ndarray, groups_of_class: np.ndarray
+) -> np.ndarray:
+    """int32[N]: the likeliest group that the image's class has, -1 where it has none.
+
+    groups_of_class bool[C,G].
+    """
+    possible = groups_of_class[label]
+    best = np.where(possible, logits, -np.inf).argmax(axis=1)
+    return np.where(possible.any(axis=1), best, UNKNOWN).astype(np.int32)
 
 
 def confusion_matrices(
-    label: np.ndarray, group: np.ndarray, found: np.ndarray, members: np.ndarray
+    label: np.ndarray, group: np.ndarray, predicted: np.ndarray, groups_of_class: np.ndarray
 ) -> list[np.ndarray]:
-    """Per class int64[K,K]: images of its k-th group (row) that the annotator gives its j-th (column).
+    """Per class int64[K,K]: images of its k-th group (row) that are predicted to be of its j-th.
 
-    label, group, found int32[N]; K groups of a class, in the order of `members`; group -1 is left
-    out.
+    label, group, predicted int32[N]; K groups of a class, in the order of groups_of_class; images
+    of group -1 are left out.
     """
-    classes, groups = members.shape
+    classes, groups = groups_of_class.shape
     counts = np.zeros((classes, groups, groups), np.int64)
     known = group >= 0
-    np.add.at(counts, (label[known], group[known], found[known]), 1)
-    return [table[np.ix_(row, row)] for table, row in zip(counts, members, strict=True)]
+    np.add.at(counts, (label[known], group[known], predicted[known]), 1)
+    return [table[np.ix_(row, row)] for table, row in zip(counts, groups_of_class, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Decoded images kept between runs: an entry is whole and intact, or it is made again.
 
-<cache_dir>/<name>-<key>/        one .npy per array; index.json: their digests and the facts beside them
+<cache_dir>/<name>-<key>/        one .npy per array; index.json: their digests and the facts
 <cache_dir>/<name>-<key>.tmp/    the same while it is written, renamed when it is on the disk
 <cache_dir>/<name>-<key>.lock    held by the process that makes the entry
 """
@@ -64,7 +64,10 @@ def cached(
 
 
 def stamps(root: Path, names: Sequence[str]) -> list[list]:
-    """What a key says of files: [name, bytes, ns of the last change], None for what is not there."""
+    """What a key says of files: [name, bytes, ns of the last change].
+
+    None for what is not there.
+    """
     return [[name, *_stamp(root / name)] for name in names]
 
 
@@ -78,7 +81,7 @@ def _stamp(path: Path) -> tuple[int | None, int | None]:
 
 @contextlib.contextmanager
 def _opening(root: Path) -> Iterator[None]:
-    """What fails on the disk in here is the choice of the folder."""
+    """Reports an OSError in this block as a bad `data.cache_dir`."""
     try:
         yield
     except OSError as error:
@@ -89,7 +92,10 @@ def _opening(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """What fails on the disk in here is the disk: not every such error knows its file or its number."""
+    """Reports an OSError in this block as a failure to write.
+
+    Not every such error knows its file or its number.
+    """
     try:
         yield
     except OSError as error:
@@ -171,7 +177,10 @@ def _write(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -
 
 
 def _load(path: Path) -> Entry:
-    """An entry whose every byte is as written; Damaged otherwise, FileNotFoundError where there is none."""
+    """An entry, every byte of it as written.
+
+    Raises Damaged otherwise, FileNotFoundError where there is none.
+    """
     if not os.path.isdir(path):  # False, too, where it may not be looked at.
         raise FileNotFoundError(path)
     index = path / "index.json"

@@ -1,4 +1,4 @@
-"""Colour as a protected attribute: which colour an image gets, how it is painted, how it is read back."""
+"""Colour as a protected attribute: which one an image gets, how it is painted and read back."""
 
 from dataclasses import dataclass
 
@@ -75,33 +75,36 @@ def read_group(pixels: np.ndarray, colours: Colours) -> np.ndarray:
     chroma = mean - mean.mean(axis=1, keepdims=True)
     anchors = colours.palette - colours.palette.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(anchors, axis=1)
-    nearest = np.where(norms > 0, chroma @ anchors.T / np.maximum(norms, 1e-9), -np.inf).argmax(
-        axis=1
-    )
+    # A gray anchor has no hue to be near to.
+    cosine = np.where(norms > 0, chroma @ anchors.T / np.maximum(norms, 1e-9), -np.inf)
+    nearest = cosine.argmax(axis=1)
     limit = GRAY_STROKE * mean.mean(axis=1) if colours.place == "stroke" else GRAY_BACKGROUND
     colourless = colours.groups.index("gray") if "gray" in colours.groups else UNKNOWN
     nearest = np.where(np.linalg.norm(chroma, axis=1) <= limit, colourless, nearest)
     return nearest.astype(np.int32)
 
 
-def colorize(gray: Images, table: np.ndarray, colours: Colours, address: rng.KeyPath) -> Images:
-    """Gives each image one colour, drawn from P(group | its label) by its id."""
-    u = rng.uniforms(address, gray.id)
-    group = (
-        (u[:, None] >= np.cumsum(table[gray.label], axis=1)[:, :-1]).sum(axis=1).astype(np.int32)
-    )
+def colorize(gray: Images, table: np.ndarray, colours: Colours, key_path: rng.KeyPath) -> Images:
+    """Gives each image one colour, sampled from P(group | its label) by its id."""
+    u = rng.uniforms(key_path, gray.id)
+    # Inversion: the number of cumulative probabilities that u has passed.
+    ends = np.cumsum(table[gray.label], axis=1)[:, :-1]
+    group = (u[:, None] >= ends).sum(axis=1).astype(np.int32)
     return _coloured(gray, group, colours)
 
 
 def every_colour(gray: Images, colours: Colours) -> Images:
-    """Gives each image every colour in turn: groups exactly balanced, comparisons paired by `source_id`."""
+    """Gives each image every colour in turn.
+
+    So groups are exactly balanced, and comparisons can be paired by `source_id`.
+    """
     groups = len(colours.groups)
     group = np.tile(np.arange(groups, dtype=np.int32), len(gray))
     return _coloured(gray.take(np.repeat(np.arange(len(gray)), groups)), group, colours)
 
 
 def _coloured(gray: Images, group: np.ndarray, colours: Colours) -> Images:
-    """An id names a digit in one colour, so that it is the same image wherever it turns up."""
+    """Ids encode digit and colour, so that the same image always has the same id."""
     return Images(
         pixels=paint(gray.pixels[..., 0], group, colours),
         label=gray.label,

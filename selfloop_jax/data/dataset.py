@@ -1,35 +1,33 @@
-"""A study's real images: from a source, by way of splits, colours and the initial bias, to four sets."""
+"""The real images of a study: from a source, through colours and the initial bias, to four sets."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from selfloop_jax.config import Config, DataConfig, check_choice, refuse
-from selfloop_jax.data import bias, colorize
+from selfloop_jax.config import Config, DataConfig, refuse
+from selfloop_jax.data import bias, colorize, sources
 from selfloop_jax.data.images import UNKNOWN, Images, concatenate
-from selfloop_jax.data.sources import digits
-from selfloop_jax.data.sources.base import TFDS, Outline, Source
-from selfloop_jax.data.splits import stratified_order
+from selfloop_jax.data.sources import Source
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import rng, store
 
-SOURCES = ("digits", "mnist5k", "mnist", "cifar20", "cifar100", "hardimagenet", "folder")
-
-
-GRAY = ("digits", "mnist5k", "mnist")  # without groups of their own
-
-
-COLOURED = ("cifar20", "cifar100", "hardimagenet")
-
-
-# A group counts as aligned with its class in data as they come when it leads by so much.
+# In data as they come, a group counts as aligned with its class when it leads by so much.
 NATURAL_MARGIN = 0.01
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """`validation` and `test` never enter a pool; `reserve` is like `train`; `probe` has masks."""
+    """The real images of a study.
+
+    `validation` and `test` never enter a pool; `reserve` is like `train`; `probe`, where there is
+    one, has masks. train_unbiased: the training images before subsampling, what an annotator learns
+    from. control_pool: held-out images in all compositions, the reserve and what subsampling left
+    out of `train`. aligned_group int32[C]: the group that the initial bias ties to a class, -1
+    none. groups_of_class bool[C,G]: the groups that a class has. nested: each group lies within one
+    class. colours: where colour is the group, what reads it from pixels. provenance: what source
+    and subsampling say of themselves.
+    """
 
     train: Images
     validation: Images
@@ -37,18 +35,14 @@ class Dataset:
     test: Images
     classes: tuple[str, ...]
     groups: tuple[str, ...]
-    whole: Images  # the training images before subsampling: what an annotator learns from
-    candidates: (
-        Images  # held-out images in all compositions: reserve and what was left out of `train`
-    )
-    aligned_group: np.ndarray  # int32[C], the group that the initial bias ties to a class, -1 none
-    members: np.ndarray  # bool[C,G], the groups a class has
-    nested: bool = False  # whether each group lies within one class
-    colours: colorize.Colours | None = None  # where colour is the group: what reads it from pixels
+    train_unbiased: Images
+    control_pool: Images
+    aligned_group: np.ndarray
+    groups_of_class: np.ndarray
+    nested: bool = False
+    colours: colorize.Colours | None = None
     probe: Images | None = None
-    facts: dict[str, Any] = field(
-        default_factory=dict
-    )  # what source and subsampling say of themselves
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, Images]:
@@ -57,188 +51,135 @@ class Dataset:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def describe(self, source: str) -> dict[str, Any]:
-        """What a record says of it; `digest` is that of all pixels, labels, groups, ids and masks."""
-        return {
+        """What a record says of it; `digest` is that of all that is in the images."""
+        described: dict[str, Any] = {
             "source": source,
             "classes": list(self.classes),
             "groups": list(self.groups),
             "nested": self.nested,
             "aligned_group": self.aligned_group.tolist(),
-            **(
-                {"members": [np.flatnonzero(row).tolist() for row in self.members]}
-                if self.nested
-                else {}
-            ),
-            "sizes": {name: len(images) for name, images in self.splits.items()},
-            "digest": store.digest_arrays(
-                {
-                    f"{name}/{column}": getattr(images, column)
-                    for name, images in (self.splits | {"whole": self.whole}).items()
-                    for column in ("pixels", "label", "group", "id", "masks")
-                    if getattr(images, column) is not None
-                }
-            ),
-            **self.facts,
         }
+        if self.nested:
+            rows = [np.flatnonzero(row).tolist() for row in self.groups_of_class]
+            described["groups_of_class"] = rows
+        described["sizes"] = {name: len(images) for name, images in self.splits.items()}
+        described["digest"] = self._digest()
+        return described | self.provenance
+
+    def _digest(self) -> str:
+        """sha256 of all pixels, labels, groups, ids and masks."""
+        arrays = {}
+        for split, images in (self.splits | {"train_unbiased": self.train_unbiased}).items():
+            for name in ("pixels", "label", "group", "id", "mask"):
+                if name in images.columns:
+                    arrays[f"{split}/{name}"] = images.columns[name]
+        return store.digest_arrays(arrays)
 
 
 def check(config: Config) -> None:
-    """Raises UsageError on an unknown source, and on colours that its images cannot have or lack."""
+    """Raises UsageError for an unknown source, and for colours its images cannot have or lack."""
     section = config.data
-    source, colorize_as = section.source, section.colorize
-    if not source.startswith(TFDS):
-        check_choice("data.source", source, (*SOURCES, f"{TFDS}<name>"))
-    check_choice("data.colorize", colorize_as, ("none", *colorize.MODES))
-    if colorize_as != "none" and source in COLOURED:
-        refuse("data.colorize", colorize_as, f"none for data.source = {source}")
-    if colorize_as == "none" and source in GRAY:
-        modes = " | ".join(colorize.MODES)
-        refuse("data.colorize", "none", f"one of {modes} for data.source = {source}")
-    if colorize_as != "none" and section.bias.kind == "natural":
+    sources.check(section)
+    coloured = section.colorize != "none"
+    if coloured and section.bias.kind == "natural":
         refuse("data.bias.kind", "natural", "another where data.colorize gives images their groups")
-    if colorize_as == "none" and config.loop.group_source == "oracle":
+    if not coloured and config.loop.group_source == "oracle":
         refuse("loop.group_source", "oracle", "annotator | requested where data.colorize = none")
 
 
 def load(section: DataConfig, seed: int, prepare: bool = True) -> Dataset:
-    """The real images that section `data` asks for; splits are fixed, the bias's draws follow `seed`.
+    """The real images that section `data` asks for, with the bias of one seed.
 
-    Raises UsageError where they do not fit the section, and `source.Missing` where they are not on
+    Raises UsageError where they do not fit the section, and `sources.Missing` where they are not on
     this machine, or with `prepare` false not ready to be read.
     """
-    source = _read(section, prepare)
-    _check_groups(source)
-    source = _with_splits(source, section, (0, "split", section.source))
-    if section.colorize == "none":
-        return _subsampled(source if source.groups else _one_group(source), section, seed)
-    return _coloured(source, section, seed)
+    return make(sources.load(section, prepare), section, seed)
 
 
-def _read(section: DataConfig, prepare: bool) -> Source:
-    """The source as it comes. Imported where needed: a run on digits takes neither Pillow nor TFDS."""
-    name = section.source
-    if name in digits.SOURCES:
-        return digits.load(section, prepare)
-    if name == "hardimagenet":
-        from selfloop_jax.data.sources import hardimagenet
-
-        return hardimagenet.load(section, prepare)
-    if name == "folder":
-        from selfloop_jax.data.sources import folder
-
-        return folder.load(section, prepare)
-    from selfloop_jax.data.sources import tfds as tfds_source
-
-    if name == "mnist":
-        return tfds_source.mnist(section, prepare)
-    if name in ("cifar20", "cifar100"):
-        return tfds_source.cifar(section, name == "cifar20", prepare)
-    return tfds_source.named(section, prepare)
-
-
-def _check_groups(source: Source) -> None:
-    """Raises UsageError for a group to train on that has no test image: nothing could be said of it."""
-    for g in np.setdiff1d(source.train.group, source.test.group):
-        if g != UNKNOWN:
-            raise UsageError(
-                f"group {source.groups[g]} has training images but not a single test image"
-            )
-
-
-def _with_splits(source: Source, section: DataConfig, address: rng.KeyPath) -> Source:
-    """Sets validation and reserve aside from `train`, every class and group in proportion, where missing."""
-    train = source.train
-    order = stratified_order(address, train.label * (len(source.groups) + 1) + train.group)
-    parts, rest = {}, order
-    for name, share in (
-        ("validation", section.validation_share),
-        ("reserve", section.reserve_share),
-    ):
-        if getattr(source, name) is None:
-            count = round(share * len(train))
-            parts[name], rest = train.take(np.sort(rest[:count])), rest[count:]
-    return replace(source, train=train.take(np.sort(rest)), **parts)
+def make(source: Source, section: DataConfig, seed: int) -> Dataset:
+    """The data set of one seed: colours and subsampling follow it, the splits do not."""
+    if section.colorize != "none":
+        return _coloured(source, section, seed)
+    return _subsampled(source if source.groups else _one_group(source), section, seed)
 
 
 def _one_group(source: Source) -> Source:
     """Without groups all images are of one: the loop runs, gaps are undefined."""
 
-    def grouped(images: Images | None) -> Images | None:
-        return None if images is None else replace(images, group=np.zeros(len(images), np.int32))
+    def grouped(images: Images) -> Images:
+        return replace(images, group=np.zeros(len(images), np.int32))
 
-    names = ("train", "validation", "reserve", "test", "probe")
     return replace(
-        source, groups=("all",), **{name: grouped(getattr(source, name)) for name in names}
+        source,
+        groups=("all",),
+        train=grouped(source.train),
+        validation=grouped(source.validation),
+        reserve=grouped(source.reserve),
+        test=grouped(source.test),
+        probe=None if source.probe is None else grouped(source.probe),
     )
 
 
 def _coloured(source: Source, section: DataConfig, seed: int) -> Dataset:
-    """Gray images, coloured: the bias lies in the colours drawn, held-out images come in every colour."""
-    if source.groups or any(
-        (x.pixels != x.pixels[..., :1]).any() for x in (source.train, source.test)
-    ):
+    """Gray images, coloured: the bias is in the colours, held-out images come in every colour."""
+    gray = not any((x.pixels != x.pixels[..., :1]).any() for x in (source.train, source.test))
+    if source.groups or not gray:
         raise UsageError(
-            f"data.colorize = {section.colorize}: allowed is none for data.source = {section.source}, "
-            "whose images have groups or colours of their own"
+            f"data.colorize = {section.colorize}: allowed is none for "
+            f"data.source = {section.source}, whose images have groups or colours of their own"
         )
     colours = colorize.MODES[section.colorize]
-    members = np.ones((len(source.classes), len(colours.groups)), bool)
-    table = bias.group_table(section.bias, members)
-    address: rng.KeyPath = (seed, "data", "colour")
-    whole, kept = colorize.colorize(source.train, table, colours, address), source.train
+    groups_of_class = np.ones((len(source.classes), len(colours.groups)), bool)
+    table = bias.group_table(section.bias, groups_of_class)
+    key_path: rng.KeyPath = (seed, "data", "colour")
+    kept = source.train
     if section.train_size:
-        kept = bias.subsample(
-            source.train,
-            None,
-            section.train_size,
-            (seed, "data", "subsample"),
-            (source.classes, ()),
-        )
-    train = colorize.colorize(kept, table, colours, address)
+        subsample_path = (seed, "data", "subsample")
+        names = (source.classes, ())
+        kept = bias.subsample(source.train, None, section.train_size, subsample_path, names)
     return Dataset(
-        train=train,
+        train=colorize.colorize(kept, table, colours, key_path),
         validation=colorize.every_colour(source.validation, colours),
-        reserve=colorize.colorize(source.reserve, table, colours, address),
+        reserve=colorize.colorize(source.reserve, table, colours, key_path),
         test=colorize.every_colour(source.test, colours),
         classes=source.classes,
         groups=colours.groups,
-        whole=whole,
-        candidates=colorize.every_colour(_held_out(source, kept), colours),
+        train_unbiased=colorize.colorize(source.train, table, colours, key_path),
+        control_pool=colorize.every_colour(_held_out(source, kept), colours),
         aligned_group=bias.aligned_groups(table),
-        members=members,
+        groups_of_class=groups_of_class,
         colours=colours,
-        facts={**source.facts, "before_subsampling": {"train": len(source.train)}},
+        provenance=source.provenance | {"before_subsampling": {"train": len(source.train)}},
     )
 
 
 def _subsampled(source: Source, section: DataConfig, seed: int) -> Dataset:
-    """Images with groups of their own: the bias is put in by leaving images out of train and reserve."""
-    classes, groups = len(source.classes), len(source.groups)
-    joint = source.train.joint(classes, groups)
-    members = joint > 0 if source.nested else np.ones_like(joint, bool)
-    natural = section.bias.kind == "natural"
-    for c in np.flatnonzero(joint.sum(axis=1) == 0) if not natural else ():
-        raise UsageError(
-            f"data.bias.kind = {section.bias.kind}: class {source.classes[c]} has no training image of known group; "
-            "allowed is natural"
-        )
-    table = None if natural else bias.group_table(section.bias, members)
-    names, address = (source.classes, source.groups), (seed, "data", "subsample")
+    """Images with groups of their own: the bias is put in by leaving images out.
+
+    Out of train and reserve alone, that is.
+    """
+    counts = source.train.counts(len(source.classes), len(source.groups))
+    # Crossed, a class may have every group, whether or not an image shows it.
+    groups_of_class = counts > 0 if source.nested else np.ones_like(counts, bool)
+    names = (source.classes, source.groups)
+    key_path = (seed, "data", "subsample")
     train = source.train
-    if table is not None or section.train_size:
-        train = bias.subsample(train, table, section.train_size, address, names)
     reserve = source.reserve
-    if (
-        table is not None
-    ):  # a reserve that lacks a cell is empty: only pool.rule = fresh would miss it
+    if section.bias.kind == "natural":
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        aligned = bias.aligned_groups(shares, NATURAL_MARGIN)
+        if section.train_size:
+            train = bias.subsample(train, None, section.train_size, key_path, names)
+    else:
+        _check_known_groups(section, source, counts)
+        table = bias.group_table(section.bias, groups_of_class)
+        aligned = bias.aligned_groups(table)
+        train = bias.subsample(train, table, section.train_size, key_path, names)
+        # A reserve that lacks a subgroup becomes empty: only pool.rule = fresh would miss it.
         enough = bias.largest(reserve, table)
-        reserve = (
-            bias.subsample(reserve, table, 0, address, names) if enough else reserve.take(slice(0))
-        )
-    observed = joint / np.maximum(joint.sum(axis=1, keepdims=True), 1)
-    aligned = (
-        bias.aligned_groups(observed, NATURAL_MARGIN) if natural else bias.aligned_groups(table)
-    )
+        empty = reserve.take(slice(0))
+        reserve = bias.subsample(reserve, table, 0, key_path, names) if enough else empty
+    before = {"train": len(source.train), "reserve": len(source.reserve)}
     return Dataset(
         train=train,
         validation=source.validation,
@@ -246,32 +187,26 @@ def _subsampled(source: Source, section: DataConfig, seed: int) -> Dataset:
         test=source.test,
         classes=source.classes,
         groups=source.groups,
-        whole=source.train,
-        candidates=_held_out(source, train),
-        aligned_group=np.where(members.sum(axis=1) > 1, aligned, np.int32(UNKNOWN)),
-        members=members,
+        train_unbiased=source.train,
+        control_pool=_held_out(source, train),
+        aligned_group=np.where(groups_of_class.sum(axis=1) > 1, aligned, np.int32(UNKNOWN)),
+        groups_of_class=groups_of_class,
         nested=source.nested,
         probe=source.probe,
-        facts={
-            **source.facts,
-            "before_subsampling": {"train": len(source.train), "reserve": len(source.reserve)},
-        },
+        provenance=source.provenance | {"before_subsampling": before},
     )
 
 
+def _check_known_groups(section: DataConfig, source: Source, counts: np.ndarray) -> None:
+    """Raises UsageError for a class without a training image of known group."""
+    for c in np.flatnonzero(counts.sum(axis=1) == 0):
+        raise UsageError(
+            f"data.bias.kind = {section.bias.kind}: class {source.classes[c]} has no training "
+            "image of known group; allowed is natural"
+        )
+
+
 def _held_out(source: Source, train: Images) -> Images:
-    """Real images that no arm trains on: the whole reserve, and training images that subsampling left out."""
+    """The reserve, and the training images that subsampling left out: no arm trains on them."""
     left_out = source.train.take(~np.isin(source.train.id, train.id))
     return concatenate([source.reserve, left_out])
-
-
-def outline(section: DataConfig) -> Outline:
-    """What can be said before the images of section `data` are on this machine."""
-    colours = len(colorize.MODES[section.colorize].groups) if section.colorize != "none" else None
-    known = {
-        "mnist": Outline(10, colours or 1, 60_000, 10_000),
-        "cifar20": Outline(20, 100, 50_000, 10_000),
-        "cifar100": Outline(100, 1, 50_000, 10_000),
-        "hardimagenet": Outline(15, section.hardimagenet.bands),
-    }
-    return known.get(section.source, Outline(groups=colours))

@@ -96,7 +96,7 @@ def decode_all(
     geometry: str = "fill",
     where: Callable[[Path], str] = str,
 ) -> Decoded:
-    """Decodes a list of files in threads, telling how far it is under the name `what`.
+    """Decodes a list of files in threads, and prints its progress under the name `what`.
 
     Geometry `fill`: turned as its EXIF says, then the central square, resized without changing the
     aspect. `imagenet`: resized to a square of 256/224 sides, whatever the aspect, and its centre
@@ -105,23 +105,24 @@ def decode_all(
     outline stays where it was drawn. (The public code of Hard ImageNet counts every value above 0:
     its objects are about a pixel larger all round.)
 
-    Bad are missing, damaged or other kinds of files, more than 100 megapixels (told from the
+    Bad are missing, damaged or other kinds of files, more than 100 megapixels (read off the
     header) and a mask of another aspect than its image. With `on_bad_image` = refuse the bad ones
     end in one UsageError that gives their number and the first of them, called `where(path)`; with
     `skip` they are left out and listed.
     """
+    # Threads write into these rows; those of bad images are taken out below.
     pixels = np.zeros((len(paths), side, side, 3), np.uint8)
     cuts = None if masks is None else np.zeros((len(paths), side, side), np.uint8)
 
     def one(i: int) -> tuple[str | None, str | None]:
         """The reason why image i is bad and what it was converted from."""
         try:
-            pixels[i], cut, converted = _decode(
-                paths[i], side, None if masks is None else masks[i], geometry
-            )
+            mask = None if masks is None else masks[i]
+            image, cut, converted = _decode(paths[i], side, mask, geometry)
         except BadImage as error:
             return str(error), None
-        if cuts is not None:
+        pixels[i] = image
+        if cuts is not None and cut is not None:
             cuts[i] = cut
         return None, converted
 
@@ -134,41 +135,43 @@ def decode_all(
     if bad and on_bad_image == "refuse":
         path, reason = bad[0]
         raise UsageError(
-            f"{what}: {len(bad)} of {len(paths)} images cannot be used, first {where(path)}: {reason}; "
-            "data.on_bad_image = refuse: skip leaves them out"
+            f"{what}: {len(bad)} of {len(paths)} images cannot be used, first {where(path)}: "
+            f"{reason}; data.on_bad_image = refuse: skip leaves them out"
         )
     kept = np.array([i for i, (reason, _) in enumerate(outcomes) if reason is None], np.int64)
     if bad:
-        pixels, cuts = pixels[kept], None if cuts is None else cuts[kept]
+        pixels = pixels[kept]
+        cuts = None if cuts is None else cuts[kept]
     converted = Counter(mode for _, mode in outcomes if mode is not None)
     return Decoded(pixels, cuts, kept, bad, dict(sorted(converted.items())))
 
 
 def _in_threads(work: Callable[[int], tuple], count: int, what: str) -> Iterator[tuple]:
-    """work(0), work(1), ... in order; Pillow lets go of the interpreter's lock while it decodes."""
+    """work(0), work(1), ... in order; Pillow releases the GIL while it decodes."""
     pool = ThreadPoolExecutor(THREADS)
     try:
         with _quiet():
-            yield from _told(pool.map(work, range(count)), count, what)
+            yield from _with_progress(pool.map(work, range(count)), count, what)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _told(outcomes: Iterable[tuple], count: int, what: str) -> Iterator[tuple]:
-    """The same outcomes, with a line every few seconds."""
+def _with_progress(outcomes: Iterable[tuple], count: int, what: str) -> Iterator[tuple]:
+    """The same outcomes; prints a line every few seconds."""
     started = shown = time.perf_counter()
     for done, outcome in enumerate(outcomes, 1):
         yield outcome
         now = time.perf_counter()
         if now - shown >= SECONDS_BETWEEN_LINES:
-            shown, rate = now, done / (now - started)
+            shown = now
+            rate = done / (now - started)
             left = (count - done) / rate
             say(f"{what}: image {done}/{count}  {rate:.0f} images/s  {left:.0f} s left")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Pillow's remarks on harmless faults, such as damaged EXIF, which ImageNet is full of."""
+    """Silences Pillow's warnings of harmless faults: ImageNet is full of damaged EXIF."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         yield
@@ -188,18 +191,20 @@ def _decode(
 
 
 def _cut(path: Path, size: tuple[int, int], side: int) -> np.ndarray:
-    """uint8[side,side] of 0 and 255: the mask of an image of `size`; an all-black one stays empty."""
+    """uint8[side,side] of 0 and 255: the mask of an image of `size`.
+
+    An all-black one stays empty.
+    """
     try:
         gray = _aligned(_read(path), size)
     except BadImage as error:
         raise BadImage(f"its mask: {error}") from error
-    return np.where(np.asarray(_imagenet(gray, side)) > gray.getextrema()[1] / 2, 255, 0).astype(
-        np.uint8
-    )
+    half = np.asarray(gray).max() / 2
+    return np.where(np.asarray(_imagenet(gray, side)) > half, 255, 0).astype(np.uint8)
 
 
 def _read(source: Path | bytes, kinds: Kinds = KINDS) -> Image.Image:
-    """The image of a file or of a file's bytes as it is stored, decoded; BadImage says what is wrong."""
+    """The image of a file or of its bytes as it is stored; BadImage says what is wrong."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
             kind = _kind(file.read(16), kinds)
@@ -262,7 +267,10 @@ def _aligned(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _fill(image: Image.Image, side: int) -> Image.Image:
-    """Shorter side to `side`, centre crop: in one step, so that a strip of pixels never grows huge."""
+    """Shorter side to `side`, centre crop.
+
+    In one step, so that a strip of pixels never grows huge.
+    """
     short = min(image.size)
     left, top = (image.width - short) // 2, (image.height - short) // 2
     box = (left, top, left + short, top + short)

@@ -5,13 +5,14 @@ import numpy as np
 from selfloop_jax.runtime import rng
 
 
-def stratified_order(address: rng.KeyPath, label: np.ndarray) -> np.ndarray:
-    """int64[N]: a keyed order of which every stretch holds the classes in their overall proportions."""
-    shuffled = rng.permutation(address, len(label))
+def stratified_order(key_path: rng.KeyPath, label: np.ndarray) -> np.ndarray:
+    """int64[N]: a keyed order, every stretch of which has the labels in their proportions."""
+    shuffled = rng.permutation(key_path, len(label))
     place = np.zeros(len(label))
     for c in np.unique(label):
-        members = shuffled[label[shuffled] == c]
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+        # The images of a label, evenly over the whole order.
+        rows = shuffled[label[shuffled] == c]
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
     return np.lexsort((np.arange(len(label)), place))
 
 

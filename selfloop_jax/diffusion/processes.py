@@ -2,21 +2,27 @@
 
 `ddpm` is Ho et al. 2020 (arXiv 2006.11239) in discrete time t = 1..T, with t = 0 the data; `edm` is
 Karras et al. 2022 (arXiv 2206.00364) in noise levels sigma. Both ask a network F(input,
-noise_level) for a linear target.
+noise_level) for a linear target. To add one, give its class a row in PROCESSES and a section of its
+name in `DiffusionConfig`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selfloop_jax.config import DiffusionConfig
+
 Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x [N,...], noise_level [N]) -> [N,...]
 
 
 def alphas_bar(schedule: str, timesteps: int) -> np.ndarray:
-    """float64[T+1], alphas_bar[0] = 1: `linear` (Ho et al., 4) or `cosine` (arXiv 2102.09672, eq. 17)."""
+    """float64[T+1] cumulative products of 1 - beta, from alphas_bar[0] = 1.
+
+    `linear`: Ho et al., section 4; `cosine`: arXiv 2102.09672, eq. 17.
+    """
     if schedule == "linear":
         betas = np.linspace(1e-4, 0.02, timesteps) * (1000 / timesteps)
     else:
@@ -35,8 +41,10 @@ class Ddpm:
 
     prior_scale = 1.0
 
-    def example(self, key: jax.Array, x_0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """From one image: network input, noise level, target (Ho et al., algorithm 1)."""
+    def training_target(
+        self, key: jax.Array, x_0: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Network input, noise level and target, of one image (Ho et al., algorithm 1)."""
         key_t, key_eps = jax.random.split(key)
         t = jax.random.randint(key_t, (), 1, self.timesteps + 1)
         eps = jax.random.normal(key_eps, x_0.shape)
@@ -48,11 +56,9 @@ class Ddpm:
         """x_0 from x_t and the network's prediction."""
         signal, noise = self._scales(t)
         output = network(x, jnp.broadcast_to(self._level(t), x.shape[:1]))
-        return (
-            (x - noise * output) / signal
-            if self.prediction == "eps"
-            else signal * x - noise * output
-        )
+        if self.prediction == "eps":
+            return (x - noise * output) / signal
+        return signal * x - noise * output
 
     def times(self, steps: int) -> np.ndarray:
         """int32[steps+1] from T down to 0, evenly spaced."""
@@ -61,9 +67,9 @@ class Ddpm:
     def _scales(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         """sqrt(alphas_bar[t]) and sqrt(1 - alphas_bar[t]), each rounded once from float64."""
         table = alphas_bar(self.schedule, self.timesteps)
-        return jnp.asarray(np.sqrt(table), jnp.float32)[t], jnp.asarray(
-            np.sqrt(1 - table), jnp.float32
-        )[t]
+        signal = jnp.asarray(np.sqrt(table), jnp.float32)
+        noise = jnp.asarray(np.sqrt(1 - table), jnp.float32)
+        return signal[t], noise[t]
 
     def _level(self, t: jax.Array) -> jax.Array:
         """What the network's sinusoid sees: t on a scale of 1000."""
@@ -86,8 +92,13 @@ class Edm:
         """Standard deviation of the sampler's initial noise."""
         return self.sigma_max
 
-    def example(self, key: jax.Array, x_0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Network input, noise level, target; the weighted loss of eq. 8 is then the target's plain MSE."""
+    def training_target(
+        self, key: jax.Array, x_0: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Network input, noise level and target, of one image.
+
+        The weighted loss of eq. 8 is then the target's plain mean squared error.
+        """
         key_sigma, key_noise = jax.random.split(key)
         sigma = jnp.exp(self.p_mean + self.p_std * jax.random.normal(key_sigma))
         x = x_0 + sigma * jax.random.normal(key_noise, x_0.shape)
@@ -101,16 +112,27 @@ class Edm:
 
     def times(self, steps: int) -> np.ndarray:
         """float32[steps+1] noise levels from sigma_max to sigma_min, then 0 (eq. 5)."""
-        ramp = np.linspace(
-            self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho), steps
-        )
+        first = self.sigma_max ** (1 / self.rho)
+        last = self.sigma_min ** (1 / self.rho)
+        ramp = np.linspace(first, last, steps)
         return np.append(ramp**self.rho, 0.0).astype(np.float32)
 
     def _precondition(self, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """c_skip, c_out, c_in, and c_noise on the sinusoid's scale."""
         total = sigma**2 + self.sigma_data**2
         c_out = sigma * self.sigma_data / jnp.sqrt(total)
-        return self.sigma_data**2 / total, c_out, 1 / jnp.sqrt(total), 250 * jnp.log(sigma)
+        c_skip = self.sigma_data**2 / total
+        c_in = 1 / jnp.sqrt(total)
+        # ln(sigma) / 4 of Karras et al., on the sinusoid's scale of 1000.
+        return c_skip, c_out, c_in, 250 * jnp.log(sigma)
 
 
 Process = Ddpm | Edm
+
+
+PROCESSES: dict[str, type[Ddpm] | type[Edm]] = {"ddpm": Ddpm, "edm": Edm}
+
+
+def build(section: DiffusionConfig) -> Process:
+    """The process that section `diffusion` names, with the numbers of the section of its name."""
+    return PROCESSES[section.process](**asdict(getattr(section, section.process)))

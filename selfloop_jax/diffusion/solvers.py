@@ -1,6 +1,11 @@
-"""Samplers of diffusion processes: pure mathematics that sees only a denoiser D(x, t) -> x_0."""
+"""Solvers of diffusion processes: pure mathematics that sees only a denoiser D(x, t) -> x_0.
+
+To add one, write it as a function like those here and give it a row in SOLVERS.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +17,16 @@ from selfloop_jax.diffusion import processes
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]  # (x [N,...], time []) -> x_0 [N,...]
 
 
-Noise = Callable[[jax.Array], jax.Array]  # sampler step [] -> standard normal [N,...]
+Noise = Callable[[jax.Array], jax.Array]  # solver step [] -> standard normal [N,...]
 
 
 def guided(
     network_pair: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]], w: float
 ) -> processes.Network:
-    """Classifier-free guidance, (1+w) cond - w uncond (arXiv 2207.12598, eq. 6), from a net giving both."""
+    """Classifier-free guidance, (1 + w) conditional - w unconditional (arXiv 2207.12598, eq. 6).
+
+    `network_pair` gives both predictions.
+    """
 
     def network(x: jax.Array, level: jax.Array) -> jax.Array:
         conditional, unconditional = network_pair(x, level)
@@ -27,11 +35,8 @@ def guided(
     return network
 
 
-def ddim(
-    process: processes.Ddpm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise
-) -> jax.Array:
-    """Deterministic DDIM (arXiv 2010.02502, eq. 12 with sigma = 0); `noise` is not called."""
-    del noise
+def ddim(process: processes.Ddpm, denoise: Denoiser, x: jax.Array, steps: int) -> jax.Array:
+    """Deterministic DDIM (arXiv 2010.02502, eq. 12 with sigma = 0)."""
     table = processes.alphas_bar(process.schedule, process.timesteps)[process.times(steps)]
 
     def step(x, inputs):
@@ -46,9 +51,10 @@ def ddim(
 def ancestral(
     process: processes.Ddpm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise
 ) -> jax.Array:
-    """Draws from the posteriors q(x_s | x_t, x_0) (Ho et al., eq. 7), over `steps` of the T times."""
+    """Samples the posteriors q(x_s | x_t, x_0) (Ho et al., eq. 7), over `steps` of the T times."""
     table = processes.alphas_bar(process.schedule, process.timesteps)[process.times(steps)]
-    now, then = table[:-1], table[1:]
+    now = table[:-1]
+    then = table[1:]
     on_x_0 = np.sqrt(then) * (1 - now / then) / (1 - now)
     on_x_t = np.sqrt(now / then) * (1 - then) / (1 - now)
     deviation = np.sqrt((1 - then) / (1 - now) * (1 - now / then))
@@ -60,11 +66,8 @@ def ancestral(
     return _scan(step, x, np.arange(steps), process.times(steps)[:-1], on_x_0, on_x_t, deviation)
 
 
-def euler(
-    process: processes.Edm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise
-) -> jax.Array:
-    """First-order solver of the probability-flow ODE (Karras et al., eq. 4); `noise` is not called."""
-    del noise
+def euler(process: processes.Edm, denoise: Denoiser, x: jax.Array, steps: int) -> jax.Array:
+    """First-order solver of the probability-flow ODE (Karras et al., eq. 4)."""
 
     def step(x, sigmas):
         sigma, after = sigmas
@@ -74,11 +77,8 @@ def euler(
     return _scan(step, x, sigmas[:-1], sigmas[1:])
 
 
-def heun(
-    process: processes.Edm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise
-) -> jax.Array:
-    """Second-order solver (Karras et al., algorithm 1): 2 * steps - 1 evaluations; `noise` is not called."""
-    del noise
+def heun(process: processes.Edm, denoise: Denoiser, x: jax.Array, steps: int) -> jax.Array:
+    """Second-order solver (Karras et al., algorithm 1)."""
 
     def step(x, sigmas):
         sigma, after = sigmas
@@ -91,23 +91,42 @@ def heun(
     return denoise(x, jnp.asarray(sigmas[-2]))  # Euler's step to sigma = 0 ends on D itself.
 
 
-SOLVERS = {"ddim": ddim, "ancestral": ancestral, "euler": euler, "heun": heun}
+@dataclass(frozen=True)
+class Solver:
+    """A row of SOLVERS: a function, the process that it solves, and what it costs.
+
+    evaluations: of the denoiser per image, by the number of steps.
+    """
+
+    solve: Callable[..., jax.Array]
+    process: str
+    evaluations: Callable[[int], int] = lambda steps: steps
+    stochastic: bool = False
+
+    def __call__(
+        self, process: Any, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise
+    ) -> jax.Array:
+        """x_0 [N,...] from the start noise x; only a stochastic solver calls `noise`."""
+        if self.stochastic:
+            return self.solve(process, denoise, x, steps, noise)
+        return self.solve(process, denoise, x, steps)
 
 
-OF_PROCESS = {"ddpm": ("ddim", "ancestral"), "edm": ("euler", "heun")}
+SOLVERS = {
+    "ddim": Solver(ddim, "ddpm"),
+    "ancestral": Solver(ancestral, "ddpm", stochastic=True),
+    "euler": Solver(euler, "edm"),
+    "heun": Solver(heun, "edm", evaluations=lambda steps: 2 * steps - 1),
+}
 
 
 def check(config: Config) -> None:
     """Raises UsageError where the sampler is not one of the process."""
-    names = OF_PROCESS[config.diffusion.process]
+    process = config.diffusion.process
+    names = [name for name, solver in SOLVERS.items() if solver.process == process]
     if config.sample.sampler not in names:
-        allowed = f"one of {' | '.join(names)} for diffusion.process = {config.diffusion.process}"
+        allowed = f"one of {' | '.join(names)} for diffusion.process = {process}"
         refuse("sample.sampler", config.sample.sampler, allowed)
-
-
-def evaluations(sampler: str, steps: int) -> int:
-    """Denoiser evaluations per image."""
-    return 2 * steps - 1 if sampler == "heun" else steps
 
 
 def _scan(step: Callable, x: jax.Array, *inputs: np.ndarray) -> jax.Array:

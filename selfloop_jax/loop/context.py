@@ -13,10 +13,11 @@ from selfloop_jax.config import (
     LoopClassifierConfig,
     TrainingConfig,
 )
+from selfloop_jax.data import pool_rules
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import RunError
-from selfloop_jax.loop import control_images, pool_rules
+from selfloop_jax.loop import control_images
 from selfloop_jax.loop.samples import read_samples
 from selfloop_jax.loop.stage import StageRun
 from selfloop_jax.runtime import environment, log, parallel, rng, store
@@ -93,13 +94,13 @@ class RunContext:
         }
         # All pools of a run are padded to one size, so that nothing recompiles as they grow.
         pools = [self.pool_capacity(g) for g in range(config.loop.generations)]
-        annotated = len(data.whole) if "annotator" in self.networks.trainers else 0
+        annotated = len(data.train_unbiased) if "annotator" in self.networks.trainers else 0
         self.capacity = max(annotated, len(data.train), config.sample.count, *pools)
 
     @property
     def stand_in(self) -> str | None:
         """What says that the images are not the real ones; None if they are."""
-        return self.data.facts.get("stand_in")
+        return self.data.provenance.get("stand_in")
 
     def cache_weights(self, kind: str, digest: str, weights: step.Variables) -> None:
         """Keeps a network that is on disk under `digest` for later phases, and drops older ones."""
@@ -120,7 +121,7 @@ class RunContext:
         config = self.config
         # Without synthetic images every generation has the pool of generation 0.
         of = 0 if config.loop.control == "no_synthetic" else generation
-        return pool_rules.size(config.pool, of, len(self.data.train), config.sample.count)
+        return pool_rules.capacity(config.pool, of, len(self.data.train), config.sample.count)
 
 
 def training_section(

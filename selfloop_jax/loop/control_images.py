@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from selfloop_jax.config import Config
+from selfloop_jax.data import pool_rules
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import UsageError
-from selfloop_jax.loop import controls, pool_rules
+from selfloop_jax.loop import controls
 from selfloop_jax.loop.samples import read_samples
 from selfloop_jax.runtime import rng, store
 from selfloop_jax.runtime.workdir import check_same_config, generation_dir
@@ -17,7 +18,7 @@ def check(config: Config, data: Dataset) -> None:
     _check_run(config)
     last = config.loop.generations - 1
     # Pools that grow contain the sets of all pools before them: then the last one decides.
-    grows = pool_rules.source_generations(config.pool, 2).start == 0
+    grows = pool_rules.source_generations(config.pool, last).start == 0
     for generation in range(last if grows else 1, last + 1):
         control_sets(config, data, pool_rules.source_generations(config.pool, generation), {})
 
@@ -43,7 +44,7 @@ def control_sets(
     kind = config.loop.control
     if kind == "no_synthetic" or not earlier:
         return []
-    real = data.train.joint(len(data.classes), len(data.groups))
+    real = data.train.counts(len(data.classes), len(data.groups))
     if kind == "fresh_real":
         tables = [controls.counts_like(real, config.sample.count)] * len(earlier)
     else:
@@ -54,7 +55,7 @@ def control_sets(
     key_path: rng.KeyPath = (config.seed, "control", kind)
     if earlier.start:
         key_path = (*key_path, earlier.start)
-    return controls.matched_real_sets(key_path, data.candidates, tables, f"loop.control = {kind}")
+    return controls.matched_real_sets(key_path, data.control_pool, tables, f"loop.control = {kind}")
 
 
 def _generated(source: Path, generation: int, inputs_read: dict[str, str]) -> Images:

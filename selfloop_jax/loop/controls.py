@@ -1,9 +1,9 @@
 """Controls: held-out real images in the place of generated ones, of a given composition.
 
-A control answers what a loop's curve would have been had the images been real: `fresh_real` gives a
-pool as many held-out real images as it would get generated ones, with the shares of the training
-set; `oracle_resample` gives them the joint histogram of what another run drew, which separates the
-composition of generated images from their quality.
+A control answers what a loop's curve would have been had the images been real. `fresh_real` gives a
+pool as many held-out real images as it would get generated ones, with the subgroup shares of the
+training set. `oracle_resample` gives them the subgroup counts of what another run generated, which
+separates the composition of generated images from their quality.
 """
 
 from collections.abc import Sequence
@@ -22,51 +22,55 @@ def counts_like(real: np.ndarray, count: int) -> np.ndarray:
 
 
 def counts_of(images: Images, real: np.ndarray) -> np.ndarray:
-    """int64[C,G] of a drawn set; images of unknown group are dealt out in the real shares of their class."""
+    """int64[C,G] of a generated set; unknown groups are given the real shares of their class."""
     classes, groups = real.shape
-    joint = images.joint(classes, groups)
+    counts = images.counts(classes, groups)
     unknown = np.bincount(images.label[images.group < 0], minlength=classes)
     for c in np.flatnonzero(unknown):
         row = real[c] if real[c].sum() else np.ones(groups)
-        joint[c] += largest_remainder(row / row.sum() * unknown[c])
-    return joint
+        counts[c] += largest_remainder(row / row.sum() * unknown[c])
+    return counts
 
 
 def matched_real_sets(
-    address: rng.KeyPath, candidates: Images, joints: Sequence[np.ndarray], field: str
+    key_path: rng.KeyPath, candidates: Images, tables: Sequence[np.ndarray], field: str
 ) -> list[Images]:
-    """One set of real images per table of joints int[C,G], no image twice among all of them.
+    """One set of real images per table of counts int[C,G], no image twice among all of them.
 
-    Of each cell the candidates come whose source image was used least so far, then in a keyed
-    order: a digit serves in a second colour only when all digits of its class have served. A longer
-    list of tables begins with the sets of a shorter one. UsageError names the cell and both counts
-    where images lack; `field` is what asked for them.
+    Of each subgroup the candidates come whose source image was used least so far, then in a keyed
+    order: a digit is reused in a second colour only after every digit of its class has been used. A
+    longer list of tables begins with the sets of a shorter one. UsageError names the subgroup and
+    both counts where images are lacking; `field` is what asked for them.
     """
     source = candidates.id if candidates.source_id is None else candidates.source_id
-    order = rng.uniforms(address, candidates.id)
-    used = np.zeros(int(source.max(initial=0)) + 1, np.int64)
+    order = rng.uniforms(key_path, candidates.id)
+    uses = np.zeros(int(source.max(initial=0)) + 1, np.int64)  # by source image
     free = np.ones(len(candidates), bool)
-    found = []
-    for joint in joints:
+    sets = []
+    for table in tables:
         rows = []
-        for c, g in zip(*np.nonzero(joint), strict=True):
-            cell = np.flatnonzero((candidates.label == c) & (candidates.group == g) & free)
-            if len(cell) < joint[c, g]:
-                everything = ((candidates.label == c) & (candidates.group == g)).sum()
-                asked = sum(int(table[c, g]) for table in joints)
+        for c, g in zip(*np.nonzero(table), strict=True):
+            wanted = table[c, g]
+            subgroup = (candidates.label == c) & (candidates.group == g)
+            rest = np.flatnonzero(subgroup & free)
+            if len(rest) < wanted:
+                needed = sum(int(other[c, g]) for other in tables)
                 raise UsageError(
-                    f"{field}: class {c}, group {g}: {asked} real images are asked for in one pool, "
-                    f"{everything} are held out; allowed are smaller sample.count or fewer loop.generations"
+                    f"{field}: class {c}, group {g}: {needed} real images are needed for one pool, "
+                    f"{subgroup.sum()} are held out; allowed are smaller sample.count or fewer "
+                    "loop.generations"
                 )
-            best = cell[np.lexsort((order[cell], used[source[cell]]))[: joint[c, g]]]
-            used[source[best]] += 1
+            best = rest[np.lexsort((order[rest], uses[source[rest]]))[:wanted]]
+            # No two images of a subgroup share their source, so this counts each once.
+            uses[source[best]] += 1
             free[best] = False
             rows.append(best)
-        found.append(_as_generated(candidates.take(np.sort(np.concatenate(rows)))))
-    return found
+        sets.append(_as_generated(candidates.take(np.sort(np.concatenate(rows)))))
+    return sets
 
 
 def _as_generated(images: Images) -> Images:
-    """With what pool rules ask of a drawn set: the class it was asked for is its own."""
-    columns = {name: getattr(images, name) for name in ("pixels", "label", "group", "origin", "id")}
-    return Images(**columns, source_id=images.source_id, condition=images.label)
+    """With what pool rules need of a generated set: the requested label is the image's own."""
+    names = ("pixels", "label", "group", "origin", "id", "source_id")
+    columns = {name: column for name, column in images.columns.items() if name in names}
+    return Images(**columns, requested_label=images.label)

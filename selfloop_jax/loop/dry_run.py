@@ -13,12 +13,12 @@ from selfloop_jax.config import (
     LoopClassifierConfig,
     SampleConfig,
 )
-from selfloop_jax.data import dataset
+from selfloop_jax.data import pool_rules, sources
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.sources.base import Missing, Outline
 from selfloop_jax.diffusion import solvers
 from selfloop_jax.errors import UsageError
-from selfloop_jax.loop import pool_rules, setup
+from selfloop_jax.loop import setup
 from selfloop_jax.loop.context import Networks
 
 MIB = 2**20
@@ -38,7 +38,7 @@ def describe(config: Config) -> list[str]:
         train: int | None = len(data.train)
         lines += _real_images(data)
     except Missing as missing:
-        known = missing.outline or dataset.outline(config.data)
+        known = missing.outline or sources.outline(config.data)
         unknown = _why_unknown(config.data, missing)
         classes = known.classes
         groups = known.groups
@@ -56,10 +56,10 @@ def describe(config: Config) -> list[str]:
 def _real_images(data: Dataset) -> list[str]:
     sizes = ", ".join(f"{len(images)} {name}" for name, images in data.splits.items())
     every_colour = " (held-out images in every colour)" if data.colours else ""
-    whole = data.facts.get("before_subsampling", {})
+    whole = data.provenance.get("before_subsampling", {})
     before = ", ".join(f"{n} {name}" for name, n in whole.items())
     nested = ", nested" if data.nested else ""
-    stand_in = data.facts.get("stand_in")
+    stand_in = data.provenance.get("stand_in")
     return [
         *([f"STAND-IN data: {stand_in}"] if stand_in else []),
         f"classes: {len(data.classes)}, groups: {len(data.groups)}{nested}",
@@ -116,7 +116,7 @@ def _capacities(config: Config, train: int) -> list[int]:
     """The most images that the pool of each generation can have."""
     grows = config.loop.control != "no_synthetic"
     return [
-        pool_rules.size(config.pool, g * grows, train, config.sample.count)
+        pool_rules.capacity(config.pool, g * grows, train, config.sample.count)
         for g in range(config.loop.generations)
     ]
 
@@ -189,5 +189,5 @@ def _images_shown(section: DiffusionConfig | LoopClassifierConfig, generations: 
 
 def _evaluations(section: SampleConfig) -> int:
     """Images times passes through the network for the samples of one generation."""
-    passes = solvers.evaluations(section.sampler, section.steps)
+    passes = solvers.SOLVERS[section.sampler].evaluations(section.steps)
     return section.count * passes * (2 if section.guidance else 1)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from selfloop_jax.config import Config
+from selfloop_jax.data import pool_rules
 from selfloop_jax.data.colorize import read_group
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
-from selfloop_jax.loop import pool_rules
 from selfloop_jax.loop.context import GenerationRun
 from selfloop_jax.loop.phase import Phase, Result, each, merge
 from selfloop_jax.measure import composition, fairness, fidelity, foreground
@@ -159,10 +159,10 @@ def _composition(inputs: Inputs, samples: Images) -> Part:
     """Shares of classes and groups among the generated images, against those of real images."""
     data = inputs.data
     shape = (len(data.classes), len(data.groups))
-    counts = samples.joint(*shape)
-    real = data.train.joint(*shape)
+    counts = samples.counts(*shape)
+    real = data.train.counts(*shape)
     metrics: dict[str, Number] = {
-        **composition.summary(counts, real, data.members, data.aligned_group),
+        **composition.summary(counts, real, data.groups_of_class, data.aligned_group),
         "generated_count": {"value": len(samples)},
         "generated_unknown_group": {"value": int((samples.group < 0).sum())},
     }
@@ -171,19 +171,21 @@ def _composition(inputs: Inputs, samples: Images) -> Part:
         # Groups that were requested are no choice of the generator: chance had no say in them.
         key_path = (*inputs.key_path, "measure", "composition")
         replicates = inputs.config.measure.replicates
-        null = composition.null(real, counts, data.members, key_path, replicates, inputs.confusion)
+        null = composition.null(
+            real, counts, data.groups_of_class, key_path, replicates, inputs.confusion
+        )
         for key, chance in null.items():
             metrics[key] = metrics[key] | chance
     if inputs.confusion is not None:
         table, aligned_share = composition.corrected_shares(
-            counts, inputs.confusion, data.members, data.aligned_group
+            counts, inputs.confusion, data.groups_of_class, data.aligned_group
         )
         metrics["bias_aligned_share_corrected"] = aligned_share
         tables["corrected_shares"] = table
     if data.colours and inputs.config.loop.group_source == "annotator":
         colour = read_group(samples.pixels, data.colours)
         metrics["annotator_agreement"] = {"value": float((samples.group == colour).mean())}
-        by_colour = replace(samples, group=colour).joint(*shape)
+        by_colour = replace(samples, group=colour).counts(*shape)
         aligned_classes = np.flatnonzero(data.aligned_group >= 0)
         own = by_colour[aligned_classes, data.aligned_group[aligned_classes]].sum()
         total = by_colour[aligned_classes].sum()
@@ -193,7 +195,7 @@ def _composition(inputs: Inputs, samples: Images) -> Part:
 
 def _content(inputs: Inputs, samples: Images, accuracy: float) -> Part:
     """Agreement of a classifier with the requested labels, and the CAS (arXiv 1905.10887)."""
-    agrees = inputs.first_classify(samples.pixels).argmax(axis=1) == samples.condition
+    agrees = inputs.first_classify(samples.pixels).argmax(axis=1) == samples.requested_label
     metrics = {"classifier_agreement": _share(agrees)}
     if inputs.generated_classify is None:
         return {"metrics": metrics}

@@ -136,10 +136,10 @@ def _trains_annotator(run: GenerationRun) -> bool:
 def _read_annotating(run: GenerationRun) -> _Annotating:
     """It learns from the images before subsampling: it is to measure the bias, not to have it."""
     data = run.context.data
-    known = data.whole.take(data.whole.group >= 0)
+    known = data.train_unbiased.take(data.train_unbiased.group >= 0)
     job = training_job(run, "annotator", replace(known, label=known.group), None)
     predict = run.context.networks.predict["annotator"]
-    return _Annotating(job, data.validation, predict, data.members)
+    return _Annotating(job, data.validation, predict, data.groups_of_class)
 
 
 def _annotate(
@@ -189,7 +189,7 @@ def _write_pool(run: GenerationRun, images: Images) -> Result:
         "size": len(images),
         "real": real,
         "generated": by_origin,
-        "counts": images.joint(len(data.classes), len(data.groups)),
+        "counts": images.counts(len(data.classes), len(data.groups)),
         "unknown_group": int((images.group < 0).sum()),
     }
     if not by_origin:
@@ -211,7 +211,7 @@ def _read_sampling(run: GenerationRun) -> sampler.Job:
     section = context.config.sample
     data = context.data
     label, group = requests.requested_labels(
-        section, (*run.key_path, "sample"), run.pool, data.train, data.members
+        section, (*run.key_path, "sample"), run.pool, data.train, data.groups_of_class
     )
     return sampler.Job(
         sampler=context.networks.sampler,

@@ -26,5 +26,5 @@ def read_samples(workdir: Path, generation: int, digest: str) -> Images:
         group=arrays["group"],
         origin=np.full(len(arrays["id"]), generation, np.int32),
         id=arrays["id"],
-        condition=arrays["requested_label"],
+        requested_label=arrays["requested_label"],
     )

@@ -8,10 +8,10 @@ import numpy as np
 from selfloop_jax import config as configs
 from selfloop_jax.analysis import verdicts
 from selfloop_jax.config import Config
-from selfloop_jax.data import dataset
+from selfloop_jax.data import dataset, pool_rules
 from selfloop_jax.diffusion import solvers
 from selfloop_jax.errors import UsageError
-from selfloop_jax.loop import control_images, pool_rules
+from selfloop_jax.loop import control_images
 from selfloop_jax.loop.context import GenerationRun, RunContext
 from selfloop_jax.runtime import multihost, parallel, store, tensorboard
 from selfloop_jax.training import augment, classifier

@@ -63,9 +63,9 @@ def evaluate(
     Raises:
       ValueError: images without masks.
     """
-    masks = images.masks
+    masks = images.mask
     if masks is None:
-        raise ValueError("Images.masks: missing, allowed are images with masks")
+        raise ValueError("Images.mask: missing, allowed are images with masks")
     has_object = (masks > 0).any(axis=(1, 2))
     images = images.take(np.flatnonzero(has_object))
     masks = masks[has_object]

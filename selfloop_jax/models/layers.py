@@ -15,7 +15,7 @@ ONE_PIXEL = ("SAME", [(1, 1), (1, 1)])  # of padding
 def convolve(
     x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
 ) -> jax.Array:
-    """x [N,H,W,C], kernel [h,w,C,D] -> [N,H',W',D]: `jax.lax.conv_general_dilated` as flax calls it.
+    """x [N,H,W,C], kernel [h,w,C,D] -> [N,H',W',D]: a convolution, as flax calls for it.
 
     On a map of at most 2x2 pixels every output of a 3x3 convolution of stride 1 sees every input:
     there it is one matrix product, on a CPU twenty times faster.
@@ -31,8 +31,8 @@ def convolve(
     )
     if max(h, w) > 2 or not plain or dilated:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    # Output pixel (i, j) reads input pixel (k, l) through the kernel's element (k - i + 1, l - j +
-    # 1).
+    # Output pixel (i, j) reads input pixel (k, l) through element (k - i + 1, l - j + 1) of the
+    # kernel.
     row, column = (1 + np.arange(side)[:, None] - np.arange(side) for side in (h, w))
     matrix = kernel[row[:, None, :, None], column[None, :, None, :]]  # [k, l, i, j, C, D]
     matrix = matrix.transpose(0, 1, 4, 2, 3, 5).reshape(h * w * c, -1)
@@ -66,15 +66,18 @@ class GroupNorm(nn.Module):
         groups = next(g for g in range(min(32, max(1, c // 4)), 0, -1) if c % g == 0)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-        def mean(values):  # [N,H,W,C] -> [N,groups]
+        def mean(values: jax.Array) -> jax.Array:  # [N,H,W,C] -> [N,groups]
             return values.sum(1).sum(1).reshape(n, groups, -1).sum(-1) * (groups / (h * w * c))
 
         center = mean(wide)
         inverse = jax.lax.rsqrt(jnp.maximum(mean(wide * wide) - center * center, 0) + EPSILON)
+        # (x - center) * inverse * scale + bias, as one multiply-add: x * slope + offset.
         slope, offset = (jnp.repeat(v, c // groups, axis=1) for v in (inverse, -center * inverse))
         if self.affine:
             scale = self.param("scale", nn.initializers.ones, (c,))[None]
-            slope, offset = slope * scale, offset * scale + self.param("bias", zeros, (c,))[None]
+            bias = self.param("bias", zeros, (c,))[None]
+            slope = slope * scale
+            offset = offset * scale + bias
         return (wide * slope[:, None, None] + offset[:, None, None]).astype(x.dtype)
 
 
@@ -93,7 +96,10 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Dropout keyed per example, so that masks do not depend on the number of devices; none without keys."""
+    """Dropout with one key per example, so that the number of devices does not matter.
+
+    Without keys, none.
+    """
     if keys is None or not rate:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
@@ -101,7 +107,10 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
 
 
 def batch_norm(train: bool, axis_name: str | None, dtype: str | None) -> Callable[..., nn.Module]:
-    """BatchNorm's constructor: statistics of all devices in training, the running ones otherwise; float32."""
+    """BatchNorm's constructor, with statistics in float32.
+
+    In training they are those of all devices, otherwise the running ones.
+    """
     return partial(
         nn.BatchNorm,
         use_running_average=not train,
@@ -113,5 +122,5 @@ def batch_norm(train: bool, axis_name: str | None, dtype: str | None) -> Callabl
 
 
 def at_least_float32(x: jax.Array) -> jnp.dtype:
-    """What means and last layers are computed in."""
+    """The dtype that means and last layers are computed in."""
     return jnp.promote_types(x.dtype, jnp.float32)

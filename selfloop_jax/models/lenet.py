@@ -14,11 +14,10 @@ class LeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, features: bool = False) -> jax.Array:
-        """x float[N,H,W,3] -> logits float[N,num_classes], or what the last layer reads, float[N,84].
+        """x float[N,H,W,3] -> logits float[N,num_classes], or features float[N,84].
 
-        `train` changes nothing.
+        Features are what the last layer reads. `train`, which other networks need, changes nothing.
         """
-        del train
         for channels in (6, 16):
             x = nn.relu(nn.Conv(channels, (5, 5), padding="SAME", dtype=self.dtype)(x))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))

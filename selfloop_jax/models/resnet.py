@@ -1,4 +1,7 @@
-"""Residual networks (He et al. 2016): basic blocks or bottlenecks, for small images or as torchvision's."""
+"""Residual networks (He et al. 2016) of basic blocks or bottlenecks.
+
+For small images, or as torchvision has them.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +30,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and four times as wide 1x1 convolutions; the 3x3 has the stride, as in torchvision."""
+    """Convolutions of 1x1, 3x3 and, four times as wide, 1x1.
+
+    The 3x3 has the stride, as in torchvision.
+    """
 
     channels: int
     stride: int
@@ -44,7 +50,7 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(x: jax.Array, h: jax.Array, stride: int, norm: Callable[..., nn.Module]) -> jax.Array:
-    """`x`, through a 1x1 convolution where its shape is not that of `h`."""
+    """x, through a 1x1 convolution where its shape is not that of h."""
     if stride == 1 and x.shape[-1] == h.shape[-1]:
         return x
     conv = Conv(h.shape[-1], (1, 1), strides=stride, use_bias=False, padding=0, dtype=x.dtype)
@@ -69,9 +75,9 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, features: bool = False) -> jax.Array:
-        """x float[N,H,W,3] -> logits float[N,num_classes], or what the last layer reads of them, float[N,D].
+        """x float[N,H,W,3] -> logits float[N,num_classes], or features float[N,D].
 
-        `train`: statistics are those of all devices.
+        Features are what the last layer reads. `train`: statistics are those of all devices.
         """
         norm = batch_norm(train, self.axis_name, self.dtype)
         conv = partial(Conv, self.width, use_bias=False, dtype=self.dtype)
@@ -82,6 +88,7 @@ class ResNet(nn.Module):
             h = nn.max_pool(h, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
+                # The first block of a stage halves the side, but for the first stage's.
                 stride = 2 if stage and not block else 1
                 h = self.block(self.width * 2**stage, stride, norm)(h)
         h = jnp.mean(h, axis=(1, 2), dtype=at_least_float32(h))

@@ -38,11 +38,12 @@ PREFIX = "module."  # of all names, where the network was trained by DataParalle
 
 
 def read(file: str, field: str) -> dict[str, np.ndarray]:
-    """Tensors by name from a `.safetensors` or `.pth` file, in the types it stores; they may be read-only.
+    """Tensors by name from a `.safetensors` or `.pth` file, in the types it stores.
 
-    A checkpoint that keeps its weights under `state_dict` or `model` is opened, and `module.`
-    before all names taken off. Raises UsageError, naming the config's `field`, where the file is
-    missing, damaged, of another format, or wants to import anything but tensors.
+    They may be read-only. A checkpoint that keeps its weights under `state_dict` or `model` is
+    opened, and `module.` before all names taken off. Raises UsageError, naming the config's
+    `field`, where the file is missing, damaged, of another format, or wants to import anything but
+    tensors.
     """
     path = Path(file).expanduser()
     if path.suffix not in SUFFIXES:
@@ -83,7 +84,8 @@ def _read_torch(path: Path) -> Any:
         head = file.read(2)
     if head[:1] == b"\x80":  # a bare pickle
         raise UsageError(
-            "in PyTorch's format of before 1.6: load it with torch.load and write it again with torch.save"
+            "in PyTorch's format of before 1.6: load it with torch.load and write it again with "
+            "torch.save"
         )
     with zipfile.ZipFile(path) as archive:
         (pickled,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -123,7 +125,8 @@ class _Unpickler(pickle.Unpickler):
         """The storage of ("storage", type, key, device, length); read once, then shared."""
         _, kind, key, _, length = pid
         if (key, kind) not in self.storages:
-            dtype, data = np.dtype(STORAGES[kind]), self.archive.read(f"{self.root}{key}")
+            dtype = np.dtype(STORAGES[kind])
+            data = self.archive.read(f"{self.root}{key}")
             if len(data) != length * dtype.itemsize:
                 raise ValueError("a storage has another length than the pickle says")
             self.storages[key, kind] = dtype, data
@@ -133,9 +136,10 @@ class _Unpickler(pickle.Unpickler):
 def _rebuild_tensor(
     storage: Storage, offset: int, size: tuple, stride: tuple, *_: Any
 ) -> np.ndarray:
-    """The view of a storage that is a tensor; NumPy's ValueError where it would reach beyond the storage.
+    """The view of a storage that is a tensor.
 
-    What follows in the pickle (whether it wants a gradient, hooks) is of no use here.
+    NumPy raises ValueError where it would reach beyond the storage. What follows in the pickle
+    (whether it wants a gradient, hooks) is of no use here.
     """
     dtype, data = storage
     steps = [step * dtype.itemsize for step in stride]

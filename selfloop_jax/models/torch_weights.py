@@ -1,4 +1,7 @@
-"""Weights under torchvision's names (resnet18, resnet50, vgg11_bn, vgg16_bn) put into the networks here."""
+"""Weights under torchvision's names, put into the networks here.
+
+Of resnet18, resnet50, vgg11_bn and vgg16_bn, and of their like at other widths.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +34,11 @@ IGNORED = "num_batches_tracked"  # a counter that nothing reads where BatchNorm 
 
 @dataclass(frozen=True)
 class Report:
-    """What `load` did: tensors taken, whether the head stays new, names in the file that nothing took."""
+    """What `load` did.
+
+    loaded: tensors taken; new_head: whether the head stays as it was; unused: names in the file
+    that nothing took.
+    """
 
     loaded: int
     new_head: bool
@@ -46,13 +53,14 @@ def head(params: dict[str, Any]) -> str:
 def load(
     variables: Any, weights: Weights, model: nn.Module, name: str, file: str
 ) -> tuple[Any, Report]:
-    """The part of `variables` that the file fills, float32 arrays under the same keys, and what was done.
+    """The part of `variables` that the file fills, float32 under the same keys, and a report.
 
     variables: `params` and `batch_stats`, of which only the shapes count. The head is left out
     where the file has none of its shape. Raises UsageError, naming section `name` and `file`, if
     anything else is missing or has another shape.
     """
-    layers, last = layer_names(model), head(variables["params"])
+    layers = layer_names(model)
+    last = head(variables["params"])
     if isinstance(model, VGG):
         weights = _fold_biases(weights, layers, f"{name}.init_from = {file}")
     leaves = flatten_dict(variables)
@@ -71,7 +79,11 @@ def load(
 
 def layer_names(model: nn.Module) -> dict[str, str]:
     """torchvision's name of every layer a network may have, by its path here."""
-    return _resnet_names(model) if isinstance(model, ResNet) else _vgg_names(model)
+    if isinstance(model, ResNet):
+        return _resnet_names(model)
+    if isinstance(model, VGG):
+        return _vgg_names(model)
+    raise TypeError(f"{type(model).__name__}: torchvision has no names for its layers")
 
 
 def _resnet_names(model: ResNet) -> dict[str, str]:
@@ -93,8 +105,9 @@ def _resnet_names(model: ResNet) -> dict[str, str]:
 
 def _vgg_names(model: VGG) -> dict[str, str]:
     """`features` counts convolution, BatchNorm and ReLU, and after each stage the pooling."""
-    linear = ("classifier.0", "classifier.3", "classifier.6")
-    linear = linear if model.layout == "imagenet" else linear[-1:]
+    linear = ["classifier.0", "classifier.3", "classifier.6"]
+    if model.layout != "imagenet":
+        linear = linear[-1:]
     names = {f"Dense_{i}": name for i, name in enumerate(linear)}
     number = place = 0
     for convolutions in model.stages:
@@ -103,13 +116,17 @@ def _vgg_names(model: VGG) -> dict[str, str]:
                 f"Conv_{number}": f"features.{place}",
                 f"BatchNorm_{number}": f"features.{place + 1}",
             }
-            number, place = number + 1, place + 3
+            number += 1
+            place += 3
         place += 1
     return names
 
 
 def _fold_biases(weights: Weights, layers: dict[str, str], where: str) -> Weights:
-    """Takes each convolution's bias off the mean that BatchNorm subtracts next: the same function."""
+    """Takes each convolution's bias off the mean that BatchNorm subtracts next.
+
+    The function stays the same; our convolutions before a BatchNorm have no bias.
+    """
     weights = dict(weights)
     for ours, conv in layers.items():
         mean = f"{layers.get(ours.replace('Conv', 'BatchNorm'))}.running_mean"

@@ -1,4 +1,7 @@
-"""The U-Net of diffusion models (Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, scale-shift norm)."""
+"""The U-Net of diffusion models (Ho et al. 2020, appendix B).
+
+With the scale-shift norm of Dhariwal and Nichol 2021.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +23,7 @@ conv3x3 = partial(Conv, kernel_size=(3, 3), padding="SAME")
 
 
 def sinusoid(noise_level: jax.Array, width: int) -> jax.Array:
-    """Sine and cosine features of a scalar, float32[N] -> float32[N,width] (Vaswani et al. 2017, 3.5)."""
+    """float32[N] -> float32[N,width]: sines and cosines (Vaswani et al. 2017, section 3.5)."""
     frequency = jnp.exp(-jnp.log(10_000.0) * jnp.arange(width // 2) / (width // 2))
     angle = noise_level[:, None] * frequency[None, :]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
@@ -40,17 +43,16 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, keys: jax.Array | None) -> jax.Array:
         """x [N,H,W,C], embedding [N,E], keys [N] or None -> [N,H,W,channels]."""
-        conv, dense = (
-            partial(conv3x3, self.channels, dtype=x.dtype),
-            partial(nn.Dense, dtype=x.dtype),
-        )
+        conv = partial(conv3x3, self.channels, dtype=x.dtype)
+        dense = partial(nn.Dense, dtype=x.dtype)
         h = conv(use_bias=False)(nn.silu(GroupNorm()(x)))
-        told = dense((1 + self.scale_shift) * self.channels)(nn.silu(embedding))[:, None, None]
+        modulation = dense((1 + self.scale_shift) * self.channels)(nn.silu(embedding))
+        modulation = modulation[:, None, None]
         if self.scale_shift:
-            scale, shift = jnp.split(told, 2, axis=-1)
+            scale, shift = jnp.split(modulation, 2, axis=-1)
             h = GroupNorm(affine=False)(h) * (1 + scale) + shift
         else:
-            h = GroupNorm()(h + told)
+            h = GroupNorm()(h + modulation)
         h = conv(kernel_init=zeros)(dropout(nn.silu(h), self.dropout, keys))
         return h + (x if x.shape[-1] == self.channels else dense(self.channels, name="skip")(x))
 
@@ -112,14 +114,15 @@ class UNet(nn.Module):
         skips = [h]
         layer = 0
 
-        def block(h, multiplier):
+        def block(h: jax.Array, multiplier: int) -> jax.Array:
             nonlocal layer
             layer += 1
-            layer_keys = (
-                None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
-            )
+            layer_keys = None
+            if keys is not None:
+                layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
             return self.block(layer - 1, h, embedding, multiplier, layer_keys)
 
+        # Down: every map before a change of side is kept for the way up.
         for level, multiplier in enumerate(self.multipliers):
             for _ in range(self.blocks):
                 h = block(h, multiplier)
@@ -127,17 +130,18 @@ class UNet(nn.Module):
             if level + 1 < len(self.multipliers):
                 h = conv(h.shape[-1], strides=2)(h)
                 skips.append(h)
+        # Middle.
         h = block(h, self.multipliers[-1])
         h = Attention(self.heads)(h) if self.attention else h
         h = block(h, self.multipliers[-1])
+        # Up: one block more per level, which takes what the level was entered with.
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             for _ in range(self.blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), multiplier)
             if level:
                 h = conv(h.shape[-1])(h.repeat(2, axis=1).repeat(2, axis=2))
-        out = conv(self.stem**2 * x.shape[-1], kernel_init=zeros, name="out")(
-            nn.silu(GroupNorm()(h))
-        )
+        h = nn.silu(GroupNorm()(h))
+        out = conv(self.stem**2 * x.shape[-1], kernel_init=zeros, name="out")(h)
         return depth_to_space(out, self.stem).astype(x.dtype)
 
     def embed(self, noise_level: jax.Array, label: jax.Array, group: jax.Array) -> jax.Array:
@@ -162,7 +166,6 @@ class UNet(nn.Module):
         """Residual block `number`, with attention where the map's side is named in `attention`."""
         kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         build = partial(kind, multiplier * self.channels, self.dropout, self.scale_shift)
-        h = build(name=f"ResidualBlock_{number}")(
-            h, embedding, keys
-        )  # the same names with remat or without
+        # Named, as otherwise the names of its parameters would tell whether there is remat.
+        h = build(name=f"ResidualBlock_{number}")(h, embedding, keys)
         return Attention(self.heads)(h) if h.shape[1] in self.attention else h

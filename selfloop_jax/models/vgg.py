@@ -1,4 +1,7 @@
-"""VGG (Simonyan and Zisserman 2015, table 1) with BatchNorm after every convolution, as in torchvision."""
+"""VGG (Simonyan and Zisserman 2015, table 1) with BatchNorm after every convolution.
+
+As torchvision has it.
+"""
 
 from collections.abc import Sequence
 
@@ -11,25 +14,30 @@ from selfloop_jax.models.layers import Conv, at_least_float32, batch_norm, dropo
 
 
 def adaptive_average_pool(x: jax.Array, side: int) -> jax.Array:
-    """[N,H,W,C] -> [N,side,side,C]: means over windows from floor(i H / side) to ceil((i + 1) H / side)."""
+    """[N,H,W,C] -> [N,side,side,C]: means over equal windows.
 
-    def windows(length):
+    Window i goes from floor(i H / side) to ceil((i + 1) H / side), as in PyTorch.
+    """
+
+    def windows(length: int) -> np.ndarray:  # [side, length] weights
         start = np.arange(side) * length // side
         stop = -(-np.arange(1, side + 1) * length // side)
         place = np.arange(length)
         inside = (start[:, None] <= place) & (place < stop[:, None])
-        return np.float32(inside / inside.sum(axis=1, keepdims=True))
+        return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
 
-    rows, columns = windows(x.shape[1]), windows(x.shape[2])
+    rows = windows(x.shape[1])
+    columns = windows(x.shape[2])
     return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
 class VGG(nn.Module):
-    """`stages` lists convolutions per stage; the channels double up to 8 * width, and the side halves.
+    """`stages` lists convolutions per stage.
 
-    `layout`: small (mean over the last map, then one linear layer) or imagenet (adaptive pooling to
-    7x7, two hidden layers of 64 * width with dropout of one half). A map of one pixel is not pooled
-    any further, so any side will do.
+    From stage to stage the channels double, up to 8 * width, and the side halves. `layout`: small
+    (mean over the last map, then one linear layer) or imagenet (adaptive pooling to 7x7, two hidden
+    layers of 64 * width with dropout of one half). A map of one pixel is not pooled any further, so
+    any side will do.
     """
 
     num_classes: int
@@ -47,9 +55,9 @@ class VGG(nn.Module):
         keys: jax.Array | None = None,
         features: bool = False,
     ) -> jax.Array:
-        """x float[N,H,W,3] -> logits float[N,num_classes], or what the last layer reads, float[N,D].
+        """x float[N,H,W,3] -> logits float[N,num_classes], or features float[N,D].
 
-        `keys`, one per example, switch dropout on.
+        Features are what the last layer reads. `keys`, one per example, switch dropout on.
         """
         norm = batch_norm(train, self.axis_name, self.dtype)
         for stage, convolutions in enumerate(self.stages):

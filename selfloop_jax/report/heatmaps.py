@@ -133,7 +133,7 @@ def _annotator_recall(run: Run, confusion: Sequence[Sequence[Sequence[int]]]) ->
         counts = np.asarray(matrix)
         if not counts.size:
             continue
-        groups = run.data["members"][label] if run.nested else range(len(counts))
+        groups = run.data["groups_of_class"][label] if run.nested else range(len(counts))
         total = counts.sum(axis=1)
         right = counts.diagonal() / np.maximum(total, 1)
         recall[label, groups] = np.where(total > 0, right, np.nan)
@@ -152,7 +152,7 @@ def _by_class_and_group(run: Run, chart: _Map) -> RenderedFigure:
         return _squares(run, chart)
     subgroups = []
     names = []
-    for label, groups in enumerate(run.data["members"]):
+    for label, groups in enumerate(run.data["groups_of_class"]):
         for group in groups:
             subgroups.append((label, group))
             names.append(f"{run.classes[label]} · {run.groups[group]}")

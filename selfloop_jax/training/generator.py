@@ -24,9 +24,7 @@ def build(
     model = UNet(
         num_classes=num_classes, num_groups=groups, dtype=dtype, **dataclasses.asdict(section.unet)
     )
-    if section.process == "ddpm":
-        return model, processes.Ddpm(**dataclasses.asdict(section.ddpm))
-    return model, processes.Edm(**dataclasses.asdict(section.edm))
+    return model, processes.build(section)
 
 
 def loss(
@@ -48,7 +46,7 @@ def loss(
     example_keys, drop_keys, net_keys = jax.vmap(partial(jax.random.split, num=3), out_axes=1)(keys)
     augment_key = jax.random.fold_in(key, np.uint32(2**31))  # beyond any place in a batch
     x_0 = augment(to_unit_range(batch["pixels"]), augment_key, batch["position"], section.augment)
-    x, level, target = jax.vmap(process.example)(example_keys, x_0)
+    x, level, target = jax.vmap(process.training_target)(example_keys, x_0)
     dropped = jax.vmap(partial(jax.random.bernoulli, p=section.label_dropout))(drop_keys)
     label = jnp.where(dropped, model.num_classes, batch["label"])
     group = jnp.where(dropped | (batch["group"] < 0), model.num_groups, batch["group"])

@@ -7,7 +7,8 @@ import pytest
 from sidestudy import CLASSES, REAL, make_row, make_side_study
 
 from selfloop_jax.analysis import arms, forecast
-from selfloop_jax.measure import dynamics
+from selfloop_jax.config import PoolConfig
+from selfloop_jax.data import pool_rules
 
 
 def test_the_curves_of_the_side_study_are_found():
@@ -29,8 +30,9 @@ def make_loops(found: forecast.Curves) -> list[dict]:
             pools = [0.5]
             expected = found.scratch(0.5)
             for g in range(1, 5):
-                sizes = dynamics.Sizes(n_real=REAL, count=1000)
-                pools.append(float(dynamics.pool_shares(rule, g, 0.5, shares, sizes)))
+                sizes = pool_rules.Sizes(real=REAL, generated=1000)
+                inputs = pool_rules.ShareInputs(PoolConfig(rule), g, 0.5, shares, sizes)
+                pools.append(float(pool_rules.expected_share(inputs)))
                 expected = found.fine_tuned(pools[-1], expected)
                 shares.append(float(expected))
             for g in range(5):
@@ -74,6 +76,7 @@ def loop(**facts) -> list[dict]:
         (loop(), "too few generators"),
         (loop(**{"setting.diffusion.later.start": "scratch"})[:1], "two generations"),
         (loop(**{"setting.diffusion.condition_on": "label_group"}), "conditioned on the group"),
+        (loop(**{"setting.pool.rule": "mine"}), "its pool rule does not say how shares follow"),
         (loop(**{"pool.aligned_counts": np.zeros(CLASSES)}), "no class has an aligned group"),
     ],
 )
@@ -106,7 +109,7 @@ def test_classes_without_an_aligned_group_are_left_out():
     np.testing.assert_allclose(half.shares, whole.shares)
 
 
-@pytest.mark.parametrize("rule", dynamics.RULES)
+@pytest.mark.parametrize("rule", pool_rules.POOL_RULES)
 def test_every_rule_is_forecast_with_its_own_sizes(rule):
     sizes = {"alpha": "0.25", "budget": "800", "n_real": "300", "n_generated": "100"}
     settings = {f"setting.pool.{name}": value for name, value in sizes.items()}

@@ -23,8 +23,10 @@ def section(**values):
     return SimpleNamespace(**({"label_source": "requested", "group_source": "annotator"} | values))
 
 
-def data(groups=("red", "green"), members=CROSSED[:, :2]):
-    return SimpleNamespace(groups=groups, colours=MODES["two_colour"], members=members)
+def data(groups=("red", "green"), groups_of_class=CROSSED[:, :2]):
+    return SimpleNamespace(
+        groups=groups, colours=MODES["two_colour"], groups_of_class=groups_of_class
+    )
 
 
 def test_the_best_group_is_one_that_the_class_has():
@@ -48,7 +50,7 @@ def test_a_class_without_groups_has_none_to_give():
 
 
 def test_a_nested_group_asked_for_is_none_under_another_label():
-    nested = SimpleNamespace(groups=tuple("abcde"), colours=None, members=NESTED)
+    nested = SimpleNamespace(groups=tuple("abcde"), colours=None, groups_of_class=NESTED)
     asked, label = np.array([0, 1, 4, -1], np.int32), np.array([0, 1, 1, 0], np.int32)
     found = assign_groups(
         section(group_source="requested"), asked, label, np.zeros((4, 1, 1, 3)), None, nested
@@ -89,7 +91,7 @@ def test_each_source_of_groups_says_its_own():
 
 
 def test_with_one_group_in_all_there_is_nothing_to_tell():
-    lone = data(groups=("all",), members=np.ones((2, 1), bool))
+    lone = data(groups=("all",), groups_of_class=np.ones((2, 1), bool))
     found = assign_groups(
         section(), None, np.zeros(3, np.int32), np.zeros((3, 4, 4, 3), np.uint8), None, lone
     )
@@ -100,7 +102,7 @@ def test_each_source_of_labels_says_its_own():
     condition = np.array([2, 1], np.int32)
     logits = {"previous": np.eye(3)[[0, 1]], "frozen": np.eye(3)[[1, 2]]}
     told = {
-        source: assign_labels(section(label_source=source), condition, logits).tolist()
+        source: assign_labels(section(label_source=source), condition, logits.get(source)).tolist()
         for source in ("requested", "previous", "frozen")
     }
     assert told == {"requested": [2, 1], "previous": [0, 1], "frozen": [1, 2]}

@@ -82,8 +82,8 @@ def test_a_subset_has_the_table_and_keeps_the_class_shares(data):
     found = subsample(have, table, 0, ADDRESS, names(*table.shape))
     known = counts[:, 1:].sum(axis=1)
     exact = len(found) * (known / known.sum())[:, None] * table
-    assert abs(found.joint(*table.shape) - exact).max() < 1
-    assert (found.joint(*table.shape) <= counts[:, 1:]).all()
+    assert abs(found.counts(*table.shape) - exact).max() < 1
+    assert (found.counts(*table.shape) <= counts[:, 1:]).all()
     assert (found.group >= 0).all()
     largest = min((counts[:, 1:] / ((known / known.sum())[:, None] * table)).ravel())
     assert len(found) == int(largest + 1e-9)
@@ -105,7 +105,7 @@ def test_a_smaller_subset_lies_within_a_larger_one_and_follows_the_address():
 def test_without_a_table_the_composition_stays_unknown_groups_too():
     have = images([[10, 20, 30], [0, 40, 100]])
     found = subsample(have, None, 100, ADDRESS, names(2, 2))
-    assert found.joint(2, 2).tolist() == [[10, 15], [20, 50]]
+    assert found.counts(2, 2).tolist() == [[10, 15], [20, 50]]
     assert (found.group < 0).sum() == 5
 
 

@@ -38,10 +38,17 @@ ROWS = {
 }
 
 
+SPLITS = ("train", "validation", "reserve", "test")
+
+
+# Nothing is set aside, so that train is what the source has.
+WHOLE = {"validation_share": 0.0, "reserve_share": 0.0}
+
+
 def section(root, **changes):
     place = FolderConfig(changes.pop("dir", str(root / "mine")))
     fields = {"image_size": SIDE, "colorize": "none", "cache_dir": str(root / "cache")}
-    return DataConfig(folder=place, **fields | changes)
+    return DataConfig(folder=place, **fields | WHOLE | changes)
 
 
 def load(root, **changes):
@@ -95,7 +102,8 @@ def test_a_folder_with_a_table(tmp_path):
     assert source.classes == ("cat", "dog")
     assert source.groups == ("0", "1")
     assert not source.nested
-    assert source.validation is source.reserve is source.probe is None
+    assert len(source.validation) == len(source.reserve) == 0
+    assert source.probe is None
     assert source.train.label.tolist() == [0, 0, 1, 1]
     assert source.train.group.tolist() == [0, 1, 0, -1]
     assert source.test.label.tolist() == [1, 0, 0]
@@ -106,13 +114,13 @@ def test_a_folder_with_a_table(tmp_path):
     assert source.train.pixels.shape == (4, SIDE, SIDE, 3)
     np.testing.assert_allclose(shades(source.train), [0, 10, 20, 30], atol=3)
     np.testing.assert_array_equal(shades(source.test), [40, 50, 60])
-    assert source.facts == {
+    assert source.provenance == {
         "images": {"train": 4, "test": 3},
         "bad_images": [],
         "bad_image_count": 0,
         "converted": {},
         "stand_in": None,
-        "test_cells_empty": 2,  # cat of group 0, dog of group 1
+        "test_subgroups_empty": 2,  # cat of group 0, dog of group 1
     }
 
 
@@ -122,9 +130,9 @@ def test_a_second_load_comes_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "decode_all", lambda *_, **__: pytest.fail("decoded again"))
     second = load(tmp_path)
     for field in dataclasses.fields(first):
-        if field.name not in ("train", "test"):
+        if field.name not in SPLITS:
             assert getattr(first, field.name) == getattr(second, field.name)
-    for name in ("train", "test"):
+    for name in SPLITS:
         np.testing.assert_array_equal(getattr(first, name).pixels, getattr(second, name).pixels)
         np.testing.assert_array_equal(getattr(first, name).id, getattr(second, name).id)
 
@@ -157,7 +165,7 @@ def test_a_folder_per_class(tmp_path):
     assert source.train.label.tolist() == [1, 0, 0]
     assert shades(source.train).tolist() == [0, 20, 10]
     assert source.test.label.tolist() == [1, 0]
-    assert source.facts["test_cells_empty"] == 0
+    assert source.provenance["test_subgroups_empty"] == 0
 
 
 def test_validation_and_reserve_are_taken_where_they_are(tmp_path):
@@ -166,7 +174,7 @@ def test_validation_and_reserve_are_taken_where_they_are(tmp_path):
     assert source.validation.id.tolist() == [7]
     assert source.reserve.id.tolist() == [8]
     assert shades(source.reserve).tolist() == [80]
-    assert source.facts["images"] == {"train": 4, "test": 3, "validation": 1, "reserve": 1}
+    assert source.provenance["images"] == {"train": 4, "test": 3, "validation": 1, "reserve": 1}
 
 
 def test_groups_within_classes_are_nested(tmp_path):
@@ -174,7 +182,7 @@ def test_groups_within_classes_are_nested(tmp_path):
     build(tmp_path, {"train": listed, "test": listed[1:]})
     source = load(tmp_path)
     assert source.nested
-    assert source.facts["test_cells_empty"] == 1
+    assert source.provenance["test_subgroups_empty"] == 1
     build(
         tmp_path,
         {"train": [(file, "x", group) for file, _, group in listed], "test": [("a.png", "x", 0)]},
@@ -212,8 +220,8 @@ def test_bad_images_can_be_skipped_and_ids_stay(tmp_path):
     source = load(tmp_path, on_bad_image="skip")
     assert source.train.id.tolist() == [1, 2, 3]
     assert source.test.id.tolist() == [4, 5]
-    assert source.facts["bad_image_count"] == 2
-    assert source.facts["bad_images"] == [
+    assert source.provenance["bad_image_count"] == 2
+    assert source.provenance["bad_images"] == [
         ["train/a.png", "not a PNG, JPEG or WebP image"],
         ["test/g.PNG", "no such file"],
     ]

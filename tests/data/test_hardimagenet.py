@@ -52,7 +52,9 @@ def copy(made, tmp_path) -> dict[str, str]:
 
 def section(dirs: dict[str, str], **changes) -> DataConfig:
     """Section `data`; what is none of its own fields is one of `data.hardimagenet`."""
-    values = {"image_size": 16, "holdout": 2, **dirs, **changes}
+    # Nothing is set aside, so that train is what the source has.
+    whole = {"validation_share": 0.0, "reserve_share": 0.0}
+    values = {"image_size": 16, "holdout": 2, **whole, **dirs, **changes}
     shared = {name: values.pop(name) for name in DataConfig.__dataclass_fields__ if name in values}
     return DataConfig(hardimagenet=HardImageNetConfig(**values), **shared)
 
@@ -89,16 +91,16 @@ def test_both_layouts_give_the_same_source(made, caches):
     own, download = (load(made[name], cache_dir=caches) for name in ("own", "download"))
     for split in ("train", "test", "probe"):
         same(getattr(own, split), getattr(download, split))
-    assert own.facts == download.facts
+    assert own.provenance == download.provenance
     assert (own.classes, own.groups, own.nested) == (download.classes, ("first", "last"), False)
-    assert own.facts["images"]["listed"] == {"train": 15 * TRAIN, "val": 15 * VAL}
-    assert (own.facts["ranked_without_mask"], own.facts["without_rank"]) == (15, 0)
-    assert own.facts["stand_in"] == standin_hardimagenet.MARK
-    assert own.facts["converted"]["L"] > 0
-    assert own.facts["converted"]["CMYK"] > 0
-    assert json.loads(json.dumps(own.facts)) == own.facts
+    assert own.provenance["images"]["listed"] == {"train": 15 * TRAIN, "val": 15 * VAL}
+    assert (own.provenance["ranked_without_mask"], own.provenance["without_rank"]) == (15, 0)
+    assert own.provenance["stand_in"] == standin_hardimagenet.MARK
+    assert own.provenance["converted"]["L"] > 0
+    assert own.provenance["converted"]["CMYK"] > 0
+    assert json.loads(json.dumps(own.provenance)) == own.provenance
     assert (
-        not {"classes", "groups", "sizes"} & own.facts.keys()
+        not {"classes", "groups", "sizes"} & own.provenance.keys()
     )  # the record has these beside the facts
 
 
@@ -107,7 +109,7 @@ def test_a_second_start_reads_the_cache_and_needs_no_preparation(made, caches):
     after = hardimagenet.load(section(made["own"], cache_dir=caches), prepare=False)
     same(before.train, after.train)
     same(before.probe, after.probe)
-    assert before.facts == after.facts
+    assert before.provenance == after.provenance
 
 
 def test_groups_follow_the_ranking(made, caches):
@@ -119,14 +121,14 @@ def test_groups_follow_the_ranking(made, caches):
             wnid, number = names[i].split("_")[0], int(names[i].split("_")[2].removesuffix(".JPEG"))
             assert wnid == WNIDS[label]
             assert group == (number // 7) * 2 // TRAIN
-    joint = source.train.joint(15, 2) + source.test.joint(15, 2)
+    joint = source.train.counts(15, 2) + source.test.counts(15, 2)
     np.testing.assert_array_equal(joint, TRAIN // 2)
-    np.testing.assert_array_equal(source.test.joint(15, 2), 2)
+    np.testing.assert_array_equal(source.test.counts(15, 2), 2)
 
 
 def test_bands_of_uneven_classes_differ_by_one(made, caches):
     source = load(made["own"], cache_dir=caches, bands=4, holdout=1)
-    joint = source.train.joint(15, 4) + source.test.joint(15, 4)
+    joint = source.train.counts(15, 4) + source.test.counts(15, 4)
     assert source.groups == ("first", "middle 1", "middle 2", "last")
     assert set(joint.flat) == {3, 4}
     assert load(made["own"], cache_dir=caches, bands=3).groups == ("first", "middle", "last")
@@ -141,9 +143,9 @@ def test_the_holdout_is_apart_and_fixed(made, caches):
     probe = source.probe
     np.testing.assert_array_equal(probe.id, 15 * TRAIN + np.arange(15 * VAL))
     assert (probe.group == -1).all()
-    assert set(probe.masks.flat) == {0, 255}
+    assert set(probe.mask.flat) == {0, 255}
     np.testing.assert_array_equal(np.bincount(probe.label), VAL)
-    assert source.train.masks is None
+    assert source.train.mask is None
 
 
 def test_the_holdout_hangs_on_names_and_not_on_places(made, copy, caches):
@@ -169,8 +171,8 @@ def test_a_skipped_image_moves_no_other(made, copy, caches):
         wnid, file = masks[i].name.split("_", 1)
         Path(copy["images_dir"], "train", wnid, file).unlink()
     source = load(copy, on_bad_image="skip", holdout=2)
-    assert source.facts["bad_image_count"] == 2
-    assert source.facts["bad_images"][0][0].startswith("train/n0")
+    assert source.provenance["bad_image_count"] == 2
+    assert source.provenance["bad_images"][0][0].startswith("train/n0")
     kept = {
         i: g
         for images in (source.train, source.test)
@@ -196,21 +198,21 @@ def test_masks_lie_on_the_objects_of_their_images(copy):
         white.save(image, "JPEG", quality=95)
     probe = load(copy, image_size=64).probe
     bright = probe.pixels.mean(axis=-1) > 127
-    wrong = (bright != (probe.masks > 0)).mean(axis=(1, 2))
+    wrong = (bright != (probe.mask > 0)).mean(axis=(1, 2))
     assert wrong.max() < 0.01
-    assert 0.03 < (probe.masks > 0).mean() < 0.4
+    assert 0.03 < (probe.mask > 0).mean() < 0.4
 
 
 def test_groups_by_area_are_cut_at_each_class_s_training_quantiles(made, caches):
     source = load(made["own"], cache_dir=caches, group="mask_area", bands=2)
     assert source.groups == ("small", "large")
-    sizes = source.train.joint(15, 2)
+    sizes = source.train.counts(15, 2)
     assert abs(sizes - TRAIN // 2).max() <= 1  # one more where two areas are equal
     assert sizes.sum() == len(source.train) == 15 * TRAIN
     assert source.test is source.probe
-    area = (source.test.masks > 0).mean(axis=(1, 2))
+    area = (source.test.mask > 0).mean(axis=(1, 2))
     assert (source.test.group >= 0).all()
-    assert source.train.masks is None
+    assert source.train.mask is None
     for c in range(15):
         own = source.test.label == c
         small, large = area[own & (source.test.group == 0)], area[own & (source.test.group == 1)]
@@ -222,12 +224,12 @@ def test_groups_by_area_are_cut_at_each_class_s_training_quantiles(made, caches)
 def test_class_order_from_the_pickle_or_the_table(copy):
     source = load(copy, group="mask_area", meta_dir="")
     assert source.classes == tuple(name for _, _, name in hardimagenet.CLASSES)
-    assert source.facts["class_order"] == "built-in"
+    assert source.provenance["class_order"] == "built-in"
     order = [index for index, _, _ in hardimagenet.CLASSES][::-1]
     replace_file(f"{copy['meta_dir']}/hard_imagenet_idx.pkl", pickle.dumps(order))
     turned = load(copy, group="mask_area")
     assert turned.classes == source.classes[::-1]
-    assert turned.facts["class_order"] == "hard_imagenet_idx.pkl"
+    assert turned.provenance["class_order"] == "hard_imagenet_idx.pkl"
     np.testing.assert_array_equal(turned.train.label, 14 - source.train.label)
     np.testing.assert_array_equal(turned.train.id, source.train.id)
     Path(copy["meta_dir"], "idx_to_wnid.pkl").unlink()
@@ -249,7 +251,7 @@ def test_what_is_not_there_is_missing(made, tmp_path):
         load({})
     assert caught.value.field == "data.hardimagenet.images_dir"
     for field in ("images_dir", "masks_dir", "meta_dir"):
-        with pytest.raises(Missing, match=f"^data.{field} = /nowhere: no such folder"):
+        with pytest.raises(Missing, match=f"^data.hardimagenet.{field} = /nowhere: no such folder"):
             load({**made["own"], field: "/nowhere"})
 
 
@@ -319,7 +321,7 @@ def test_a_class_whose_masks_are_all_empty_is_named(copy):
         some = Image.new("L", drawn.size, 90)
     mask.unlink()
     some.save(mask)
-    assert load(copy).probe.masks.any(axis=(1, 2)).sum() == 15 * VAL - VAL + 1
+    assert load(copy).probe.mask.any(axis=(1, 2)).sum() == 15 * VAL - VAL + 1
 
 
 @pytest.mark.parametrize("field", ["images_dir", "masks_dir"])
@@ -331,7 +333,9 @@ def test_a_folder_that_cannot_be_read_is_named(made, monkeypatch, field):
 
     before = os.listdir
     monkeypatch.setattr(os, "listdir", listdir)
-    assert message(made["own"]) == f"data.{field} = {made['own'][field]}: {made['own'][field]}/" + (
+    assert message(
+        made["own"]
+    ) == f"data.hardimagenet.{field} = {made['own'][field]}: {made['own'][field]}/" + (
         "train: Permission denied"
     )
 
@@ -351,7 +355,7 @@ def test_bad_images_are_refused_with_the_first_or_skipped_and_listed(copy):
     )
     text = message(copy)
     assert f"2 of {15 * TRAIN} images cannot be used, first train/{WNIDS[1]}/{first.name}: " in text
-    facts = load(copy, on_bad_image="skip").facts
+    facts = load(copy, on_bad_image="skip").provenance
     assert facts["bad_image_count"] == 2
     assert [path for path, _ in facts["bad_images"]] == [
         f"train/{WNIDS[1]}/{x.name}" for x in (first, last)

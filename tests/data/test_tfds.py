@@ -48,7 +48,8 @@ SMALL = {"train": 300, "test": 100}
 
 def section(**fields):
     """Section `data`; what is none of its own fields is one of `data.tfds`."""
-    values = {"image_size": 32, **fields}
+    # Nothing is set aside, so that train is what the source has.
+    values = {"image_size": 32, "validation_share": 0.0, "reserve_share": 0.0, **fields}
     shared = {name: values.pop(name) for name in DataConfig.__dataclass_fields__ if name in values}
     return DataConfig(tfds=TfdsConfig(**values), **shared)
 
@@ -219,14 +220,16 @@ def test_what_is_not_prepared_is_missing(load, archives, tmp_path):
 
 def test_a_stand_in_is_never_taken_for_the_official_data(archives, prepared):
     source = mnist(prepare=False, dir=prepared, **archives)
-    assert source.facts["stand_in"] == "checksums.tsv"
+    assert source.provenance["stand_in"] == "checksums.tsv"
     rows = [line.split("\t") for line in Path(archives["checksums"]).read_text().splitlines()]
     digests = {name: digest for _, _, digest, name in rows}
-    assert source.facts["archives"] == {name: digests[name] for name in digests if name != CIFAR}
-    assert cifar(prepare=False, dir=prepared, **archives).facts["archives"] == {
+    assert source.provenance["archives"] == {
+        name: digests[name] for name in digests if name != CIFAR
+    }
+    assert cifar(prepare=False, dir=prepared, **archives).provenance["archives"] == {
         CIFAR: digests[CIFAR]
     }
-    json.dumps(source.facts)
+    json.dumps(source.provenance)
     for load in (mnist, cifar):
         with pytest.raises(Missing, match="official"):
             load(prepare=False, dir=prepared)
@@ -493,7 +496,7 @@ def test_archives_are_downloaded_from_the_addresses_of_the_table(
     source = load(dir=str(tmp_path / "data"), checksums=str(tmp_path / "table.tsv"))
     expected = load(prepare=False, dir=prepared, **archives)
     assert (source.train.pixels == expected.train.pixels).all()
-    assert source.facts["stand_in"] == "table.tsv"
+    assert source.provenance["stand_in"] == "table.tsv"
     assert not any("downloads" in name for name in names(tmp_path / "data"))
 
 
@@ -750,9 +753,9 @@ def test_a_data_set_by_name_with_a_nested_feature(tmp_path):
     assert source.train.pixels.shape == (9, 4, 4, 3)
     assert source.train.pixels[:, 0, 0, 0].tolist() == [20 * i for i in range(9)]
     assert source.test.id.tolist() == [9, 10, 11, 12]
-    assert source.facts["splits"] == ["train", "validation"]
-    assert source.facts["tfds"] == "small_faces/1.0.0"
-    assert source.facts["stand_in"] is None
+    assert source.provenance["splits"] == ["train", "validation"]
+    assert source.provenance["tfds"] == "small_faces/1.0.0"
+    assert source.provenance["stand_in"] is None
 
 
 def test_integers_are_groups_by_their_values(tmp_path):
@@ -770,7 +773,7 @@ def test_gray_arrays_become_three_channels(tmp_path):
     assert source.train.pixels.shape == (5, 4, 4, 3)
     assert (source.train.pixels == 30 * np.arange(5)[:, None, None, None]).all()
     assert source.train.group.tolist() == [0, UNKNOWN, 0, UNKNOWN, 0]
-    assert source.facts["splits"] == ["train", "test"]
+    assert source.provenance["splits"] == ["train", "test"]
     assert len(source.test) == 3
 
 
@@ -877,5 +880,5 @@ def test_a_stand_in_read_by_its_name_says_so(archives, prepared):
     source = named(
         f"selfloop_cifar100/{variant}", prepared, False, label_feature="coarse_label", image_size=32
     )
-    assert source.facts["stand_in"] == "checksums.tsv"
+    assert source.provenance["stand_in"] == "checksums.tsv"
     assert (source.train.pixels == cifar(False, dir=prepared, **archives).train.pixels).all()

@@ -73,7 +73,7 @@ def test_cifar20_knows_no_group_but_those_of_the_image_s_class(cifar):
     for generation in (0, 1):
         made = record(workdir, generation)
         assert made["data"]["nested"]
-        members = made["data"]["members"]
+        members = made["data"]["groups_of_class"]
         assert [len(row) for row in members] == [5] * 20
         counts = np.array(made["tables"]["generated_counts"])
         inside = np.zeros_like(counts, bool)
@@ -87,7 +87,7 @@ def test_cifar20_knows_no_group_but_those_of_the_image_s_class(cifar):
 
 def test_the_bias_of_cifar20_is_in_its_training_images(cifar):
     made = record(cifar[1], 0)
-    joint, members = np.array(made["pool"]["counts"]), made["data"]["members"]
+    joint, members = np.array(made["pool"]["counts"]), made["data"]["groups_of_class"]
     shares = np.array([joint[c, row] / joint[c].sum() for c, row in enumerate(members)])
     assert abs(shares - [0.6, 0.1, 0.1, 0.1, 0.1]).max() < 0.06  # some ten images in a small cell
     assert made["data"]["aligned_group"] == [row[0] for row in members]

@@ -50,9 +50,9 @@ joints = st.lists(
 def test_stand_ins_have_the_joint_histograms_and_no_image_twice(tables):
     found = controls.matched_real_sets(ADDRESS, candidates(), tables, "field")
     for images, table in zip(found, tables, strict=True):
-        np.testing.assert_array_equal(images.joint(CLASSES, GROUPS), table)
+        np.testing.assert_array_equal(images.counts(CLASSES, GROUPS), table)
         assert (images.origin == REAL).all()
-        np.testing.assert_array_equal(images.condition, images.label)
+        np.testing.assert_array_equal(images.requested_label, images.label)
     ids = np.concatenate([images.id for images in found])
     assert len(np.unique(ids)) == len(ids)
 
@@ -97,7 +97,7 @@ def test_the_joint_of_a_drawn_set_deals_unknown_groups_out_in_real_shares():
     unknown = Images(**{**vars(drawn), "group": np.full(8, -1, np.int32)})
     real = np.array([[3, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]])
     np.testing.assert_array_equal(controls.counts_of(unknown, real)[0], [6, 2, 0, 0])
-    np.testing.assert_array_equal(controls.counts_of(drawn, real), drawn.joint(CLASSES, GROUPS))
+    np.testing.assert_array_equal(controls.counts_of(drawn, real), drawn.counts(CLASSES, GROUPS))
 
 
 @SETTINGS
@@ -242,7 +242,7 @@ def test_stand_ins_are_images_that_no_arm_trains_on():
     from selfloop_jax.data import dataset
 
     data = dataset.load(configs.DataConfig(train_size=500), 0)
-    train, held_out = (set(images.source_id.tolist()) for images in (data.train, data.candidates))
+    train, held_out = (set(images.source_id.tolist()) for images in (data.train, data.control_pool))
     assert len(train) == 500
     assert not train & held_out
     assert len(held_out) == 360 + 400  # the reserve and what subsampling left of 900

@@ -1,6 +1,6 @@
 """Predicted pools against built ones, fitted curves against known ones, and the laws of two loops."""
 
-import types
+import dataclasses
 
 import numpy as np
 import pytest
@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from scipy import special
 
 from benchmarks import closed_form
+from selfloop_jax.config import PoolConfig
+from selfloop_jax.data import pool_rules
 from selfloop_jax.data.images import concatenate
+from selfloop_jax.data.pool_rules import Sizes
 from selfloop_jax.errors import UsageError
-from selfloop_jax.loop import pool_rules
 from selfloop_jax.measure import dynamics
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -40,8 +42,14 @@ share = st.floats(0, 1)
 
 
 def section(rule, **values):
-    fields = {"budget": 0, "alpha": 0.5, "match_group": False, "n_real": 0, "n_generated": 0}
-    return types.SimpleNamespace(rule=rule, **(fields | RULES[rule] | values))
+    return PoolConfig(**({"rule": rule} | RULES[rule] | values))
+
+
+COPY = dynamics.Response(np.array([0.0, 1.0]), np.zeros((2, 2)))  # generates what the pool has
+
+
+def shares(section, g, real, generated, sizes):
+    return pool_rules.expected_share(pool_rules.ShareInputs(section, g, real, generated, sizes))
 
 
 def biased(n, first=0):
@@ -64,11 +72,10 @@ def loops(rule, seeds, count=COUNT, generations=GENERATIONS, **values):
     return tuple(np.stack(column)[..., 0] for column in zip(*found, strict=True))
 
 
-def predict(
-    rule, response=dynamics.IDENTITY, real=ALIGNED, count=COUNT, generations=GENERATIONS, **more
-):
-    sizes = dynamics.expected_sizes(section(rule), PER_CLASS, count)
-    return dynamics.predict(rule, real, sizes, response, generations, (0, "prediction"), **more)
+def predict(rule, response=COPY, real=ALIGNED, count=COUNT, generations=GENERATIONS, **more):
+    sizes = dynamics.expected_sizes(PER_CLASS, count)
+    loop = dynamics.Loop(section(rule), real, sizes, response, more.pop("later", None))
+    return dynamics.predict(loop, generations, (0, "prediction"), **more)
 
 
 def within(observed, expected, errors=4.5):
@@ -92,8 +99,8 @@ def test_expected_shares_are_those_of_pools_that_are_built(rule, match_group):
         for i in range(g)
     ]
     drawn = [closed_form.table(images, 3, 3) for images in sets]
-    sizes = dynamics.expected_sizes(rules, np.full((3, 1), 30), 210)
-    expected = dynamics.pool_shares(rule, g, closed_form.table(real, 3, 3), drawn, sizes)
+    sizes = dynamics.expected_sizes(np.full((3, 1), 30), 210)
+    expected = shares(rules, g, closed_form.table(real, 3, 3), drawn, sizes)
     needed = [sets[i] for i in pool_rules.source_generations(rules, g)]
     built = [
         pool_rules.build(rules, (key, "pool"), g, real, held_out, needed) for key in range(300)
@@ -106,15 +113,17 @@ def test_expected_shares_are_those_of_pools_that_are_built(rule, match_group):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_generation_0_has_the_real_shares(rule):
-    np.testing.assert_array_equal(
-        dynamics.pool_shares(rule, 0, ALIGNED, [], dynamics.Sizes(1, 1)), ALIGNED
-    )
+    np.testing.assert_array_equal(shares(section(rule), 0, ALIGNED, [], Sizes(1, 1)), ALIGNED)
 
 
 def test_shares_of_a_pool_by_hand():
-    sizes = dynamics.Sizes(n_real=100, count=50, alpha=0.25, n_real_fresh=30, n_generated=10)
+    sizes = Sizes(real=100, generated=50)
+    values = {"substitute": {"alpha": 0.25}, "fresh": {"n_real": 30, "n_generated": 10}}
     drawn = [0.2, 0.4, 1.0]
-    found = {rule: float(dynamics.pool_shares(rule, 3, 0.6, drawn, sizes)) for rule in RULES}
+    found = {
+        rule: float(shares(section(rule, **values.get(rule, {})), 3, 0.6, drawn, sizes))
+        for rule in RULES
+    }
     accumulated = (60 + 10 + 20 + 50) / 250
     assert found == pytest.approx(
         {
@@ -136,27 +145,19 @@ def test_shares_of_a_pool_by_hand():
     st.integers(1, 99),
 )
 def test_a_pool_lies_between_what_it_is_mixed_from(rule, real, drawn, n):
-    sizes = dynamics.Sizes(n, 100 - n, budget=5, alpha=n / 100, n_real_fresh=n, n_generated=100 - n)
-    found = dynamics.pool_shares(rule, len(drawn), real, drawn, sizes)
+    sizes = Sizes(n, 100 - n)
+    rules = section(rule, budget=5, alpha=n / 100, n_real=n, n_generated=100 - n)
+    found = shares(rules, len(drawn), real, drawn, sizes)
     assert min(real, *drawn) - 1e-12 <= found <= max(real, *drawn) + 1e-12
-    other_group = dynamics.pool_shares(rule, len(drawn), 1 - real, [1 - d for d in drawn], sizes)
+    other_group = shares(rules, len(drawn), 1 - real, [1 - d for d in drawn], sizes)
     assert found + other_group == pytest.approx(1)
 
 
 def test_every_class_has_its_own_sizes():
-    sizes = dynamics.Sizes(n_real=np.array([10, 30]), count=np.array([30, 10]))
-    found = dynamics.pool_shares(
-        "real_plus_latest", 1, np.array([0.0, 0.0]), [np.array([1.0, 1.0])], sizes
-    )
+    sizes = Sizes(real=np.array([10, 30]), generated=np.array([30, 10]))
+    rules = section("real_plus_latest")
+    found = shares(rules, 1, np.array([0.0, 0.0]), [np.array([1.0, 1.0])], sizes)
     np.testing.assert_allclose(found, [0.75, 0.25])
-
-
-def test_unknown_rules_and_missing_generations_are_refused():
-    sizes = dynamics.Sizes(1, 1)
-    with pytest.raises(ValueError, match=r"^rule other: allowed are replace,"):
-        dynamics.pool_shares("other", 0, 0.5, [], sizes)
-    with pytest.raises(ValueError, match="the pool of generation 2 needs 2"):
-        dynamics.pool_shares("replace", 2, 0.5, [0.5], sizes)
 
 
 def draws(random, p, count):
@@ -206,7 +207,7 @@ def test_scatter_between_generators_does_not_shrink_with_the_number_drawn():
     response = dynamics.Response(np.array([0.0, 1.0]), np.zeros((2, 2)), correlation=0.02)
     assert response.effective(1) == 1
     assert response.effective(10**9) == pytest.approx(50, rel=1e-3)
-    assert dynamics.IDENTITY.effective(300) == 300
+    assert COPY.effective(300) == 300
 
 
 def test_a_fine_tuned_response_is_found_again():
@@ -249,7 +250,7 @@ def test_a_response_swaps_with_its_groups(b, shift, slope):
         for a in (shift, -shift)
     )
     assert one(b) + other(1 - b) == pytest.approx(1, abs=1e-9)
-    assert dynamics.IDENTITY(b) == pytest.approx(b, abs=1e-9)
+    assert COPY(b) == pytest.approx(b, abs=1e-9)
 
 
 def test_the_gap_curve_interpolates_between_measured_levels_and_refuses_others():
@@ -313,10 +314,8 @@ def line(rule, coefficients, real, generations, first=None):
     """Drawn shares of a noiseless loop with as many drawn as real images; `first`: of generation 0."""
     of_all = certain(*coefficients)
     response = of_all if first is None else certain(special.logit(first), 0)
-    sizes = dynamics.Sizes(n_real=100, count=100)
-    pools, drawn = dynamics.predict(
-        rule, real, sizes, response, generations, (0, "line"), later=of_all, paths=1
-    )
+    loop = dynamics.Loop(section(rule), real, Sizes(100, 100), response, of_all)
+    pools, drawn = dynamics.predict(loop, generations, (0, "line"), paths=1)
     return pools.mean, drawn.mean
 
 
@@ -359,7 +358,6 @@ def test_the_interval_covers_loops_of_another_response_fitted_from_a_side_study(
     """The whole path: side study, fit, prediction; every trial has its own study and its own loop."""
     random, inside, errors = np.random.default_rng(4), [], []
     truth, pools = np.array([0.2, 1.1]), np.tile([0.3, 0.5, 0.7, 0.9], 5)
-    sizes = dynamics.Sizes(n_real=200, count=200)
     for trial in range(60):
         drawn_there = draws(random, special.expit(truth[0] + truth[1] * special.logit(pools)), 200)
         response = dynamics.fit_response(pools, drawn_there, 200)
@@ -367,9 +365,8 @@ def test_the_interval_covers_loops_of_another_response_fitted_from_a_side_study(
         for _ in range(5):
             drawn.append(draws(random, special.expit(truth[0] + truth[1] * special.logit(b)), 200))
             b = (0.7 + drawn[-1]) / 2
-        _, band = dynamics.predict(
-            "real_plus_latest", 0.7, sizes, response, 5, (trial, "p"), paths=500
-        )
+        loop = dynamics.Loop(section("real_plus_latest"), 0.7, Sizes(200, 200), response)
+        _, band = dynamics.predict(loop, 5, (trial, "p"), paths=500)
         observed = np.array(drawn)[None]
         score = dynamics.score(observed, band, dynamics.naive(observed))
         inside.append(score["coverage"])
@@ -380,7 +377,7 @@ def test_the_interval_covers_loops_of_another_response_fitted_from_a_side_study(
 
 def test_an_observed_first_generation_is_taken_as_given():
     first = np.array([0.9, 0.1])
-    pools, drawn = predict("real_plus_latest", first_drawn=first)
+    pools, drawn = predict("real_plus_latest", first=first)
     np.testing.assert_array_equal(drawn.low[0], first)
     np.testing.assert_array_equal(drawn.high[0], first)
     np.testing.assert_allclose(pools.mean[1], (ALIGNED * N_REAL + first * COUNT) / (N_REAL + COUNT))
@@ -388,7 +385,9 @@ def test_an_observed_first_generation_is_taken_as_given():
 
 def test_a_fine_tuned_generator_has_one_before_it():
     tuned = certain(0.0, 0.5, 0.5)
-    with pytest.raises(ValueError, match=r"^response: generation 0 has no previous generator"):
+    with pytest.raises(
+        ValueError, match=r"^response of a fine-tuned generator: no previous generator"
+    ):
         predict("replace", tuned)
     _, drawn = predict("replace", later=tuned)
     np.testing.assert_allclose(drawn.mean, np.broadcast_to(ALIGNED, drawn.mean.shape))
@@ -396,36 +395,25 @@ def test_a_fine_tuned_generator_has_one_before_it():
 
 def test_memory_is_of_what_was_expected_and_not_of_the_noise_of_drawing():
     """Generation 0 expects the real share .5 and happens to draw .8; a generator that is all memory stays."""
-    sizes, more = dynamics.Sizes(100, 100), {"first_drawn": 0.8, "paths": 1}
-    _, memory = dynamics.predict(
-        "replace", 0.5, sizes, certain(0, 1), 4, (0, "x"), later=certain(0, 0, 1), **more
+    remembering = dynamics.Loop(
+        section("replace"), 0.5, Sizes(100, 100), certain(0, 1), certain(0, 0, 1)
     )
+    _, memory = dynamics.predict(remembering, 4, (0, "x"), first=0.8, paths=1)
     np.testing.assert_allclose(memory.mean, [0.8, 0.5, 0.5, 0.5])
-    _, pool_alone = dynamics.predict(
-        "replace", 0.5, sizes, certain(0, 1), 4, (0, "x"), later=certain(0, 1, 0), **more
-    )
+    reading = dataclasses.replace(remembering, later=certain(0, 1, 0))
+    _, pool_alone = dynamics.predict(reading, 4, (0, "x"), first=0.8, paths=1)
     np.testing.assert_allclose(pool_alone.mean, [0.8] * 4)
 
 
 def test_all_classes_together_scatter_less_than_one():
     """Classes draw apart: the weighted mean of n independent shares has the joint paths' spread."""
     real, weights = np.full(16, 0.5), np.ones(16)
-    sizes = dynamics.Sizes(n_real=50, count=50)
-    one, whole = (
-        dynamics.predict("replace", real, sizes, dynamics.IDENTITY, 2, (0, "w"), weights=w)[1]
-        for w in (None, weights)
-    )
+    loop = dynamics.Loop(section("replace"), real, Sizes(50, 50), COPY)
+    one, whole = (dynamics.predict(loop, 2, (0, "w"), weights=w)[1] for w in (None, weights))
     assert whole.mean.shape == (2,)
     np.testing.assert_allclose(whole.mean, 0.5)
     spread, single = whole.high - whole.low, (one.high - one.low).mean(axis=1)
     np.testing.assert_allclose(spread * 4, single, rtol=0.1)
-
-
-def test_imposed_groups_are_not_predicted():
-    with pytest.raises(
-        ValueError, match=r"^diffusion\.condition_on = label_group: the groups are imposed"
-    ):
-        predict("replace", condition_on="label_group")
 
 
 def test_predictions_hang_on_their_address_alone():
@@ -519,7 +507,7 @@ def test_the_mean_wanders_off_under_replace_and_stays_under_accumulate():
 def test_sizes_of_the_pools_are_those_of_the_rule(rule):
     rules = section(rule)
     _, _, sizes = closed_form.gaussian_loop(rules, (0,), 90, GENERATIONS, 110, 3, n_reserve=200)
-    assert sizes.tolist() == [pool_rules.size(rules, g, 90, 110) for g in range(GENERATIONS)]
+    assert sizes.tolist() == [pool_rules.capacity(rules, g, 90, 110) for g in range(GENERATIONS)]
 
 
 def test_a_vector_is_found_by_origin_and_id():

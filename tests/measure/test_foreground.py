@@ -36,7 +36,7 @@ def probe(count: int = 48, empty: int = 0) -> Images:
         group=np.full(count, -1, np.int32),
         origin=np.full(count, -1, np.int32),
         id=np.arange(100, 100 + count, dtype=np.uint32),
-        masks=masks,
+        mask=masks,
     )
 
 
@@ -56,7 +56,7 @@ def looking(images: Images, where: np.ndarray):
 
 def test_object_ablation_takes_an_object_classifier_to_chance_and_leaves_a_background_one():
     images = probe()
-    on_object, around = images.masks > 0, images.masks == 0
+    on_object, around = images.mask > 0, images.mask == 0
     around[:, 1:-1, 1:-1] = False  # the rim, out of reach of every box
     seeing = foreground.evaluate(looking(images, on_object), images, CLASSES, ADDRESS)["ablations"]
     blind = foreground.evaluate(looking(images, around), images, CLASSES, ADDRESS)["ablations"]
@@ -71,15 +71,15 @@ def test_object_ablation_takes_an_object_classifier_to_chance_and_leaves_a_backg
 
 def test_tiles_show_the_background_of_an_image_to_a_classifier_of_objects():
     images = probe()
-    images.pixels[images.masks == 0] = 50
-    result = foreground.evaluate(looking(images, images.masks > 0), images, CLASSES, ADDRESS)
+    images.pixels[images.mask == 0] = 50
+    result = foreground.evaluate(looking(images, images.mask > 0), images, CLASSES, ADDRESS)
     assert result["ablations"]["tile"]["per_class"] == [1, 0, 0, 0]
 
 
 def test_rfs_has_the_sign_of_what_a_classifier_looks_at():
     images = probe(96)
-    seeing = foreground.evaluate(looking(images, images.masks > 0), images, CLASSES, ADDRESS)
-    blind = foreground.evaluate(looking(images, images.masks == 0), images, CLASSES, ADDRESS)
+    seeing = foreground.evaluate(looking(images, images.mask > 0), images, CLASSES, ADDRESS)
+    blind = foreground.evaluate(looking(images, images.mask == 0), images, CLASSES, ADDRESS)
     for noise in seeing["noise"]:
         assert noise["background"]["accuracy"] == 1
         assert noise["rfs"] == pytest.approx(1)
@@ -93,7 +93,7 @@ def test_rfs_has_the_sign_of_what_a_classifier_looks_at():
 
 def test_a_classifier_of_the_whole_image_is_in_between():
     images = probe(96)
-    both = looking(images, images.masks > 0), looking(images, images.masks == 0)
+    both = looking(images, images.mask > 0), looking(images, images.mask == 0)
     result = foreground.evaluate(lambda x: both[0](x) + both[1](x), images, CLASSES, ADDRESS)
     assert all(abs(noise["rfs"]) < 0.35 for noise in result["noise"])
 
@@ -221,9 +221,9 @@ def test_noise_has_its_deviation_and_stays_on_its_place():
     noisy = foreground.noised(pixels, images.id, (0, "n"), 0.125)
     assert abs((noisy.astype(float) - 128).std() / 255 - 0.125) < 0.002
     assert abs((noisy.astype(float) - 128).mean()) < 0.5
-    on_object = images.masks > 0
-    fore = foreground.placed(pixels, noisy, images.masks, "foreground")
-    back = foreground.placed(pixels, noisy, images.masks, "background")
+    on_object = images.mask > 0
+    fore = foreground.placed(pixels, noisy, images.mask, "foreground")
+    back = foreground.placed(pixels, noisy, images.mask, "background")
     assert (fore[~on_object] == 128).all()
     assert (back[on_object] == 128).all()
     np.testing.assert_array_equal(fore[on_object], noisy[on_object])
@@ -271,7 +271,7 @@ def test_evaluation_leaves_out_empty_masks_and_asks_with_one_shape():
 
 def test_evaluation_repeats_itself_and_averages_over_trials():
     images = probe(24)
-    predict = looking(images, images.masks > 0)
+    predict = looking(images, images.mask > 0)
     several = foreground.evaluate(predict, images, CLASSES, ADDRESS, sigmas=(0.5,), trials=3)
     assert several == foreground.evaluate(
         predict, images, CLASSES, ADDRESS, sigmas=(0.5,), trials=3
@@ -292,4 +292,4 @@ def test_nothing_to_evaluate():
     assert math.isnan(result["ablations"]["tile"]["accuracy"])
     images = probe(4)
     with pytest.raises(ValueError, match="allowed are images with masks"):
-        foreground.evaluate(None, Images(**{**vars(images), "masks": None}), CLASSES, ADDRESS)
+        foreground.evaluate(None, Images(**{**vars(images), "mask": None}), CLASSES, ADDRESS)

@@ -1,4 +1,4 @@
-"""Archives as their makers publish them: a table of their checksums, and the check of a user's own copies."""
+"""Archives as their makers publish them: their checksums, and the check of a user's copies."""
 
 import hashlib
 import os
@@ -23,14 +23,17 @@ class Archive:
 
 @dataclass(frozen=True)
 class Table:
-    """The archives of one data set; `stand_in` names the table that replaced the official one, or is None."""
+    """The archives of one data set.
+
+    `stand_in` names the table that replaced the official one, or is None.
+    """
 
     archives: tuple[Archive, ...]
     stand_in: str | None
 
     @property
     def name(self) -> str:
-        """Where a copy made from these archives lies: no two contents share a name, whatever their URLs."""
+        """Directory name of the copy prepared from these archives: one for each content."""
         if self.stand_in is None:
             return "official"
         contents = repr([(archive.name, archive.sha256) for archive in self.archives])
@@ -60,7 +63,8 @@ def table(checksums: str, names: Sequence[str]) -> Table:
     for name in names:
         if name not in known:
             raise UsageError(
-                f"data.tfds.checksums = {checksums}: no row for {name}; needed are {', '.join(names)}"
+                f"data.tfds.checksums = {checksums}: no row for {name}; needed are "
+                f"{', '.join(names)}"
             )
     return Table(tuple(known[name] for name in names), path.name if checksums else None)
 
@@ -74,7 +78,7 @@ def _row(line: str) -> Archive:
 
 
 def check(folder: str, archives: Sequence[Archive]) -> None:
-    """Raises UsageError unless every archive in the folder `data.archive_dir` is the one in the table.
+    """Raises UsageError unless the archives in `data.archive_dir` are those of the table.
 
     It names the first file that is missing, cannot be read, or is of another length or of another
     sha256.
@@ -100,7 +104,8 @@ def check_folder(folder: str) -> None:
         os.listdir(os.path.expanduser(folder))
     except OSError as error:
         raise UsageError(
-            f"data.archive_dir = {folder}: {error.strerror}; allowed is a folder with archives, or ''"
+            f"data.archive_dir = {folder}: {error.strerror}; allowed is a folder with archives, "
+            "or ''"
         ) from error
 
 

@@ -1,11 +1,13 @@
-"""What a source of real images hands over, before colour or bias: its contract with `dataset`."""
+"""What a source of real images gives to `dataset`, before colours and bias."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from selfloop_jax.config import DataConfig
 from selfloop_jax.data.images import Images
+from selfloop_jax.data.splits import stratified_order
 from selfloop_jax.errors import UsageError
 
 TFDS = "tfds:"  # how data.source names a data set of TFDS
@@ -13,23 +15,51 @@ TFDS = "tfds:"  # how data.source names a data set of TFDS
 
 @dataclass(frozen=True)
 class Source:
-    """Real images with the names of their classes and groups.
+    """Real images in four fixed, disjoint splits, with the names of their classes and groups.
 
-    A source with fixed splits of its own gives all four; one with train and test alone leaves
-    `validation` and `reserve` to be set aside from `train`. Groups are () where the images have
-    none: then all are -1. `probe`, where given, is a further held-out set with masks, for the
-    ablations of `measure/spurious.py`. `facts` goes into the record as it is: JSON alone.
+    A source that has train and test alone takes the others from `four_splits`. Groups are () where
+    the images have none: then all are -1. nested: each group lies within one class. probe, where
+    given, is a further held-out set with masks, for `measure/foreground.py`. provenance goes into
+    the record as it is: JSON alone, and under `stand_in` what replaces the official pixels, or
+    None.
     """
 
     train: Images
+    validation: Images
+    reserve: Images
     test: Images
     classes: tuple[str, ...]
     groups: tuple[str, ...] = ()
     nested: bool = False
-    validation: Images | None = None
-    reserve: Images | None = None
     probe: Images | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def four_splits(
+    section: DataConfig,
+    train: Images,
+    test: Images,
+    validation: Images | None = None,
+    reserve: Images | None = None,
+) -> dict[str, Any]:
+    """The four splits, Images by name; where validation or reserve are missing, they are set aside.
+
+    From `train`, in the shares of section `data`, every class and group in proportion. They depend
+    on the name of the source and on no seed.
+    """
+    # One number per subgroup; unknown groups, -1, have their own.
+    subgroup = train.label * (int(train.group.max(initial=0)) + 2) + train.group
+    rest = stratified_order((0, "split", section.source), subgroup)
+    if validation is None:
+        count = round(section.validation_share * len(train))
+        validation = train.take(np.sort(rest[:count]))
+        rest = rest[count:]
+    if reserve is None:
+        count = round(section.reserve_share * len(train))
+        reserve = train.take(np.sort(rest[:count]))
+        rest = rest[count:]
+    kept = train.take(np.sort(rest))
+    return {"train": kept, "validation": validation, "reserve": reserve, "test": test}
 
 
 @dataclass(frozen=True)
@@ -45,7 +75,7 @@ class Outline:
 class Missing(UsageError):
     """The data are not ready on this machine; `field` of the config says where they are.
 
-    `outline` is what the source could tell of them all the same.
+    `outline` is what the source could say of them all the same.
     """
 
     def __init__(self, field: str, message: str, outline: Outline | None = None):
@@ -55,6 +85,9 @@ class Missing(UsageError):
 
 
 def is_nested(occurs: np.ndarray) -> bool:
-    """Whether each group lies within one of several classes; bool[C,G]: which cells have images."""
+    """Whether each group lies within one of several classes.
+
+    occurs: bool[C,G], whether a subgroup has images.
+    """
     classes, groups = occurs.shape
     return bool(classes > 1 and groups > 0 and (occurs.sum(axis=0) <= 1).all())

@@ -1,6 +1,8 @@
 """Real handwritten digits that installed packages carry: no download."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -8,22 +10,6 @@ from selfloop_jax.config import DataConfig
 from selfloop_jax.data import resize, splits
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
 from selfloop_jax.data.sources.base import Source
-
-
-@dataclass(frozen=True)
-class Digits:
-    """Where digits come from, the sides they are served at and the sizes of their four splits."""
-
-    sides: tuple[int, ...]
-    sizes: dict[str, int]
-
-
-SOURCES = {
-    "digits": Digits((8,), {"train": 900, "validation": 177, "reserve": 360, "test": 360}),
-    "mnist5k": Digits(
-        (8, 16, 32), {"train": 2500, "validation": 500, "reserve": 1000, "test": 1000}
-    ),
-}
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
@@ -42,29 +28,50 @@ def _mnist5k() -> tuple[np.ndarray, np.ndarray]:
     return np.pad(pixels.reshape(-1, 28, 28).astype(np.uint8), ((0, 0), (2, 2), (2, 2))), label
 
 
+@dataclass(frozen=True)
+class Digits:
+    """A set of digits: what reads it, the sides it comes in and the sizes of its four splits."""
+
+    read: Callable[[], tuple[np.ndarray, np.ndarray]]
+    sides: tuple[int, ...]
+    sizes: dict[str, int]
+
+
+DIGITS = {
+    "digits": Digits(_digits, (8,), {"train": 900, "validation": 177, "reserve": 360, "test": 360}),
+    "mnist5k": Digits(
+        _mnist5k,
+        (8, 16, 32),
+        {"train": 2500, "validation": 500, "reserve": 1000, "test": 1000},
+    ),
+}
+
+
 def load(section: DataConfig, prepare: bool = True) -> Source:
-    """Gray images of source `section.source` at `section.image_size` pixels, without groups.
+    """Gray images of `data.source` at `data.image_size` pixels, without groups.
 
     The splits are stratified, disjoint and fixed for good: they depend on the name alone. An id is
-    the image's row in the source. Nothing is ever to `prepare`.
+    the image's row in the source. There is nothing to prepare.
     """
-    del prepare
-    name, side = section.source, section.image_size
-    resize.check_side(section, SOURCES[name].sides)
-    pixels, label = {"digits": _digits, "mnist5k": _mnist5k}[name]()
+    name = section.source
+    side = section.image_size
+    resize.check_side(section, DIGITS[name].sides)
+    pixels, label = DIGITS[name].read()
     images = gray_images(resize.area_resize(pixels, side), label, 0)
-    sizes = SOURCES[name].sizes
     order = splits.stratified_order((0, "split", name), images.label)
-    cuts = np.cumsum(list(sizes.values()))
-    parts = {
-        split: images.take(np.sort(part))
-        for split, part in zip(sizes, np.split(order[: cuts[-1]], cuts[:-1]), strict=True)
-    }
-    return Source(classes=tuple(map(str, range(10))), facts={"stand_in": None}, **parts)
+    parts: dict[str, Any] = {}
+    first = 0
+    for split, size in DIGITS[name].sizes.items():
+        parts[split] = images.take(np.sort(order[first : first + size]))
+        first += size
+    return Source(**parts, classes=tuple(map(str, range(10))), provenance={"stand_in": None})
 
 
 def gray_images(gray: np.ndarray, label: np.ndarray, first_id: int) -> Images:
-    """uint8[N,H,W] and int[N] -> real images of three equal channels, no group, ids from `first_id` on."""
+    """uint8[N,H,W] and int[N] -> real images of three equal channels, without groups.
+
+    Ids count from `first_id` on.
+    """
     return Images(
         pixels=np.repeat(gray[..., None], 3, axis=-1),
         label=label.astype(np.int32),

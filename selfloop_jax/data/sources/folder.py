@@ -1,9 +1,10 @@
-"""The user's own images: a folder with train/ and test/, labelled by a metadata.csv or by folders of classes.
+"""The user's own images: a folder with train/ and test/.
 
-The layout is Hugging Face's imagefolder: `<split>/metadata.csv` with columns
-`file_name,label[,group]`, or `<split>/<class>/<image>`. Classes are those of train, and each needs
-images in train and in test. A group is an integer; a cell (class, group) without a test image is
-counted, not refused: measures leave it out. docs/your_data.md is the same for users.
+Labels come from a metadata.csv or from folders of classes. The layout is Hugging Face's
+imagefolder: `<split>/metadata.csv` with columns `file_name,label[,group]`, or
+`<split>/<class>/<image>`. Classes are those of train, and each needs images in train and in test. A
+group is an integer; a subgroup (class, group) without a test image is counted, not refused:
+measures leave it out. docs/your_data.md is the same for users.
 """
 
 import csv
@@ -21,8 +22,7 @@ from selfloop_jax.config import DataConfig
 from selfloop_jax.data import cache, colorize
 from selfloop_jax.data.decode import decode_all
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
-from selfloop_jax.data.sources import base
-from selfloop_jax.data.sources.base import Missing, Outline, Source
+from selfloop_jax.data.sources.base import Missing, Outline, Source, four_splits, is_nested
 from selfloop_jax.errors import UsageError
 
 REQUIRED = ("train", "test")
@@ -35,12 +35,12 @@ SPLITS = (*REQUIRED, "validation", "reserve")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-NAMED = 100  # bad images that the facts name
+NAMED = 100  # bad images that the record names
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a split: its file under the split's folder, and the place where an error says to look."""
+    """One image of a split: its file under the split's folder, and where an error says to look."""
 
     file: str
     label: str
@@ -49,7 +49,7 @@ class Row:
 
 
 def load(section: DataConfig, prepare: bool) -> Source:
-    """Section `data`: the images of `folder.dir` at `image_size`, decoded once and then read from `cache_dir`.
+    """The images of `data.folder.dir`, decoded once and then read from `data.cache_dir`.
 
     Raises Missing where the folder is not set or not there, or, unless `prepare`, not decoded yet.
     Whatever else is wrong with it is a UsageError of one line naming file and row, found before
@@ -65,16 +65,26 @@ def load(section: DataConfig, prepare: bool) -> Source:
     for name, rows in splits.items():
         _check_labels(root / name, rows, classes)
     groups = _groups(root, splits)
-    train, test = (len(splits[name]) for name in REQUIRED)
-    outline = Outline(len(classes), len(groups) or _groups_given(section), train, test)
-    arrays, facts = _decoded(section, root, splits, outline, prepare)
+    outline = Outline(
+        classes=len(classes),
+        groups=len(groups) or _groups_given(section),
+        train=len(splits["train"]),
+        test=len(splits["test"]),
+    )
+    arrays, decoding = _decoded(section, root, splits, outline, prepare)
     images = _images(splits, classes, arrays)
     for name in REQUIRED:
+        # Again, since images that cannot be used may have been all that a class had.
         _check_labels(root / name, [splits[name][i] for i in arrays[f"{name}_kept"]], classes)
-    nested, empty = _cells(images, len(classes), len(groups))
-    counts = {name: len(part) for name, part in images.items()}
-    facts = {"images": counts, **facts, "stand_in": None, "test_cells_empty": empty}
-    return Source(**images, classes=classes, groups=groups, nested=nested, facts=facts)
+    nested, empty = _subgroups(images, len(classes), len(groups))
+    provenance = {
+        "images": {name: len(part) for name, part in images.items()},
+        **decoding,
+        "stand_in": None,
+        "test_subgroups_empty": empty,
+    }
+    parts = four_splits(section, **images)
+    return Source(**parts, classes=classes, groups=groups, nested=nested, provenance=provenance)
 
 
 def _root(value: str) -> Path:
@@ -126,7 +136,7 @@ def _rows(folder: Path, skip: bool, places: dict[str | tuple[int, int], str]) ->
 
 
 def _inode(path: str) -> tuple[int, int] | None:
-    """What tells a file from every other, or None where there is no file."""
+    """Device and inode, the identity of a file; None where there is no file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -154,9 +164,10 @@ def _rows_from_csv(path: Path) -> Iterator[Row]:
     for column in ("file_name", "label", "group"):
         count = header.count(column)
         if count > 1 or (count == 0 and column != "group"):
+            fault = "two columns" if count else "no column"
             raise UsageError(
-                f"{path}, row 1: {'two columns' if count else 'no column'} {column!r} among {header}; "
-                "needed are file_name, label and, where groups are known, group"
+                f"{path}, row 1: {fault} {column!r} among {header}; needed are file_name, label "
+                "and, where groups are known, group"
             )
     if len(table) == 1:
         raise UsageError(f"{path}: it lists no image; needed is a row for each")
@@ -241,10 +252,8 @@ def _sorted(labels: set[str]) -> tuple[str, ...]:
 
 def _check_labels(folder: Path, rows: Sequence[Row], classes: tuple[str, ...]) -> None:
     """Every label is a class; in train and test every class has an image."""
-    allowed, known = (
-        set(classes),
-        ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else ""),
-    )
+    allowed = set(classes)
+    known = ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
     found = set()
     for row in rows:
         if row.label not in allowed:
@@ -260,7 +269,10 @@ def _check_labels(folder: Path, rows: Sequence[Row], classes: tuple[str, ...]) -
 
 
 def _groups(root: Path, splits: dict[str, list[Row]]) -> tuple[str, ...]:
-    """The groups' names: the lines of groups.txt, else their numbers; () where no image has a group."""
+    """The groups' names: the lines of groups.txt, else their numbers.
+
+    () where no image has a group.
+    """
     rows = [row for part in splits.values() for row in part if row.group != UNKNOWN]
     if not rows:
         return ()
@@ -293,7 +305,10 @@ def _groups(root: Path, splits: dict[str, list[Row]]) -> tuple[str, ...]:
 def _decoded(
     section: DataConfig, root: Path, splits: dict[str, list[Row]], outline: Outline, prepare: bool
 ) -> cache.Entry:
-    """Arrays `<split>_pixels` and `<split>_kept`, and the facts of decoding, from the cache or made."""
+    """Arrays `<split>_pixels` and `<split>_kept`, and what the record says of decoding.
+
+    From the cache, or made.
+    """
     side = section.image_size
     files = [f"{name}/{row.file}" for name, rows in splits.items() for row in rows]
     key = {
@@ -306,20 +321,27 @@ def _decoded(
 
     def make() -> cache.Entry:
         if not prepare:
-            told = f"data.folder.dir = {section.folder.dir!r}: not decoded yet at {side} pixels"
-            raise Missing("data.folder.dir", told, outline)
+            message = f"data.folder.dir = {section.folder.dir!r}: not decoded yet at {side} pixels"
+            raise Missing("data.folder.dir", message, outline)
         return _decode(section, root, splits)
 
-    return cache.cached(section.cache_dir, "folder", key, len(files) * (side * side * 3 + 8), make)
+    nbytes = len(files) * (side * side * 3 + 8)
+    return cache.cached(section.cache_dir, "folder", key, nbytes, make)
 
 
 def _decode(section: DataConfig, root: Path, splits: dict[str, list[Row]]) -> cache.Entry:
     """What the cache holds."""
-    arrays, bad, converted = {}, [], Counter()
+    arrays: dict[str, np.ndarray] = {}
+    bad: list[list[str]] = []
+    converted: Counter[str] = Counter()
     for name, rows in splits.items():
         places = {root / name / row.file: row.place for row in rows}
         decoded = decode_all(
-            *(list(places), section.image_size, None, section.on_bad_image, str(root / name)),
+            list(places),
+            section.image_size,
+            None,
+            section.on_bad_image,
+            str(root / name),
             where=places.__getitem__,
         )
         arrays |= {f"{name}_pixels": decoded.pixels, f"{name}_kept": decoded.kept}
@@ -337,7 +359,8 @@ def _images(
 ) -> dict[str, Images]:
     """The splits as images; an id is the row's number over all splits."""
     number = {name: i for i, name in enumerate(classes)}
-    images, first = {}, 0
+    images = {}
+    first = 0
     for name, rows in splits.items():
         kept = arrays[f"{name}_kept"]
         images[name] = Images(
@@ -351,13 +374,13 @@ def _images(
     return images
 
 
-def _cells(images: dict[str, Images], classes: int, groups: int) -> tuple[bool, int]:
-    """Whether every group lies within one class, and the number of cells without a test image.
+def _subgroups(images: dict[str, Images], classes: int, groups: int) -> tuple[bool, int]:
+    """Whether every group lies within one class, and the subgroups without a test image.
 
-    Of nested groups only the cells count that occur in some split.
+    Of nested groups only the subgroups count that occur in some split.
     """
-    joint = {name: part.joint(classes, groups) for name, part in images.items()}
-    occurs = np.sum(list(joint.values()), axis=0) > 0
-    nested = base.is_nested(occurs)
-    empty = joint["test"] == 0
+    counts = {name: part.counts(classes, groups) for name, part in images.items()}
+    occurs = np.sum(list(counts.values()), axis=0) > 0
+    nested = is_nested(occurs)
+    empty = counts["test"] == 0
     return nested, int((empty & occurs).sum() if nested else empty.sum())

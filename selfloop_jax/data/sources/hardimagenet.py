@@ -1,12 +1,12 @@
-"""Hard ImageNet: 15 classes with strong spurious cues, an object mask per image, training images ranked.
+"""Hard ImageNet: 15 classes with strong spurious cues, object masks, training images ranked.
 
 Moayeri, Singla and Feizi, "Hard ImageNet: Segmentations for Objects with Strong Spurious Cues",
 NeurIPS 2022 Datasets and Benchmarks. Nothing is downloaded: ImageNet needs its own licence.
 
-    <images_dir>/{train,val}/<wnid>/<file>.JPEG    a whole ImageNet, of which the rest is not touched, or the
-                                                   15 classes alone
+    <images_dir>/{train,val}/<wnid>/<file>.JPEG    a whole ImageNet, of which the rest is not
+                                                   touched, or the 15 classes alone
     <masks_dir>/{train,val}/<wnid>_<file>.JPEG     hardImageNet/ of the publication
-    <meta_dir>/hard_imagenet_idx.pkl, idx_to_wnid.pkl, paths_by_rank.pkl    hardImageNet/meta/
+    <meta_dir>/{hard_imagenet_idx,idx_to_wnid,paths_by_rank}.pkl    hardImageNet/meta/
 
 An image belongs to the data set where it has a mask, or without masks where it has a rank; it is
 called by its mask's name. Groups are bands of a class's images. By rank (of the strength of the
@@ -31,7 +31,7 @@ import numpy as np
 from selfloop_jax.config import DataConfig
 from selfloop_jax.data import cache, decode
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
-from selfloop_jax.data.sources.base import Missing, Outline, Source
+from selfloop_jax.data.sources.base import Missing, Outline, Source, four_splits
 from selfloop_jax.data.sources.pickles import load_plain
 from selfloop_jax.errors import UsageError
 
@@ -84,8 +84,22 @@ class Split:
     converted: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Grouped:
+    """The images with their groups: what is trained and tested on, and what has masks.
+
+    provenance: what the record says of the groups.
+    """
+
+    train: Images
+    test: Images
+    probe: Images | None
+    groups: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
 def load(section: DataConfig, prepare: bool) -> Source:
-    """The source that section `data` describes; an id is an image's place in the sorted names, train first.
+    """The source of section `data`; an id is an image's place in the sorted names, train first.
 
     Raises Missing where a folder is not set or not there, or, unless `prepare`, images are not
     decoded yet; UsageError on what does not fit: a class without images, a bad image under
@@ -93,32 +107,45 @@ def load(section: DataConfig, prepare: bool) -> Source:
     validation mask, a damaged pickle.
     """
     _check(section)
-    wnids, order = _classes(section.hardimagenet.meta_dir)
-    ranking = (
-        _ranking(_folder(section, "meta_dir"), wnids)
-        if section.hardimagenet.group == "rank"
-        else {}
-    )
-    if section.hardimagenet.masks_dir:
+    fields = section.hardimagenet
+    by_rank = fields.group == "rank"
+    wnids, class_order = _classes(fields.meta_dir)
+    ranking = _ranking(_folder(section, "meta_dir"), wnids) if by_rank else {}
+    if fields.masks_dir:
         names = {split: _masked(section, split, wnids) for split in ("train", "val")}
     else:
-        names = {"train": sorted(name for ranked in ranking.values() for name in ranked)}
+        names = {"train": sorted(itertools.chain(*ranking.values()))}
     outline = _outline(section, names, ranking)
-    splits, first = {}, 0
+
+    splits: dict[str, Split] = {}
+    first = 0
     for split, listed in names.items():
         splits[split] = _split(section, split, listed, first, wnids, None if prepare else outline)
         first += len(listed)
-    if section.hardimagenet.group == "rank":
-        source = _by_rank(section, splits["train"], splits.get("val"), wnids, ranking)
+    if by_rank:
+        grouped = _by_rank(section, splits["train"], splits.get("val"), wnids, ranking)
     else:
-        source = _by_area(section, splits["train"], splits["val"], wnids)
-    return replace(
-        source, facts={**source.facts, "class_order": order, **_facts(section, source, splits)}
+        grouped = _by_area(section, splits["train"], splits["val"], wnids)
+    return Source(
+        **four_splits(section, grouped.train, grouped.test),
+        classes=tuple(NAMES[wnid] for wnid in wnids),
+        groups=grouped.groups,
+        probe=grouped.probe,
+        provenance={
+            **grouped.provenance,
+            "class_order": class_order,
+            **_provenance(section, grouped, splits),
+        },
     )
 
 
 def _folder(section: DataConfig, field: str) -> Path:
     return Path(os.path.expanduser(getattr(section.hardimagenet, field)))
+
+
+def _named(section: DataConfig, field: str) -> str:
+    """A field with its value, as errors begin with it."""
+    return f"data.hardimagenet.{field} = {getattr(section.hardimagenet, field)}"
 
 
 @contextlib.contextmanager
@@ -128,44 +155,43 @@ def _reading(section: DataConfig, field: str) -> Iterator[None]:
         yield
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
-        raise UsageError(
-            f"data.hardimagenet.{field} = {getattr(section.hardimagenet, field)}: {where}{error.strerror}"
-        ) from error
+        raise UsageError(f"{_named(section, field)}: {where}{error.strerror}") from error
 
 
 def _outline(
     section: DataConfig, names: dict[str, list[str]], ranking: dict[str, list[str]]
 ) -> Outline:
     """What is known of the images before they are decoded, as if none were bad."""
-    train, test = len(names["train"]), len(names.get("val", ()))
-    if section.hardimagenet.group == "rank":
-        test = len(CLASSES) * section.hardimagenet.bands * section.hardimagenet.holdout
+    fields = section.hardimagenet
+    train = len(names["train"])
+    test = len(names.get("val", ()))
+    if fields.group == "rank":
+        test = len(CLASSES) * fields.bands * fields.holdout
         train = len(set(names["train"]) & set(itertools.chain(*ranking.values()))) - test
-    return Outline(len(CLASSES), section.hardimagenet.bands, train, test)
+    return Outline(len(CLASSES), fields.bands, train, test)
 
 
 def _check(section: DataConfig) -> None:
-    """Raises Missing or UsageError on what the section and the folders' names alone show to be wrong."""
-    if not section.hardimagenet.images_dir:
+    """Raises Missing or UsageError where the section and the names of folders already show why."""
+    fields = section.hardimagenet
+    if not fields.images_dir:
         wanted = "the folder with {train,val}/<wnid>/ of ImageNet or of Hard ImageNet's 15 classes"
-        raise Missing(
-            "data.hardimagenet.images_dir", f"data.hardimagenet.images_dir = '': set it to {wanted}"
-        )
-    for field in ("images_dir", "masks_dir", "meta_dir"):
-        value = getattr(section.hardimagenet, field)
+        field = "data.hardimagenet.images_dir"
+        raise Missing(field, f"{field} = '': set it to {wanted}")
+    for name in ("images_dir", "masks_dir", "meta_dir"):
+        value = getattr(fields, name)
         if value and not os.path.isdir(os.path.expanduser(value)):
             raise Missing(
-                f"data.hardimagenet.{field}",
-                f"data.hardimagenet.{field} = {value}: no such folder, set it to one",
+                f"data.hardimagenet.{name}",
+                f"{_named(section, name)}: no such folder, set it to one",
             )
     if section.image_size not in SIDES:
         allowed = f"multiples of 8 from {SIDES[0]} to {SIDES[-1]} for data.source = hardimagenet"
         raise UsageError(f"data.image_size = {section.image_size}: allowed are {allowed}")
-    if section.hardimagenet.group == "rank" and not section.hardimagenet.meta_dir:
-        raise UsageError(
-            "data.hardimagenet.group = rank: allowed is mask_area without a ranking (data.hardimagenet.meta_dir = '')"
-        )
-    if section.hardimagenet.group == "mask_area" and not section.hardimagenet.masks_dir:
+    if fields.group == "rank" and not fields.meta_dir:
+        without = "without a ranking (data.hardimagenet.meta_dir = '')"
+        raise UsageError(f"data.hardimagenet.group = rank: allowed is mask_area {without}")
+    if fields.group == "mask_area" and not fields.masks_dir:
         without = "an image directory without masks (data.hardimagenet.masks_dir = '')"
         raise UsageError(f"data.hardimagenet.group = mask_area: allowed is rank for {without}")
 
@@ -176,9 +202,9 @@ def _classes(meta_dir: str) -> tuple[list[str], str]:
     if not meta_dir or not os.path.exists(path):
         return list(NAMES), "built-in"
     table = path.with_name("idx_to_wnid.pkl")
-    to_wnid = (
-        load_plain(table) if os.path.exists(table) else {index: wnid for index, wnid, _ in CLASSES}
-    )
+    to_wnid = {index: wnid for index, wnid, _ in CLASSES}
+    if os.path.exists(table):
+        to_wnid = load_plain(table)
     try:
         wnids = [to_wnid[index] for index in load_plain(path)]
         fits = all(isinstance(wnid, str) for wnid in wnids) and sorted(wnids) == sorted(NAMES)
@@ -207,10 +233,11 @@ def _ranking(meta_dir: Path, wnids: list[str]) -> dict[str, list[str]]:
         )
     paths = [entry.split("/")[-2:] for entry in entries]
     names = dict.fromkeys("_".join(path) for path in paths if len(path) == 2)  # each once, in order
-    ranking = {wnid: [name for name in names if _wnid(name) == wnid] for wnid in wnids}
-    _check_classes(
-        [name for ranked in ranking.values() for name in ranked], wnids, f"{path}: no ranks"
-    )
+    ranking: dict[str, list[str]] = {wnid: [] for wnid in wnids}
+    for name in names:
+        if _wnid(name) in ranking:
+            ranking[_wnid(name)].append(name)
+    _check_classes(itertools.chain(*ranking.values()), wnids, f"{path}: no ranks")
     return ranking
 
 
@@ -222,11 +249,7 @@ def _masked(section: DataConfig, split: str, wnids: list[str]) -> list[str]:
     names = [
         name for name in found if fnmatch.fnmatchcase(name, "n*_*.JPEG") and _wnid(name) in NAMES
     ]
-    _check_classes(
-        names,
-        wnids,
-        f"data.hardimagenet.masks_dir = {section.hardimagenet.masks_dir}: no masks in {split}/",
-    )
+    _check_classes(names, wnids, f"{_named(section, 'masks_dir')}: no masks in {split}/")
     return names
 
 
@@ -252,7 +275,7 @@ def _check_folders(section: DataConfig, split: str, wnids: list[str]) -> None:
     for wnid in wnids:
         if not os.path.isdir(folder / wnid):
             raise UsageError(
-                f"data.hardimagenet.images_dir = {section.hardimagenet.images_dir}: no folder {split}/{wnid} ({NAMES[wnid]}); "
+                f"{_named(section, 'images_dir')}: no folder {split}/{wnid} ({NAMES[wnid]}); "
                 "all 15 classes must be there"
             )
 
@@ -265,12 +288,13 @@ def _split(
     wnids: list[str],
     outline: Outline | None,
 ) -> Split:
-    """One split from the cache, into which it is decoded first unless it is there; ids count from `first`.
+    """One split from the cache, into which it is decoded first unless it is there.
 
-    With an `outline` nothing is decoded: Missing brings it instead.
+    Ids count from `first`. With an `outline` nothing is decoded: Missing brings it instead.
     """
     _check_folders(section, split, wnids)
-    root, side = _folder(section, "images_dir"), section.image_size
+    root = _folder(section, "images_dir")
+    side = section.image_size
     paths = ["/".join((split, *name.split("_", 1))) for name in names]
     masks = _folder(section, "masks_dir") / split if section.hardimagenet.masks_dir else None
     key = {
@@ -282,12 +306,12 @@ def _split(
 
     def make() -> cache.Entry:
         if outline is not None:
-            told = f"data.hardimagenet.images_dir = {root}: not decoded yet at {side} pixels"
-            raise Missing("data.hardimagenet.images_dir", told, outline)
+            field = "data.hardimagenet.images_dir"
+            raise Missing(field, f"{field} = {root}: not decoded yet at {side} pixels", outline)
         return _decode(section, split, paths, [masks / name for name in names] if masks else None)
 
     nbytes = len(names) * (side * side * 4 + 16)
-    arrays, facts = cache.cached(section.cache_dir, f"hardimagenet-{split}", key, nbytes, make)
+    arrays, decoding = cache.cached(section.cache_dir, f"hardimagenet-{split}", key, nbytes, make)
     kept = arrays["kept"]
     label = np.array([wnids.index(_wnid(name)) for name in names], np.int32)
     images = Images(
@@ -296,39 +320,46 @@ def _split(
         group=np.full(len(kept), UNKNOWN, np.int32),
         origin=np.full(len(kept), REAL, np.int32),
         id=(first + kept).astype(np.uint32),
-        masks=arrays.get("masks"),
+        mask=arrays.get("masks"),
     )
     kept_names = [names[i] for i in kept]
-    _check_classes(
-        kept_names,
-        wnids,
-        f"data.hardimagenet.images_dir = {section.hardimagenet.images_dir}: no usable {split} images",
+    where = _named(section, "images_dir")
+    _check_classes(kept_names, wnids, f"{where}: no usable {split} images")
+    if images.mask is not None:
+        pairs = zip(kept_names, images.mask, strict=True)
+        with_object = (name for name, mask in pairs if mask.any())
+        where = _named(section, "masks_dir")
+        _check_classes(with_object, wnids, f"{where}: no object in any {split} mask")
+    return Split(
+        listed=names,
+        images=images,
+        kept=kept_names,
+        area=arrays.get("area"),
+        bad=decoding["bad"],
+        converted=decoding["converted"],
     )
-    if images.masks is not None:
-        drawn = (name for name, mask in zip(kept_names, images.masks, strict=True) if mask.any())
-        _check_classes(
-            drawn,
-            wnids,
-            f"data.hardimagenet.masks_dir = {section.hardimagenet.masks_dir}: no object in any {split} mask",
-        )
-    return Split(names, images, kept_names, arrays.get("area"), facts["bad"], facts["converted"])
 
 
 def _decode(
     section: DataConfig, split: str, paths: list[str], masks: list[Path] | None
 ) -> cache.Entry:
-    """What the cache holds of a split: the areas of all masks, the masks of validation images alone."""
+    """What the cache holds of a split.
+
+    The areas of all masks, and the masks of validation images alone.
+    """
     root = _folder(section, "images_dir")
 
     def relative(path: Path) -> str:
         return path.relative_to(root).as_posix()
 
-    files, what = (
-        [root / path for path in paths],
-        f"data.hardimagenet.images_dir = {section.hardimagenet.images_dir}",
-    )
     decoded = decode.decode_all(
-        files, section.image_size, masks, section.on_bad_image, what, "imagenet", relative
+        [root / path for path in paths],
+        section.image_size,
+        masks,
+        section.on_bad_image,
+        _named(section, "images_dir"),
+        "imagenet",
+        relative,
     )
     arrays = {"pixels": decoded.pixels, "kept": decoded.kept}
     if decoded.masks is not None:
@@ -345,29 +376,30 @@ def _by_rank(
     val: Split | None,
     wnids: list[str],
     ranking: dict[str, list[str]],
-) -> Source:
-    """Groups by rank, counted among all images listed: a skipped one moves no other to another band."""
-    listed, band = set(train.listed), {}
+) -> Grouped:
+    """Groups by rank, counted among all images listed.
+
+    So an image that is skipped moves no other to another band.
+    """
+    bands = section.hardimagenet.bands
+    listed = set(train.listed)
+    band: dict[str, int] = {}
     for ranked in ranking.values():
         own = [name for name in ranked if name in listed]
-        band.update(
-            {name: place * section.hardimagenet.bands // len(own) for place, name in enumerate(own)}
-        )
+        band.update({name: place * bands // len(own) for place, name in enumerate(own)})
     group = np.array([band.get(name, UNKNOWN) for name in train.kept], np.int32)
-    images, groups = (
-        replace(train.images, group=group),
-        _band_names(section.hardimagenet.bands, "first", "last"),
-    )
+    images = replace(train.images, group=group)
+    groups = _band_names(bands, "first", "last")
     held = _holdout(images, train.kept, section.hardimagenet.holdout, wnids, groups)
-    return Source(
+    return Grouped(
         train=images.take(np.flatnonzero((group != UNKNOWN) & ~held)),
         test=images.take(np.flatnonzero(held)),
-        classes=tuple(NAMES[wnid] for wnid in wnids),
+        probe=None if val is None else val.images,
         groups=groups,
-        probe=val and val.images,
-        facts={
-            "group_definition": f"{section.hardimagenet.bands} equal bands of each class's training images in the order "
-            "of paths_by_rank.pkl, which does not say at which end the spurious cue is strong",
+        provenance={
+            "group_definition": f"{bands} equal bands of each class's training images in the "
+            "order of paths_by_rank.pkl, which does not say at which end the spurious cue is "
+            "strong",
             "without_rank": len(listed) - len(band),
             "ranked_without_mask": sum(map(len, ranking.values())) - len(band),
         },
@@ -377,48 +409,56 @@ def _by_rank(
 def _holdout(
     images: Images, names: list[str], count: int, wnids: list[str], groups: tuple[str, ...]
 ) -> np.ndarray:
-    """bool[N]: `count` images of every class and group, chosen by their names for good: no seed enters.
+    """bool[N]: `count` images of every class and group, chosen by their names for good.
 
-    Nor does the place in the listing, which hangs on the other images: with masks fewer are listed.
+    No seed enters, nor the place in the listing, which depends on the other images: with masks
+    fewer are listed.
     """
     lots = np.array([hashlib.sha256(os.fsencode(f"hold-out/{name}")).hexdigest() for name in names])
     held = np.zeros(len(images), bool)
     for (label, wnid), (group, name) in itertools.product(enumerate(wnids), enumerate(groups)):
-        members = np.flatnonzero((images.label == label) & (images.group == group))
-        if len(members) <= count:
+        rows = np.flatnonzero((images.label == label) & (images.group == group))
+        if len(rows) <= count:
             raise UsageError(
-                f"data.hardimagenet.holdout = {count}: {NAMES[wnid]}, {name} has {len(members)} images; "
-                "allowed are fewer than every class and band has"
+                f"data.hardimagenet.holdout = {count}: {NAMES[wnid]}, {name} has {len(rows)} "
+                "images; allowed are fewer than every class and band has"
             )
-        held[members[np.argsort(lots[members])[:count]]] = True
+        held[rows[np.argsort(lots[rows])[:count]]] = True
     return held
 
 
-def _by_area(section: DataConfig, train: Split, val: Split, wnids: list[str]) -> Source:
-    """Groups by the object's share of the image, cut at quantiles of each class's training images."""
-    label, levels = (
-        train.images.label,
-        np.arange(1, section.hardimagenet.bands) / section.hardimagenet.bands,
-    )
-    cuts = [np.quantile(train.area[label == c], levels) for c in range(len(wnids))]
+def _by_area(section: DataConfig, train: Split, val: Split, wnids: list[str]) -> Grouped:
+    """Groups by the object's share of the image, cut at quantiles.
+
+    Those of each class's training images.
+    """
+    bands = section.hardimagenet.bands
+    levels = np.arange(1, bands) / bands
+    areas = [_areas(train)[train.images.label == c] for c in range(len(wnids))]
+    cuts = [np.quantile(area, levels) for area in areas]
 
     def grouped(split: Split) -> Images:
-        pairs = zip(split.images.label, split.area, strict=True)
+        pairs = zip(split.images.label, _areas(split), strict=True)
         group = [np.searchsorted(cuts[c], area, side="right") for c, area in pairs]
         return replace(split.images, group=np.array(group, np.int32))
 
     held_out = grouped(val)
-    return Source(
+    return Grouped(
         train=grouped(train),
         test=held_out,
-        classes=tuple(NAMES[wnid] for wnid in wnids),
-        groups=_band_names(section.hardimagenet.bands, "small", "large"),
         probe=held_out,
-        facts={
-            "group_definition": f"{section.hardimagenet.bands} bands by the object's share of the image as decoded, cut "
-            "at the quantiles of each class's training images"
+        groups=_band_names(bands, "small", "large"),
+        provenance={
+            "group_definition": f"{bands} bands by the object's share of the image as decoded, "
+            "cut at the quantiles of each class's training images"
         },
     )
+
+
+def _areas(split: Split) -> np.ndarray:
+    """The objects' shares of the images; `_check` has seen that there are masks."""
+    assert split.area is not None
+    return split.area
 
 
 def _band_names(bands: int, first: str, last: str) -> tuple[str, ...]:
@@ -427,20 +467,25 @@ def _band_names(bands: int, first: str, last: str) -> tuple[str, ...]:
     return (first, *(["middle"] if len(inner) == 1 else inner), last)
 
 
-def _facts(section: DataConfig, source: Source, splits: dict[str, Split]) -> dict[str, Any]:
+def _provenance(section: DataConfig, grouped: Grouped, splits: dict[str, Split]) -> dict[str, Any]:
     """What a record says of the images, whatever the groups."""
-    bad = [entry for split in splits.values() for entry in split.bad]
-    sets = {"train": source.train, "test": source.test, "probe": source.probe}
+    bad = []
+    converted: Counter[str] = Counter()
+    for split in splits.values():
+        bad += split.bad
+        converted.update(split.converted)
+    images: dict[str, Any] = {"train": len(grouped.train), "test": len(grouped.test)}
+    if grouped.probe is not None:
+        images["probe"] = len(grouped.probe)
+    images["listed"] = {name: len(split.listed) for name, split in splits.items()}
     marker = _folder(section, "images_dir") / STAND_IN
+    stand_in = None
+    if marker.exists():
+        stand_in = marker.read_text(errors="replace").partition("\n")[0]
     return {
-        "images": {
-            **{name: len(images) for name, images in sets.items() if images is not None},
-            "listed": {name: len(split.listed) for name, split in splits.items()},
-        },
+        "images": images,
         "bad_images": bad[:BAD_LISTED],
         "bad_image_count": len(bad),
-        "converted": dict(sum((Counter(split.converted) for split in splits.values()), Counter())),
-        "stand_in": marker.read_text(errors="replace").partition("\n")[0]
-        if marker.exists()
-        else None,
+        "converted": dict(converted),
+        "stand_in": stand_in,
     }

@@ -1,4 +1,4 @@
-"""Reading pickles from strangers: plain containers alone, nothing that a file could make run."""
+"""Safe unpickling of untrusted files: plain containers alone, nothing that could run code."""
 
 import io
 import pickle
@@ -25,7 +25,10 @@ SETS = {"set": set, "frozenset": frozenset}
 
 
 class _Plain(pickle.Unpickler):
-    """An unpickler that knows sets alone: whatever else is no plain container, a pickle has to import."""
+    """An unpickler that imports sets alone.
+
+    Whatever else is no plain container, a pickle would have to import.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         """Refuses to import anything."""
@@ -49,7 +52,7 @@ def _check_size(data: bytes) -> None:
         if tuples > MAX_TUPLES:
             raise UsageError(f"it has more than {MAX_TUPLES} tuples")
         # The unpickler makes room for all objects up to that number.
-        if opcode.name.endswith("PUT") and argument > len(data):
+        if opcode.name.endswith("PUT") and (argument or 0) > len(data):
             raise UsageError(f"it has no object of number {argument}")
 
 

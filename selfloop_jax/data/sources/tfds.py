@@ -1,4 +1,4 @@
-"""Sources that TFDS keeps: MNIST, CIFAR-100 with its two levels of labels, and any data set by name."""
+"""Sources that TFDS prepares: MNIST, CIFAR-100 at either level of its labels, any by name."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ from selfloop_jax.data import decode
 from selfloop_jax.data.images import REAL, UNKNOWN, Images
 from selfloop_jax.data.resize import area_resize, check_side
 from selfloop_jax.data.sources import archives, tfds_prepare
-from selfloop_jax.data.sources.base import TFDS, Missing, Source, is_nested
+from selfloop_jax.data.sources.base import TFDS, Missing, Source, four_splits, is_nested
 from selfloop_jax.errors import RunError, UsageError
 
 SIDES = (8, 16, 32)
@@ -27,29 +27,31 @@ Columns = dict[str, np.ndarray]
 
 
 def mnist(section: DataConfig, prepare: bool) -> Source:
-    """MNIST's 60,000 and 10,000 digits in the order of its files, gray as three equal channels, no groups.
+    """MNIST's 60,000 and 10,000 digits in the order of its files.
 
-    Raises UsageError, `Missing` and RunError as `tfds_prepare.official` does.
+    Gray as three equal channels, without groups. Raises UsageError, `Missing` and RunError as
+    `tfds_prepare.official` does.
     """
     check_side(section, SIDES)
     from selfloop_jax.data.sources.tfds_builders import SelfloopMnist
 
     builder = tfds_prepare.official(SelfloopMnist, section, prepare)
     train, test = _official(builder, section.image_size, ("label",), (60_000, 10_000))
-    return Source(
+    splits = four_splits(
+        section,
         train=_images(train["image"], train["label"]),
         test=_images(test["image"], test["label"], first=len(train["image"])),
-        classes=tuple(str(digit) for digit in range(10)),
-        facts=_facts(builder),
     )
+    classes = tuple(str(digit) for digit in range(10))
+    return Source(**splits, classes=classes, provenance=_provenance(builder))
 
 
 def cifar(section: DataConfig, coarse: bool, prepare: bool) -> Source:
     """CIFAR-100's 50,000 and 10,000 images in the order of its files; errors as for `mnist`.
 
-    With `coarse` the 20 superclasses are the labels and the 100 classes are groups nested in them;
-    else the classes are the labels, and there are no groups: no class lies in two superclasses to
-    be compared.
+    With `coarse` the 20 superclasses are the labels and the 100 classes are groups nested in them.
+    Else the classes are the labels, and there are no groups: no class lies in two superclasses, so
+    that nothing could be compared.
     """
     check_side(section, SIDES)
     from selfloop_jax.data.sources.tfds_builders import SelfloopCifar100
@@ -58,62 +60,72 @@ def cifar(section: DataConfig, coarse: bool, prepare: bool) -> Source:
     label, group = ("coarse_label", "label") if coarse else ("label", "")
     paths = tuple(filter(None, (label, group)))
     train, test = _official(builder, section.image_size, paths, (50_000, 10_000))
-    return Source(
+    splits = four_splits(
+        section,
         train=_images(train["image"], train[label], train.get(group)),
         test=_images(test["image"], test[label], test.get(group), first=len(train["image"])),
+    )
+    return Source(
+        **splits,
         classes=tuple(builder.info.features[label].names),
         groups=tuple(builder.info.features[group].names) if group else (),
         nested=coarse,
-        facts=_facts(builder),
+        provenance=_provenance(builder),
     )
 
 
 def named(section: DataConfig, prepare: bool) -> Source:
-    """The TFDS data set of `data.source` = tfds:<name>, its records in the order they are stored in.
+    """The TFDS data set of `data.source` = tfds:<name>, its records in their stored order.
 
     Label and group are the ClassLabel, integer or boolean features at the dotted paths
     `label_feature` and `group_feature`, '' for no groups; of the feature `image` the central square
-    is resized. `validation` stands in where there is no split `test`. Raises UsageError where the
-    data set has no such features or splits, or takes TensorFlow; `Missing` where it is not prepared
-    and `prepare` is false; RunError where it is damaged or an image of it cannot be used.
+    is resized. The split `validation` is the test where there is no split `test`. Raises UsageError
+    where the data set has no such features or splits, or takes TensorFlow; `Missing` where it is
+    not prepared and `prepare` is false; RunError where it is damaged or an image of it cannot be
+    used.
     """
     builder = _find(section, prepare)
-    splits = _two_splits(section, builder.info.splits)
-    paths = [path for path in (section.tfds.label_feature, section.tfds.group_feature) if path]
+    names = _two_splits(section, builder.info.splits)
+    label_path = section.tfds.label_feature
+    group_path = section.tfds.group_feature
+    paths = [path for path in (label_path, group_path) if path]
     categories = _categories(section, builder.info.features)
     decoders = _image_decoders(section, builder.info.features)
     parts = [
-        _columns(builder, split, paths, section.image_size, _squares, decoders) for split in splits
+        _columns(builder, name, paths, section.image_size, _squares, decoders) for name in names
     ]
-    classes, labels = _coded(
-        categories[section.tfds.label_feature], [p[section.tfds.label_feature] for p in parts]
-    )
+    classes, labels = _coded(categories[label_path], [part[label_path] for part in parts])
     if min(label.min(initial=0) for label in labels) < 0:
         raise UsageError(
-            f"data.tfds.label_feature = {section.tfds.label_feature}: images of {' or '.join(splits)} have no label"
+            f"data.tfds.label_feature = {label_path}: images of {' or '.join(names)} have no label"
         )
-    groups, members = (), [np.full(len(label), UNKNOWN) for label in labels]
-    if section.tfds.group_feature:
-        groups, members = _coded(
-            categories[section.tfds.group_feature], [p[section.tfds.group_feature] for p in parts]
-        )
-    train = _images(parts[0]["image"], labels[0], members[0])
-    test = _images(parts[1]["image"], labels[1], members[1], first=len(labels[0]))
-    counts = sum(images.joint(len(classes), len(groups)) for images in (train, test))
+    groups: tuple[str, ...] = ()
+    group = [np.full(len(label), UNKNOWN) for label in labels]
+    if group_path:
+        groups, group = _coded(categories[group_path], [part[group_path] for part in parts])
+    train = _images(parts[0]["image"], labels[0], group[0])
+    test = _images(parts[1]["image"], labels[1], group[1], first=len(labels[0]))
+    counts = train.counts(len(classes), len(groups)) + test.counts(len(classes), len(groups))
     return Source(
-        train=train,
-        test=test,
+        **four_splits(section, train, test),
         classes=classes,
         groups=groups,
         nested=is_nested(counts > 0),
-        facts={"tfds": builder.info.full_name, "splits": list(splits), **_facts(builder)},
+        provenance={
+            "tfds": builder.info.full_name,
+            "splits": list(names),
+            **_provenance(builder),
+        },
     )
 
 
 def _official(
     builder: Any, side: int, paths: Sequence[str], sizes: tuple[int, int]
 ) -> list[Columns]:
-    """Train and test of MNIST or CIFAR-100; what comes from the official archives has the official sizes."""
+    """Train and test of MNIST or CIFAR-100.
+
+    RunError where what comes from the official archives has not the official sizes.
+    """
     found = tuple(builder.info.splits[split].num_examples for split in ("train", "test"))
     if builder.info.metadata["stand_in"] is None and found != sizes:
         raise RunError(
@@ -122,7 +134,7 @@ def _official(
     return [_columns(builder, split, paths, side, _shrunk) for split in ("train", "test")]
 
 
-def _facts(builder: Any) -> dict[str, Any]:
+def _provenance(builder: Any) -> dict[str, Any]:
     """What the prepared copy says of the archives that it was made from."""
     metadata = builder.info.metadata or {}
     return {"stand_in": metadata.get("stand_in"), "archives": dict(metadata.get("archives", {}))}
@@ -158,16 +170,16 @@ def _columns(
     columns = {path: np.empty(count, np.int64) for path in paths}
     columns["image"] = np.empty((count, side, side, 3), np.uint8)
     for first, chunk in tfds_prepare.examples(builder, split, decoders):
-        place = slice(first, first + len(chunk))
+        rows = slice(first, first + len(chunk))
         try:
-            columns["image"][place] = resize([example["image"] for example in chunk], side)
+            columns["image"][rows] = resize([example["image"] for example in chunk], side)
         except _BadRecord as error:
             record = f"{split}, record {first + error.place}"
             raise RunError(
                 f"{builder.info.full_name}, {record}: {error}; in {builder.data_path}"
             ) from error
         for path in paths:
-            columns[path][place] = [_at(example, path) for example in chunk]
+            columns[path][rows] = [_at(example, path) for example in chunk]
     return columns
 
 
@@ -178,7 +190,10 @@ def _at(tree: Any, path: str) -> Any:
 
 
 def _shrunk(images: list[np.ndarray], side: int) -> np.ndarray:
-    """uint8[n,side,side,C]: means over equal squares of images up to 32x32, padded to that with zeros."""
+    """uint8[n,side,side,C]: means over equal squares.
+
+    Of images up to 32x32, padded to that with zeros.
+    """
     block = np.stack(images)
     n, height, _, channels = block.shape
     margin = (32 - height) // 2
@@ -209,11 +224,12 @@ def _squares(images: list[bytes | np.ndarray], side: int) -> np.ndarray:
 
 
 def _find(section: DataConfig, prepare: bool) -> Any:
-    """A builder whose data set is prepared, from its files alone or by the code that TFDS has for it."""
+    """A builder whose data set is prepared, from its files alone or by TFDS's own code."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.read_only_builder import builder_from_files
 
-    name, data_dir = section.source.removeprefix(TFDS), section.tfds.dir or None
+    name = section.source.removeprefix(TFDS)
+    data_dir = section.tfds.dir or None
     if not re.fullmatch(NAME, name):
         raise UsageError(
             f"data.source = {section.source}: allowed are {TFDS}<name>[/<config>][:<version>]"
@@ -243,8 +259,8 @@ def _find(section: DataConfig, prepare: bool) -> Any:
     except tfds.core.DatasetNotFoundError as error:
         raise Missing(
             "data.tfds.dir",
-            f"data.tfds.dir = {section.tfds.dir}: {section.source} is not prepared there, and TFDS has no data set of "
-            "that name to prepare",
+            f"data.tfds.dir = {section.tfds.dir}: {section.source} is not prepared there, and TFDS "
+            "has no data set of that name to prepare",
         ) from error
     except ImportError as error:
         raise tfds_prepare.needs_tensorflow(name, error) from error
@@ -262,7 +278,10 @@ def _two_splits(section: DataConfig, splits: Any) -> tuple[str, str]:
 
 
 def _categories(section: DataConfig, features: Any) -> dict[str, Any]:
-    """Features that can be a label or a group by dotted path; UsageError where the section names others."""
+    """Features that can be a label or a group, by dotted path.
+
+    UsageError where the section names others.
+    """
     found = dict(_scalars(features))
     for field in ("label_feature", "group_feature"):
         path = getattr(section.tfds, field)
@@ -283,10 +302,13 @@ def _scalars(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _image_decoders(section: DataConfig, features: Any) -> dict[str, Any] | None:
-    """Decoders that leave encoded images to Pillow, whatever else is there; UsageError on other images."""
+    """Decoders that leave encoded images to Pillow, whatever else is there.
+
+    UsageError on other images.
+    """
     import tensorflow_datasets as tfds
 
-    image = dict(features.items()).get("image")
+    image: Any = dict(features.items()).get("image")
     fits = image is not None and len(image.shape or ()) == 3 and image.np_dtype == np.uint8
     if not fits or image.shape[-1] not in (1, 3):
         raise UsageError(

@@ -1,7 +1,8 @@
-"""MNIST and CIFAR-100 as TFDS data sets that are prepared without TensorFlow, in the order of their archives.
+"""MNIST and CIFAR-100 as TFDS data sets that are prepared without TensorFlow.
 
-TFDS has builders of its own for both, which cannot prepare without TensorFlow and shuffle their
-records. Importing this file imports tensorflow_datasets: import it inside functions.
+Records are in the order of their archives. TFDS has builders of its own for both, which cannot
+prepare without TensorFlow and shuffle their records. Importing this file imports
+tensorflow_datasets: import it inside functions.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ class _Info(tfds.core.DatasetInfo):
     """What is known of a data set that TFDS itself does not publish."""
 
     def initialize_from_bucket(self) -> None:
-        """Nothing: TFDS would make a temporary folder that stays, and look for the data set in its bucket."""
+        """Does nothing: TFDS would look in its bucket, and leave a temporary folder behind."""
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder):
@@ -46,7 +47,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
 
     @property
     def url_infos(self):
-        """Sizes and checksums that TFDS holds every archive against, downloaded or the user's own."""
+        """Sizes and checksums that TFDS compares with every archive, also with the user's own."""
         return {
             archive.url: checksums.UrlInfo(
                 size=tfds.core.utils.Size(archive.size),
@@ -67,7 +68,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _archives(self, dl_manager: tfds.download.DownloadManager) -> list[Path]:
-        """Paths of the archives in the order of `NAMES`; RunError where they could not be downloaded."""
+        """Paths of the archives in the order of `NAMES`; RunError where a download failed."""
         archives = self.builder_config.table.archives
         try:
             return [
@@ -140,7 +141,7 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class SelfloopCifar100(_Builder):
-    """CIFAR-100 from its binary version: image uint8[32,32,3], label (100 fine), coarse_label (20)."""
+    """CIFAR-100 from its binary version: image uint8[32,32,3], label (of 100), coarse_label."""
 
     NAMES = ("cifar-100-binary.tar.gz",)
 
@@ -195,7 +196,10 @@ def _read_tar(path: Path, names: list[str]) -> list[bytes]:
     """The named members of a gzipped tar."""
     try:
         with tarfile.open(path, "r:gz") as archive:
-            return [archive.extractfile(name).read() for name in names]
+            members = [archive.extractfile(name) for name in names]
+            return [
+                member.read() if member else b"" for member in members
+            ]  # None of what is no file
     except KeyError as error:
         raise _unfit(path, str(error.args[0])) from error
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
@@ -203,7 +207,10 @@ def _read_tar(path: Path, names: list[str]) -> list[bytes]:
 
 
 def _unfit(path: Path, fault: str) -> UsageError:
-    """What is registered in the table and yet not of the official format: only a stand-in can be that."""
+    """The error of an archive that is in the table and yet not of the official format.
+
+    Only stand-in data can be that.
+    """
     return UsageError(
         f"data.tfds.checksums: {path.name}: {fault}; allowed are archives of the official format"
     )

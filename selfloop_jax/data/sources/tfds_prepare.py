@@ -1,4 +1,4 @@
-"""TFDS data sets on disk: prepared once, by one process at a time, whole or not at all; no TensorFlow.
+"""TFDS data sets on disk, prepared without TensorFlow, by one process, whole or not at all.
 
 TFDS writes into a folder `incomplete.*` and renames it when all is there, so what has a data set's
 name is complete. What a killed preparation leaves is removed by the next one.
@@ -37,8 +37,8 @@ RETRIES = 1
 CHUNK = 500
 
 
-def official(builder_class: type, section: DataConfig, prepare: bool) -> Any:
-    """A builder of `tfds_builders`, its data set prepared from the archives that section `data` names.
+def official(builder_class: Any, section: DataConfig, prepare: bool) -> Any:
+    """A builder of `tfds_builders`, prepared from the archives that section `data` names.
 
     Raises UsageError on archives that are not those of the table, `Missing` where nothing is
     prepared and `prepare` is false, RunError where no server answers, a download failed or the
@@ -86,11 +86,11 @@ def prepared(
     check: Callable[[], None],
     write: Callable[[Any], None] | None,
 ) -> Any:
-    """The builder that `make` gives, prepared by `write` where it is not yet; without `write`, `Missing`.
+    """The builder that `make` gives, prepared by `write` where it is not yet.
 
-    Its copies lie below `place`. `check` raises what is wrong before anything is created. Other
-    processes wait. Raises RunError where the data folder cannot be written, or what is below
-    `place` is damaged.
+    Its copies are below `place`. `check` raises what is wrong before anything is created. Other
+    processes wait. Raises `Missing` where it is not prepared and there is no `write`; RunError
+    where the data folder cannot be written, or what is below `place` is damaged.
     """
     builder, done = _made(make, place)
     if done:
@@ -129,7 +129,8 @@ def _made(make: Callable[[], Any], place: Path) -> tuple[Any, bool]:
         raise
     except PermissionError as error:
         raise UsageError(
-            f"data.tfds.dir: {error.filename or place}: {error.strerror}; allowed are folders that can be read"
+            f"data.tfds.dir: {error.filename or place}: {error.strerror}; allowed are folders that "
+            "can be read"
         ) from error
     except Exception as error:  # Protobuf, JSON and TFDS each have their own for damaged files.
         raise RunError(f"{place}: damaged: {brief(error)}: delete it") from error
@@ -159,7 +160,7 @@ def download_and_prepare(builder: Any, archive_dir: str, downloads: Path | None 
 def examples(
     builder: Any, split: str, decoders: dict[str, Any] | None = None
 ) -> Iterator[tuple[int, list]]:
-    """Decoded examples of a split in the order of its records: (first, examples), chunk after chunk.
+    """Decoded examples of a split in their stored order, in chunks: (first, examples).
 
     Raises UsageError where reading takes TensorFlow, RunError on damaged files.
     """
@@ -172,8 +173,8 @@ def examples(
             yield first, chunk
     except NotImplementedError as error:
         raise UsageError(
-            f"data.tfds.dir = {builder.data_path}: prepared as {builder.info.file_format.value}, which takes "
-            "TensorFlow to read; allowed is array_record"
+            f"data.tfds.dir = {builder.data_path}: prepared as {builder.info.file_format.value}, "
+            "which takes TensorFlow to read; allowed is array_record"
         ) from error
     except ImportError as error:
         raise needs_tensorflow(builder.name, error) from error
@@ -182,22 +183,25 @@ def examples(
 
 
 def needs_tensorflow(name: str, error: ImportError) -> UsageError:
-    """What to tell about a data set whose preparation or decoding asked for a package that is not here."""
+    """The error of a data set that needs a package that is not here to be prepared or decoded."""
     return UsageError(
-        f"data.source = tfds:{name}: {brief(error)}; allowed are data sets already prepared as array_record, "
-        "or that TFDS prepares without TensorFlow"
+        f"data.source = tfds:{name}: {brief(error)}; allowed are data sets already prepared as "
+        "array_record, or that TFDS prepares without TensorFlow"
     )
 
 
 def brief(error: Exception) -> str:
-    """The first and the last line of an error's message: TFDS puts where it was before what went wrong."""
+    """The first and the last line of an error's message.
+
+    TFDS says first where it was, and last what went wrong.
+    """
     lines = [line.strip().rstrip(".:")[:200] for line in str(error).splitlines() if line.strip()]
     return " ... ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else type(error).__name__
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without TFDS's remarks on standard output, and its and urllib3's logs; errors come as exceptions."""
+    """Silences what TFDS prints, and its and urllib3's logs; errors come as exceptions."""
     loggers = [logging.getLogger(name) for name in ("absl", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -212,22 +216,29 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _impatient() -> Iterator[None]:
-    """Downloads end soon where a server does not send: TFDS tries for minutes, and has no setting for it."""
+    """Ends downloads soon where a server does not send.
+
+    TFDS tries for minutes and has no setting for it, so that its constant and the default of
+    requests are changed for the time being.
+    """
     import requests
     from tensorflow_datasets.core.download import downloader
 
-    retries, request = downloader.MAX_RETRIES, requests.Session.request
+    retries = downloader.MAX_RETRIES
+    request = requests.Session.request
     downloader.MAX_RETRIES = RETRIES
-    requests.Session.request = functools.partialmethod(request, timeout=SECONDS_TO_ANSWER)
+    session: Any = requests.Session  # a class whose method is replaced
+    session.request = functools.partialmethod(request, timeout=SECONDS_TO_ANSWER)
     try:
         yield
     finally:
-        downloader.MAX_RETRIES, requests.Session.request = retries, request
+        downloader.MAX_RETRIES = retries
+        session.request = request
 
 
 @contextlib.contextmanager
 def _lock(root: Path, name: str) -> Iterator[None]:
-    """One preparation of a data set at a time; the kernel lets go of the lock when its holder dies."""
+    """One preparation of a data set at a time; the kernel frees the lock of a dead process."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / f".{name}.lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -236,7 +247,10 @@ def _lock(root: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch(builder: Any) -> Iterator[Path]:
-    """A folder for downloads, gone afterwards; what a killed preparation left goes first. Under the lock."""
+    """A folder for downloads, removed afterwards; to be used under the lock.
+
+    What a killed preparation left is removed first.
+    """
     folder = Path(builder.data_dir_root) / f".{builder.name}.downloads"
     for leftover in (folder, *Path(builder.data_path).parent.glob("incomplete.*")):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -247,7 +261,7 @@ def _scratch(builder: Any) -> Iterator[Path]:
 
 
 def _ask(url: str, names: tuple[str, ...]) -> None:
-    """One try at a server, RunError where none answers: TFDS itself would go on trying for minutes."""
+    """One try at a server, RunError where none answers: TFDS itself would try for minutes."""
     request = urllib.request.Request(url, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER).close()
@@ -258,8 +272,9 @@ def _ask(url: str, names: tuple[str, ...]) -> None:
     except (OSError, ValueError, http.client.HTTPException) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, ssl.SSLError):
-            return  # It answers, too; which certificates to trust is for TFDS to say, which has its own.
+            return  # It answers, too; which certificates to trust is up to TFDS, which has its own.
         needed = ", ".join(names)
         raise RunError(
-            f"{url}: no answer ({brief(error)}); data.archive_dir can name a folder that has {needed}"
+            f"{url}: no answer ({brief(error)}); data.archive_dir can name a folder that has "
+            f"{needed}"
         ) from error

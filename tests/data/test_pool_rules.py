@@ -2,17 +2,19 @@
 
 import copy
 import dataclasses
-import types
 
 import numpy as np
 import pytest
+import runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from selfloop_jax.config import Config, LoopConfig, PoolConfig
+from selfloop_jax.data import pool_rules
 from selfloop_jax.data.images import REAL, Images
 from selfloop_jax.errors import UsageError
-from selfloop_jax.loop import pool_rules
+from selfloop_jax.measure import dynamics
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -51,8 +53,7 @@ SIZES = {
 
 
 def section(rule, **values):
-    fields = {"budget": 0, "alpha": 0.5, "match_group": False, "n_real": 0, "n_generated": 0}
-    return types.SimpleNamespace(rule=rule, **(fields | RULES[rule] | values))
+    return PoolConfig(**({"rule": rule} | RULES[rule] | values))
 
 
 def images(n, origin, first=0, **columns):
@@ -84,7 +85,7 @@ def drawn(g, n=COUNT, relabel=True):
     label = np.where(relabel & (np.arange(n) % 7 == 0), (asked + 1) % CLASSES, asked).astype(
         np.int32
     )
-    return dataclasses.replace(whole, label=label, condition=asked)
+    return dataclasses.replace(whole, label=label, requested_label=asked)
 
 
 def build(rules, g, address=ADDRESS, real=None, reserve=None, generated=None):
@@ -107,7 +108,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("g", range(5))
 def test_sizes_are_those_of_the_papers(rule, g):
     expected = SIZES[rule](g) if g or rule == "accumulate_subsample" else N_REAL
-    assert pool_rules.size(section(rule), g, N_REAL, COUNT) == expected
+    assert pool_rules.capacity(section(rule), g, N_REAL, COUNT) == expected
     assert len(build(section(rule), g)) == expected
 
 
@@ -232,7 +233,7 @@ def test_a_stand_in_was_asked_for_under_the_label_of_the_image_it_replaces(
     )
     swapped = built.origin != REAL
     stand_ins = built.id[swapped]
-    np.testing.assert_array_equal(latest.condition[stand_ins], real.label[swapped])
+    np.testing.assert_array_equal(latest.requested_label[stand_ins], real.label[swapped])
     np.testing.assert_array_equal(built.label[swapped], latest.label[stand_ins])
     assert_same(built.take(~swapped), real.take(~swapped))
 
@@ -245,7 +246,7 @@ def test_match_group_keeps_the_composition_of_groups(alpha, seed):
     built = build(rules, 1, address=(seed, "pool"), generated=[latest])
     np.testing.assert_array_equal(built.group, real_images().group)
     np.testing.assert_array_equal(
-        built.joint(CLASSES, GROUPS), real_images().joint(CLASSES, GROUPS)
+        built.counts(CLASSES, GROUPS), real_images().counts(CLASSES, GROUPS)
     )
 
 
@@ -313,9 +314,9 @@ def test_stand_ins_are_drawn_anew_in_every_generation():
 @pytest.mark.parametrize(
     ("match_group", "short"),
     [
-        (False, lambda whole: whole.take(whole.condition != 1)),
+        (False, lambda whole: whole.take(whole.requested_label != 1)),
         (False, lambda whole: whole.take(np.arange(N_REAL - 3))),
-        (True, lambda whole: whole.take((whole.condition != 1) | (whole.group != 0))),
+        (True, lambda whole: whole.take((whole.requested_label != 1) | (whole.group != 0))),
     ],
     ids=["a class is missing", "one too few of each class", "a cell is missing"],
 )
@@ -385,7 +386,7 @@ def test_a_shortage_for_fresh_is_refused(values, g, message):
 
 
 def check(rules, generations=5, count=COUNT):
-    pool_rules.check(rules, ADDRESS, generations, real_images(), N_RESERVE, count)
+    pool_rules.check_data(rules, ADDRESS, generations, real_images(), N_RESERVE, count)
 
 
 def test_the_check_refuses_to_substitute_more_images_than_are_drawn():
@@ -425,7 +426,7 @@ def test_what_the_check_passes_can_be_built(rule, values):
     rules = section(rule, **values)
     check(rules)
     for g in range(5):
-        assert len(build(rules, g)) == pool_rules.size(rules, g, N_REAL, COUNT)
+        assert len(build(rules, g)) == pool_rules.capacity(rules, g, N_REAL, COUNT)
 
 
 def test_what_fresh_has_served_is_no_longer_held_out():
@@ -437,3 +438,94 @@ def test_what_fresh_has_served_is_no_longer_held_out():
     assert taken | set(left.id.tolist()) == set(reserve.id.tolist())
     assert not taken & set(left.id.tolist())
     assert pool_rules.unused_reserve(section("accumulate"), ADDRESS, reserve, 2) is reserve
+
+
+class Alternate(pool_rules.PoolRule):
+    """A rule from outside: the real images and the latest ones by turns."""
+
+    def capacity(self, section, g, real, count):
+        return real if g % 2 else count
+
+    def build(self, parts):
+        return parts.real if parts.g % 2 else parts.latest
+
+    def check_sizes(self, section, generations, real, reserve, count):
+        if count < real:
+            raise UsageError(f"sample.count = {count}: allowed are {real} and more")
+
+    def expected_share(self, shares):
+        return np.asarray(shares.real if shares.g % 2 else shares.latest)
+
+
+@pytest.fixture
+def alternate(monkeypatch):
+    monkeypatch.setitem(pool_rules.POOL_RULES, "alternate", Alternate())
+    return PoolConfig("alternate")
+
+
+def test_a_rule_from_outside_builds_pools(alternate):
+    with_rule = Config(pool=alternate, loop=LoopConfig(control="fresh_real"))
+    pool_rules.check(with_rule)
+    assert [pool_rules.capacity(alternate, g, N_REAL, COUNT) for g in range(4)] == [60, 60, 90, 60]
+    assert list(pool_rules.source_generations(alternate, 3)) == [2]
+    assert_same(build(alternate, 0), real_images())
+    assert_same(build(alternate, 1), real_images())
+    assert_same(build(alternate, 2), drawn(1))
+    with pytest.raises(UsageError, match=r"^sample\.count = 59: allowed are 60 and more$"):
+        check(alternate, count=59)
+
+
+def test_a_rule_from_outside_is_forecast(alternate):
+    copy = dynamics.Response(np.array([0.0, 1.0]), np.zeros((2, 2)))
+    loop = dynamics.Loop(alternate, 0.7, pool_rules.Sizes(60, 90), copy)
+    pools, generated = dynamics.predict(loop, 4, (0, "forecast"), first=0.9)
+    np.testing.assert_allclose(pools.mean, [0.7, 0.7, 0.7, 0.7])
+    np.testing.assert_allclose(generated.mean, [0.9, 0.7, 0.7, 0.7])
+    assert (pools.low[2], pools.high[3]) < (0.7, 0.7 + 1e-9)
+
+
+def test_a_rule_from_outside_without_shares_is_not_forecast(monkeypatch):
+    class Plain(pool_rules.PoolRule):
+        pass
+
+    assert not Plain().predictable
+    assert all(rule.predictable for rule in pool_rules.POOL_RULES.values())
+
+
+def test_an_unknown_rule_and_a_control_of_the_same_reserve_are_refused():
+    with pytest.raises(UsageError, match=r"^pool\.rule = mix: must be one of replace \| "):
+        pool_rules.check(Config(pool=PoolConfig("mix")))
+    both = Config(pool=PoolConfig("fresh"), loop=LoopConfig(control="fresh_real"))
+    with pytest.raises(UsageError, match=r"^loop\.control = fresh_real: must be none \| no_syn"):
+        pool_rules.check(both)
+
+
+def test_a_config_file_of_a_user_adds_a_rule(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(USER_CONFIG)
+    shown = runs.main(f"--config={path}", "--dry_run", *runs.SHRUNK)
+    assert shown.returncode == 0, shown.stderr
+    assert "pool sizes, generation 0 on: 900, 900, 200\n" in shown.stdout
+
+
+USER_CONFIG = """
+from selfloop_jax.data.pool_rules import POOL_RULES, PoolRule
+from selfloop_jax import config as configs
+
+
+class Alternate(PoolRule):
+    def capacity(self, section, g, real, count):
+        return real if g % 2 else count
+
+    def build(self, parts):
+        return parts.real if parts.g % 2 else parts.latest
+
+
+POOL_RULES["alternate"] = Alternate()
+
+
+def get_config(_=""):
+    config = configs.default()
+    config.pool.rule = "alternate"
+    return config
+"""

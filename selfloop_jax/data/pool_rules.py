@@ -1,0 +1,507 @@
+"""Pool rules: which images generation g trains on. One object per rule, in the table POOL_RULES.
+
+A rule says all there is to say about itself: whose images it takes, how many, which, what it would
+refuse, and how the shares of groups follow, for the forecast in `measure/dynamics.py`. All are pure
+functions of sets and key paths. To add a rule, put an object into the table, in a config file of
+your own if you like:
+
+    class RealThenLatest(PoolRule):
+        def capacity(self, section, g, real, count):
+            return real if g % 2 else count
+
+        def build(self, parts):
+            return parts.real if parts.g % 2 else parts.latest
+
+    POOL_RULES["real_then_latest"] = RealThenLatest()
+
+This file is on the floor of the data, below the measures, because a forecast needs the rules and
+reads them without a loop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from selfloop_jax.config import Config, PoolConfig, check_choice, refuse
+from selfloop_jax.data.images import Images, concatenate
+from selfloop_jax.errors import UsageError
+from selfloop_jax.runtime import rng
+
+# One number for all classes alike, or an array that broadcasts against shares.
+Number = float | np.ndarray
+
+
+@dataclass(frozen=True)
+class PoolInputs:
+    """What the pool of generation g can be made of.
+
+    generated: the sets of the rule's `sources(g)`, in order. `key_path` is the run's, not the
+    generation's.
+    """
+
+    section: PoolConfig
+    key_path: rng.KeyPath
+    g: int
+    real: Images
+    reserve: Images
+    generated: Sequence[Images]
+
+    @property
+    def latest(self) -> Images:
+        """The images of the generation before."""
+        return self.generated[-1]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Expected images per class in the sets that pools are made of.
+
+    real: the training images; generated: those of one generation; class_share: of each class, the
+    same in every set.
+    """
+
+    real: Number
+    generated: Number
+    class_share: Number = 1.0
+
+
+@dataclass(frozen=True)
+class ShareInputs:
+    """The same as shares P(group | class), of one group or of all.
+
+    real: in the real set, a table [C,G], one group's shares [C] or one number; generated: likewise
+    for all generations 0..g-1.
+    """
+
+    section: PoolConfig
+    g: int
+    real: Number
+    generated: Sequence[Number]
+    sizes: Sizes
+
+    @property
+    def latest(self) -> Number:
+        """The share in the images of the generation before."""
+        return self.generated[-1]
+
+
+class Noise(Protocol):
+    """Random subsets of simulated loops, keyed by name; `dynamics.Noise` is one."""
+
+    def binomial(self, share: Number, n: Number, *name: int | str) -> np.ndarray:
+        """Share among n independent images."""
+
+    def subset(self, share: Number, n: Number, of: Number, *name: int | str) -> np.ndarray:
+        """Share among n of `of` images, taken without replacement."""
+
+
+class PoolRule:
+    """The training set of a generation g > 0.
+
+    Generation 0, and a control without generated images, trains on the real images: the functions
+    below this class see to that. The fields of section `pool` are those of the shipped rules; a
+    rule of your own keeps its numbers itself.
+    """
+
+    takes_reserve = False  # takes real images from the reserve, as some controls do
+    subsamples_real = False  # takes a subset even where there are real images alone
+
+    def sources(self, g: int) -> range:
+        """The generations whose images the pool is made of: by default the latest."""
+        return range(g - 1, g)
+
+    def capacity(self, section: PoolConfig, g: int, real: int, count: int) -> int:
+        """The most images that the pool can have; it may get fewer than `count` generated ones."""
+        raise NotImplementedError
+
+    def build(self, parts: PoolInputs) -> Images:
+        """The pool; UsageError where images are lacking."""
+        raise NotImplementedError
+
+    def check_sizes(
+        self, section: PoolConfig, generations: int, real: int, reserve: int, count: int
+    ) -> None:
+        """Raises UsageError where these numbers of images cannot suffice."""
+
+    def check(
+        self,
+        section: PoolConfig,
+        key_path: rng.KeyPath,
+        generations: int,
+        real: Images,
+        reserve: int,
+        count: int,
+    ) -> None:
+        """Raises UsageError where the rule is sure to need more images than there will be."""
+        self.check_sizes(section, generations, len(real), reserve, count)
+
+    def unused_reserve(
+        self, section: PoolConfig, key_path: rng.KeyPath, reserve: Images, g: int
+    ) -> Images:
+        """The part of the reserve that no pool up to that of generation g has taken."""
+        return reserve
+
+    @property
+    def predictable(self) -> bool:
+        """Whether the rule says how shares follow, so that its loops can be forecast."""
+        return type(self).expected_share is not PoolRule.expected_share
+
+    def expected_share(self, shares: ShareInputs) -> np.ndarray:
+        """The expected share in the pool, of the shape of the real one.
+
+        Exact where the classes' sizes in the pool are fixed; of random subsets, the expected sizes
+        are the weights.
+        """
+        raise NotImplementedError
+
+    def sampled_share(self, shares: ShareInputs, noise: Noise) -> np.ndarray:
+        """The same with the noise of the subsets that the rule takes: by default none."""
+        return self.expected_share(shares)
+
+
+class Replace(PoolRule):
+    """The latest generated images alone: the fully synthetic loop of MAD (arXiv 2307.01850)."""
+
+    def capacity(self, section: PoolConfig, g: int, real: int, count: int) -> int:
+        """The generated images."""
+        return count
+
+    def build(self, parts: PoolInputs) -> Images:
+        """The latest set."""
+        return parts.latest
+
+    def expected_share(self, shares: ShareInputs) -> np.ndarray:
+        """That of the latest set."""
+        return np.asarray(shares.latest, np.float64)
+
+
+class RealPlusLatest(PoolRule):
+    """The real and the latest generated images: the synthetic augmentation loop of MAD."""
+
+    def capacity(self, section: PoolConfig, g: int, real: int, count: int) -> int:
+        """Both sets."""
+        return real + count
+
+    def build(self, parts: PoolInputs) -> Images:
+        """One set after the other."""
+        return concatenate([parts.real, parts.latest])
+
+    def expected_share(self, shares: ShareInputs) -> np.ndarray:
+        """Weighted by the sizes of both sets."""
+        return mixed([shares.real, shares.latest], [shares.sizes.real, shares.sizes.generated])
+
+
+class Accumulate(PoolRule):
+    """The real images and those of all generations (arXiv 2404.01413)."""
+
+    def sources(self, g: int) -> range:
+        """All generations before."""
+        return range(g)
+
+    def capacity(self, section: PoolConfig, g: int, real: int, count: int) -> int:
+        """It grows by `count` in each generation."""
+        return real + g * count
+
+    def build(self, parts: PoolInputs) -> Images:
+        """One set after the other."""
+        return concatenate([parts.real, *parts.generated])
+
+    def expected_share(self, shares: ShareInputs) -> np.ndarray:
+        """Weighted by the sizes of all sets."""
+        weights = [shares.sizes.real] + [shares.sizes.generated] * shares.g
+        return mixed([shares.real, *shares.generated], weights)
+
+
+class AccumulateSubsample(Accumulate):
+    """`pool.budget` images of what `accumulate` would have (arXiv 2410.16713)."""
+
+    subsamples_real = True
+
+    def capacity(self, section: PoolConfig, g: int, real: int, count: int) -> int:
+        """The budget."""
+        return section.budget
+
+    def build(self, parts: PoolInputs) -> Images:
+        """A subset that is keyed by run and generation."""
+        key_path = (*parts.key_path, parts.g, "subsample")
+        return _subset(key_path, super().build(parts), parts.section.budget, "pool.budget")
+
+    def check_sizes(
+        self, section: PoolConfig, generations: int, real: int, reserve: int, count: int
+    ) -> None:
+        """Generation 0 has the real images alone."""
+        if not 0 < section.budget <= real:
+            raise UsageError(
+                f"pool.budget = {section.budget}: allowed are 1 to the {real} real images"
+            )
+
+    def sampled_share(self, shares: ShareInputs, noise: Noise) -> np.ndarray:
+        """With the noise of the subset."""
+        sizes = shares.sizes
+        kept = shares.section.budget * sizes.class_share
+        everything = sizes.real + shares.g * np.asarray(sizes.generated)
+        return noise.subset(expected_share(shares), kept, everything, "subset", shares.g)
+
+
+class Substitute(PoolRule):
+    """Real images, each replaced with probability `pool.alpha` by a generated one of its label.
+
+    As in arXiv 2404.03242. With `pool.match_group` the replacement has the real image's group, too.
+    """
+
+    def capacity(self, section: PoolConfig, g: int, real: int, count: int) -> int:
+        """As many as there are real ones."""
+        return real
+
+    def build(self, parts: PoolInputs) -> Images:
+        """Real image i is replaced where u_i < alpha, by an image requested under its label.
+
+        u_i is keyed by the image's id alone, so the replaced sets are nested in alpha, and so are
+        the replacements: within a label, the image of the k-th smallest u gets the k-th generated
+        image of a keyed order.
+        """
+        alpha = parts.section.alpha
+        real = parts.real
+        latest = parts.latest
+        u = rng.uniforms((*parts.key_path, "swap"), real.id)
+        shuffled = rng.permutation((*parts.key_path, parts.g - 1, "stand-in"), len(latest))
+        offered = _requested_label(latest)[shuffled]
+        wanted = real.label
+        if parts.section.match_group:
+            # One number for label and group; unknown groups match each other.
+            base = int(max(latest.group.max(), real.group.max())) + 2
+            offered = offered * base + latest.group[shuffled] + 1
+            wanted = wanted * base + real.group + 1
+
+        replacement = np.full(len(real), -1)
+        for kind in np.unique(wanted):
+            swapped = np.flatnonzero((wanted == kind) & (u < alpha))
+            swapped = swapped[np.argsort(u[swapped], kind="stable")]
+            candidates = shuffled[offered == kind]
+            if len(swapped) > len(candidates):
+                raise UsageError(
+                    f"pool.alpha = {alpha}: {len(swapped)} images of one label are to be replaced, "
+                    f"{len(candidates)} were generated: raise sample.count"
+                )
+            replacement[swapped] = candidates[: len(swapped)]
+
+        both = concatenate([real, latest])
+        kept = np.arange(len(real))
+        return both.take(np.where(replacement >= 0, len(real) + replacement, kept))
+
+    def check(
+        self,
+        section: PoolConfig,
+        key_path: rng.KeyPath,
+        generations: int,
+        real: Images,
+        reserve: int,
+        count: int,
+    ) -> None:
+        """Which images are replaced is known in advance."""
+        swapped = int((rng.uniforms((*key_path, "swap"), real.id) < section.alpha).sum())
+        if generations > 1 and swapped > count:
+            raise UsageError(
+                f"pool.alpha = {section.alpha}: {swapped} images are to be replaced, allowed are "
+                f"up to sample.count = {count}"
+            )
+
+    def expected_share(self, shares: ShareInputs) -> np.ndarray:
+        """Alpha of the latest set; matched groups leave the shares as they are."""
+        alpha = shares.section.alpha
+        if shares.section.match_group:
+            return np.asarray(shares.real, np.float64)
+        return mixed([shares.real, shares.latest], [1 - alpha, alpha])
+
+    def sampled_share(self, shares: ShareInputs, noise: Noise) -> np.ndarray:
+        """With the noise of both subsets."""
+        if shares.section.match_group:
+            return self.expected_share(shares)
+        n = np.asarray(shares.sizes.real, np.float64)
+        # The same images are replaced in every generation, so the first two names lack g.
+        swapped = n * noise.binomial(shares.section.alpha, n, "swapped")
+        kept = noise.subset(shares.real, n - swapped, n, "kept")
+        latest = noise.subset(shares.latest, swapped, shares.sizes.generated, "latest", shares.g)
+        return mixed([kept, latest], [n - swapped, swapped])
+
+
+class Fresh(PoolRule):
+    """`pool.n_real` real images, new in every generation, and `pool.n_generated` of the latest.
+
+    The fresh data loop of MAD. Generation g takes its own slice of the reserve; slices are
+    disjoint.
+    """
+
+    takes_reserve = True
+
+    def capacity(self, section: PoolConfig, g: int, real: int, count: int) -> int:
+        """Both parts."""
+        return section.n_real + section.n_generated
+
+    def build(self, parts: PoolInputs) -> Images:
+        """One part after the other, each in its old order."""
+        section = parts.section
+        reserve = parts.reserve
+        g = parts.g
+        if g * section.n_real > len(reserve):
+            raise UsageError(
+                f"pool.n_real = {section.n_real}: generation {g} needs {g * section.n_real} "
+                f"images, the reserve has {len(reserve)}"
+            )
+        order = self._order(parts.key_path, reserve)
+        new = reserve.take(np.sort(order[(g - 1) * section.n_real : g * section.n_real]))
+        key_path = (*parts.key_path, g, "generated")
+        latest = _subset(key_path, parts.latest, section.n_generated, "pool.n_generated")
+        return concatenate([new, latest])
+
+    def check_sizes(
+        self, section: PoolConfig, generations: int, real: int, reserve: int, count: int
+    ) -> None:
+        """The reserve must last for all generations."""
+        needed = section.n_real * (generations - 1)
+        if needed > reserve or section.n_real < 0:
+            raise UsageError(
+                f"pool.n_real = {section.n_real}: {generations - 1} generations need {needed} "
+                f"images, the reserve has {reserve}"
+            )
+        if not 0 <= section.n_generated <= count or not section.n_real + section.n_generated:
+            raise UsageError(
+                f"pool.n_generated = {section.n_generated}: allowed are 0 to sample.count = "
+                f"{count}, and not 0 together with pool.n_real"
+            )
+
+    def unused_reserve(
+        self, section: PoolConfig, key_path: rng.KeyPath, reserve: Images, g: int
+    ) -> Images:
+        """What follows generation g's slice."""
+        return reserve.take(np.sort(self._order(key_path, reserve)[g * section.n_real :]))
+
+    def _order(self, key_path: rng.KeyPath, reserve: Images) -> np.ndarray:
+        """int64[N]: the order in which generations take from the reserve."""
+        return rng.permutation((*key_path, "reserve"), len(reserve))
+
+    def expected_share(self, shares: ShareInputs) -> np.ndarray:
+        """Weighted by the sizes of both parts."""
+        return mixed([shares.real, shares.latest], self._sizes(shares))
+
+    def sampled_share(self, shares: ShareInputs, noise: Noise) -> np.ndarray:
+        """With the noise of both subsets; the reserve has the shares of the real set."""
+        n_real, n_generated = self._sizes(shares)
+        new = noise.binomial(shares.real, n_real, "reserve", shares.g)
+        of = shares.sizes.generated
+        latest = noise.subset(shares.latest, n_generated, of, "latest", shares.g)
+        return mixed([new, latest], [n_real, n_generated])
+
+    def _sizes(self, shares: ShareInputs) -> tuple[Number, Number]:
+        """Expected images per class of both parts."""
+        of_class = shares.sizes.class_share
+        return shares.section.n_real * of_class, shares.section.n_generated * of_class
+
+
+POOL_RULES: dict[str, PoolRule] = {
+    "replace": Replace(),
+    "real_plus_latest": RealPlusLatest(),
+    "accumulate": Accumulate(),
+    "accumulate_subsample": AccumulateSubsample(),
+    "substitute": Substitute(),
+    "fresh": Fresh(),
+}
+
+
+def source_generations(section: PoolConfig, g: int) -> range:
+    """The generations whose images the pool of generation g is made of."""
+    return POOL_RULES[section.rule].sources(g) if g else range(0)
+
+
+def build(
+    section: PoolConfig,
+    key_path: rng.KeyPath,
+    g: int,
+    real: Images,
+    reserve: Images,
+    generated: Sequence[Images],
+) -> Images:
+    """The pool of generation g: of the real images and the sets of `source_generations`, in order.
+
+    Without generated images, in generation 0 or in a control, it is the real images, or a subset.
+    """
+    rule = POOL_RULES[section.rule]
+    if not generated and not rule.subsamples_real:
+        return real
+    return rule.build(PoolInputs(section, key_path, g, real, reserve, generated))
+
+
+def capacity(section: PoolConfig, g: int, real: int, count: int) -> int:
+    """The most images in the pool of generation g, of `real` real ones and `count` a generation."""
+    rule = POOL_RULES[section.rule]
+    return rule.capacity(section, g, real, count) if g or rule.subsamples_real else real
+
+
+def check(config: Config) -> None:
+    """Raises UsageError where the rule is not in the table, or does not go with the control."""
+    check_choice("pool.rule", config.pool.rule, POOL_RULES)
+    held_out = config.loop.control in ("fresh_real", "oracle_resample")
+    if held_out and POOL_RULES[config.pool.rule].takes_reserve:
+        # Both would take the same images.
+        allowed = f"none | no_synthetic where pool.rule = {config.pool.rule}"
+        refuse("loop.control", config.loop.control, allowed)
+
+
+def check_data(
+    section: PoolConfig,
+    key_path: rng.KeyPath,
+    generations: int,
+    real: Images,
+    reserve: int,
+    count: int,
+) -> None:
+    """Raises UsageError where the rule is sure to need more images than there will be."""
+    POOL_RULES[section.rule].check(section, key_path, generations, real, reserve, count)
+
+
+def check_sizes(section: PoolConfig, generations: int, real: int, reserve: int, count: int) -> None:
+    """The part of `check_data` that needs only the numbers of real and reserve images."""
+    POOL_RULES[section.rule].check_sizes(section, generations, real, reserve, count)
+
+
+def unused_reserve(section: PoolConfig, key_path: rng.KeyPath, reserve: Images, g: int) -> Images:
+    """The part of the reserve that no pool up to that of generation g has taken."""
+    return POOL_RULES[section.rule].unused_reserve(section, key_path, reserve, g)
+
+
+def expected_share(shares: ShareInputs) -> np.ndarray:
+    """The expected share in a pool, of the shape of the real one; generation 0 has the real one."""
+    if not shares.g:
+        return np.asarray(shares.real, np.float64)
+    return POOL_RULES[shares.section.rule].expected_share(shares)
+
+
+def sampled_share(shares: ShareInputs, noise: Noise) -> np.ndarray:
+    """The same with the noise of the subsets that the rule takes."""
+    rule = POOL_RULES[shares.section.rule]
+    if not shares.g and not rule.subsamples_real:
+        return np.asarray(shares.real, np.float64)
+    return rule.sampled_share(shares, noise)
+
+
+def mixed(shares: Sequence[Number], weights: Sequence[Number]) -> np.ndarray:
+    """The weighted mean of shares."""
+    pairs = zip(shares, weights, strict=True)
+    total = sum(np.asarray(share, np.float64) * weight for share, weight in pairs)
+    return np.asarray(total / sum(weights))
+
+
+def _requested_label(images: Images) -> np.ndarray:
+    """int32[N]: the labels that a generator was asked for, or that a control put in their place."""
+    if images.requested_label is None:
+        raise ValueError("Images.requested_label: missing, as in sets that no generator made")
+    return images.requested_label
+
+
+def _subset(key_path: rng.KeyPath, images: Images, count: int, field: str) -> Images:
+    """`count` images without replacement, in their old order."""
+    if count > len(images):
+        raise UsageError(f"{field} = {count}: allowed are up to the {len(images)} images at hand")
+    return images.take(np.sort(rng.permutation(key_path, len(images))[:count]))
