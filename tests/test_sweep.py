@@ -68,8 +68,8 @@ def test_a_sweep_that_is_ended_ends_its_runs_and_goes_on(tmp_path):
     process.terminate()
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143
-    assert said.splitlines()[-1] == "stopped; the same command goes on from there"
-    assert "the same command goes on from there" in log.read_text()
+    assert said.splitlines()[-1] == "stopped; the same command resumes"
+    assert "the same command resumes" in log.read_text()
     assert not (out / "two").exists()
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from selfloop_jax.data.images import REAL, Images
 from selfloop_jax.errors import UsageError
 from selfloop_jax.loop import controls
+from selfloop_jax.measure.metrics import METRICS
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -131,13 +132,13 @@ def loop(tmp_path_factory) -> Path:
     return workdir
 
 
-def test_an_arm_takes_generation_0_over_and_goes_on_as_if_it_had_made_it(loop, tmp_path):
+def test_a_branch_equals_a_run_that_computed_generation_0_itself(loop, tmp_path):
     arm = tmp_path / "arm"
     done = runs.run(
         arm, *REPLACE, f"--config.loop.branch_from={loop}", "--config.loop.generations=2"
     )
     assert done.returncode == 0, done.stderr
-    assert "generation 0: taken over" in done.stderr
+    assert "generation 0: copied from" in done.stderr
     assert record(arm, 0) == record(loop, 0)
     assert record(arm, 1)["pool"]["generated"] == {"0": 60}
     alone = tmp_path / "alone"
@@ -156,13 +157,15 @@ def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path)
     done = runs.run(arm, *SMALL, *shared, "--config.report.enabled=True")
     assert done.returncode == 0, done.stderr
     for g in (1, 2):
-        made, drawn = record(arm, g), record(loop, g)
+        made = record(arm, g)
+        replaced = record(loop, g)
         assert made["pool"]["generated"] == {}
         assert set(made["digests"]) == {"pool", "classifier", "predictions.npz"}
-        assert (made["samples"], made["fidelity"]) == (None, None)
+        assert {METRICS[key].section for key in made["metrics"]} == {"classifier"}
+        assert "generated_counts" not in made["tables"]
         assert made["compilations"] == 0 or g == 1
         if kind != "no_synthetic":
-            assert made["pool"]["size"] == drawn["pool"]["size"]
+            assert made["pool"]["size"] == replaced["pool"]["size"]
             assert made["pool"]["distinct_sources"] <= made["pool"]["size"]
     sizes = [record(arm, g)["pool"]["size"] for g in range(3)]
     assert sizes == {"no_synthetic": [900, 900, 900]}.get(kind, [900, 960, 1020])
@@ -171,9 +174,10 @@ def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path)
             record(arm, 2)["parents"]["control_of/gen_0001/samples.npz"]
             == record(loop, 1)["digests"]["samples.npz"]
         )
-        unknown = record(loop, 1)["samples"]["unknown_group"]
-        drawn = np.subtract(record(arm, 2)["pool"]["joint"], record(arm, 1)["pool"]["joint"])
-        missing = drawn - np.array(record(loop, 1)["samples"]["joint"])
+        unknown = record(loop, 1)["metrics"]["generated_unknown_group"]["value"]
+        second = np.array(record(arm, 2)["pool"]["counts"])
+        added = second - np.array(record(arm, 1)["pool"]["counts"])
+        missing = added - np.array(record(loop, 1)["tables"]["generated_counts"])
         assert missing.min() >= 0
         assert missing.sum() == unknown
     again = runs.main(f"--workdir={arm}", "--replay=2")
