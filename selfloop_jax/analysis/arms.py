@@ -34,7 +34,7 @@ class Arm:
     @property
     def name(self) -> str:
         """The values of its fields; a value that needs it gets the last word of its field."""
-        words = []
+        words = []  # "rho 0.5, accumulate": a rule needs no field, a number does
         for field, value in self.fields.items():
             if self._distinguishes(field, value):
                 name = field.rsplit(".", 1)[-1]
@@ -108,6 +108,7 @@ def arms(rows: Sequence[Row]) -> list[Arm]:
     """
     found: dict[tuple[tuple[str, str], ...], Arm] = {}
     for row in rows:
+        # The seed is no config column, so runs that differ in it alone have equal fields.
         fields = {name: value for name, value in row.items() if name.startswith(FIELD)}
         arm = found.setdefault(tuple(fields.items()), Arm(_differing(fields, rows), {}))
         arm.runs.setdefault(row["run"], {})[row["generation"]] = row
@@ -128,7 +129,7 @@ def _seed(rows: dict[int, Row]) -> int:
 
 
 def _differing(fields: dict[str, str], rows: Sequence[Row]) -> dict[str, str]:
-    """Fields in which any two of the rows differ: of main runs alone fewer than of all."""
+    """Fields in which any two of the rows differ: the CSV may have more, for a side study."""
     differing = {}
     for name, value in fields.items():
         if len({row.get(name) for row in rows}) > 1:

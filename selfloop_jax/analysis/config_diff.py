@@ -36,6 +36,7 @@ def labels(runs: Sequence[Run]) -> tuple[str, ...]:
         names.append(", ".join(f"{field}={values[i]}" for field, values in fields.items()))
     if max(map(len, names)) > LONGEST_LABEL:
         names = numbers
+    # Folders may share a name too, so numbers are the last resort.
     names = [name or folder for name, folder in zip(names, folders, strict=True)]
     return tuple(_distinguished(_distinguished(names, folders), numbers))
 

@@ -68,7 +68,7 @@ def rows(runs: Sequence[Run], side: Sequence[Run] = ()) -> list[Row]:
     names = run_names(every)
     found = []
     for i, run in enumerate(every):
-        shared: Row = {}
+        shared: Row = {}  # the same in all rows of the run
         for field, values in fields.items():
             if not field.startswith(OF_THE_RUN):
                 shared[FIELD + field] = values[i]
@@ -131,7 +131,7 @@ def column(key: str, part: str = "value") -> str:
 
 def _counts(place: str, counts: np.ndarray, aligned_group: np.ndarray) -> Row:
     """Images per class, and those in its aligned group: 0 for a class without one (-1)."""
-    own = counts[np.arange(len(counts)), aligned_group]
+    own = counts[np.arange(len(counts)), aligned_group]  # of -1 the last group, dropped below
     return {
         f"{place}.class_counts": counts.sum(axis=1).astype(float),
         f"{place}.aligned_counts": np.where(aligned_group >= 0, own, 0).astype(float),
@@ -139,7 +139,7 @@ def _counts(place: str, counts: np.ndarray, aligned_group: np.ndarray) -> Row:
 
 
 def columns(found: Sequence[Row]) -> list[str]:
-    """Returns all columns in the order of their first appearance, names and config fields first."""
+    """Returns all columns in the order of appearance, names and config fields first."""
     every: dict[str, None] = {}
     for row in found:
         every |= dict.fromkeys(row)
@@ -185,7 +185,7 @@ def _row(cells: dict[str, str]) -> Row:
     for name, text in cells.items():
         if name in ("set", "run") or name.startswith(TEXT):
             row[name] = text
-        elif text:
+        elif text:  # an empty cell is a number that the run lacks
             numbers = [float(part) for part in text.split()]
             row[name] = np.array(numbers) if name.endswith("_counts") else numbers[0]
     row["seed"] = int(row["seed"])

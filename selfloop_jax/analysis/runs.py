@@ -1,4 +1,4 @@
-"""A workdir as plain data: reads finished generations from disk, without jax or matplotlib."""
+"""A workdir as plain data: its finished generations, read from disk without jax."""
 
 import math
 import re
@@ -232,6 +232,7 @@ def _generation(folder: Path, record: store.Json, notes: list[str]) -> Generatio
     groups = len(record["data"]["groups"])
     if len(record["data"]["aligned_group"]) != classes:
         raise ValueError("data.aligned_group: one group per class is needed")
+    # All tables must fit the names in `data`, or figures would label them wrongly.
     tables = record["tables"]
     generated = _table(tables.get("generated_counts"), (classes, groups))
     pool = _table(record["pool"]["counts"], (classes, groups))
@@ -239,7 +240,7 @@ def _generation(folder: Path, record: store.Json, notes: list[str]) -> Generatio
         raise ValueError("pool.counts: missing")
     recall = _table(tables.get("recall", {}).get("value"), (classes, groups))
     digests = record.get("digests", {})
-    samples = None
+    samples = None  # a control generates nothing, so nothing is missing there
     if generated is not None:
         samples = _read_arrays(folder / "samples.npz", digests.get("samples.npz"), notes)
     neighbours = None

@@ -1,4 +1,4 @@
-"""Line plots: metrics over generations with interval, null and baseline, and training losses."""
+"""Line plots: metrics over generations with interval and null, and training losses."""
 
 import math
 import re
@@ -80,7 +80,7 @@ def _panel(arms: Sequence[Arm], panel: Panel, keys: Sequence[str], run: Run) -> 
     labels = [arm.name for arm in arms]
     fig, axes = small_multiples(len(keys), labels if len(arms) > 1 else [])
     for ax, key in zip(axes, keys, strict=True):
-        _shade_null(ax, arms, key)
+        _shade_null(ax, arms, key)  # first, so that it is below the lines
         for i, arm in enumerate(arms):
             plot_arm(ax, arm, key, i)
         _plot_baseline(ax, arms, key)
@@ -105,6 +105,7 @@ def small_multiples(plots: int, labels: Sequence[str]) -> tuple[Figure, list[Axe
     per_row = max(1, int(10 / (0.085 * longest + 0.6)))  # inches: a letter, a line sample
     legend = 0.22 * math.ceil(len(labels) / per_row)
     fig = figure(10.4 if columns > 1 else 5.1, 2.6 * rows + legend + 0.2)
+    # The default padding lets the titles of a row touch the axis labels above.
     engine = fig.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
     engine.set(w_pad=0.12, h_pad=0.08)
@@ -177,7 +178,7 @@ def _all_parts(arm: Arm, key: str, parts: Sequence[str]) -> np.ndarray:
 
 
 def _caption(arms: Sequence[Arm], panel: Panel, keys: Sequence[str], run: Run) -> str:
-    """The caption of the panel, what its bands are, and which lines are missing or interrupted."""
+    """The panel's caption, what its bands are, and which lines are missing or interrupted."""
     parts = [panel.caption.format(split=run.split), *_bands(arms, keys)]
     missing = [title_of(key) for key in panel.keys if key not in keys]
     if missing:
@@ -224,13 +225,16 @@ def _controls_of(arm: Arm, arms: Sequence[Arm]) -> dict[str, Arm]:
 
 
 def _control_figure(loops: Sequence[tuple[Arm, dict[str, Arm]]], key: str) -> RenderedFigure:
-    kinds = [kind for kind in CONTROLS if any(kind in controls for _, controls in loops)]
+    present: set[str] = set()
+    for _, controls in loops:
+        present.update(controls)
+    kinds = [kind for kind in CONTROLS if kind in present]
     fig, axes = small_multiples(len(loops), ["loop", *kinds])
     for ax, (arm, controls) in zip(axes, loops, strict=True):
         _shade_null(ax, [arm], key)
         plot_arm(ax, arm, key, 0)
         for kind, control in controls.items():
-            plot_arm(ax, control, key, 1 + kinds.index(kind))
+            plot_arm(ax, control, key, 1 + kinds.index(kind))  # one colour a kind in all plots
         label_axes(ax, arm.name, [arm, *controls.values()], key)
     arms = [arm for arm, _ in loops]
     title = title_of(key)

@@ -165,6 +165,7 @@ def _list(
     """One row per subgroup (class, group), one column per stage."""
     classes, groups = np.array(subgroups).T
     values = np.stack([shares[classes, groups] for shares in chart.values], axis=1)
+    # A long list, such as the groups of a hundred classes, continues in further columns.
     blocks = np.array_split(np.arange(len(names)), math.ceil(len(names) / ROWS))
     block_width = LETTER * max(map(len, names)) + 0.3 + len(chart.stages) * SQUARE
     width = max(len(blocks) * block_width + 0.2, 3.2)
@@ -203,6 +204,7 @@ def _squares(run: Run, chart: _Map) -> RenderedFigure:
 
 def _heat(ax: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Shares float64[R,K], darker where higher, with their values up to ten columns."""
+    # One scale in all maps, so that shades can be compared between generations.
     ax.imshow(np.ma.masked_invalid(values), cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     ax.set_yticks(range(len(rows)), rows)
     ax.set_xticks(range(len(columns)), columns, rotation=0 if max(map(len, columns)) <= 7 else 40)

@@ -1,4 +1,4 @@
-"""The page: runs -> figures, tables and sentences -> one HTML file, its PNGs and numbers.csv."""
+"""The page: figures, tables and sentences of runs as one HTML file, with PNGs and a CSV."""
 
 import base64
 import json
@@ -79,6 +79,7 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
     which the loops are forecast. Raises UsageError for a mistake in the arguments and RunError for
     a damaged run; nothing is written then.
     """
+    # Together, so that the side study is checked against the runs: one data source, no run twice.
     every = read_runs([*workdirs, *side])
     runs = every[: len(workdirs)]
     side_runs = every[len(workdirs) :]
@@ -119,7 +120,7 @@ def _overview(
     every: Sequence[Arm], run: Run, found: Sequence[Finding], side: Sequence[Row]
 ) -> Overview:
     loops = [arm for arm in every if arm.control == "none"] or list(every)
-    tested = list(dict.fromkeys(finding.metric for finding in found))
+    tested = list(dict.fromkeys(finding.metric for finding in found))  # in the planned order
     fitted = forecast.curves(side)
     made: list[forecast.Forecast] = []
     reasons = [NO_CURVES] if side else []

@@ -1,4 +1,4 @@
-"""The panels of the report: which metrics share a figure, in which order, with which caption."""
+"""The panels of the report: which metrics share a figure, their order and captions."""
 
 import math
 from collections.abc import Iterable
@@ -113,10 +113,12 @@ def panels(keys: Iterable[str]) -> list[Panel]:
     Counts (`whole`) have no figure.
     """
     wanted = dict.fromkeys(keys)
-    shown = [panel for panel in PANELS if any(key in wanted for key in panel.keys)]
+    shown = []
     named: set[str] = set()
     for panel in PANELS:
         named.update(panel.keys)
+        if not wanted.keys().isdisjoint(panel.keys):
+            shown.append(panel)
     others = tuple(key for key in wanted if key not in named and not is_count(key))
     if others:
         shown.append(Panel("others", "Other metrics", "Metrics from outside the package.", others))

@@ -123,6 +123,7 @@ def _has_images(block: _Block) -> bool:
 
 def _side(blocks: Sequence[_Block], columns: int) -> int:
     """Side of a square: a whole multiple, or a whole fraction, of the image's own side."""
+    # Otherwise nearest-neighbour scaling would make the pixels of one image unequal.
     own = 0
     for block in blocks:
         own = max(own, *(images.shape[1] for images in block.examples))

@@ -84,7 +84,7 @@ def finish(fig: Figure, name: str, alt: str, caption: str) -> RenderedFigure:
 
 
 def line(i: int) -> dict[str, Any]:
-    """Returns the look of line i: colour, dashes and marker differ; 28 lines before any repeat."""
+    """Returns the look of line i: colour, dashes and marker differ, for 28 lines."""
     return {
         "color": COLOURS[i % len(COLOURS)],
         "linestyle": DASHES[i % len(DASHES)],

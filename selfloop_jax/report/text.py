@@ -142,7 +142,7 @@ def _detour(numbers: Sequence[int], values: Sequence[float]) -> str:
     for value in values:
         outside.append(max(low - value, value - high) if math.isfinite(value) else 0.0)
     i = outside.index(max(outside))
-    if outside[i] < 5e-4:  # less than the three decimals in print
+    if outside[i] < 5e-4:  # invisible in the three decimals in print
         return ""
     return f" ({number_text(values[i])} in generation {numbers[i]})"
 
