@@ -120,14 +120,14 @@ def _response(points: np.ndarray) -> dynamics.Response | None:
 
 
 def _points(row: Row) -> np.ndarray:
-    """float[C,3] of the classes with an aligned group: share in the pool, among images, images."""
+    """float[C,3] of classes with an aligned group: pool share, generated share, images."""
     counts = row["generated.class_counts"]
     kept = (row["pool.aligned_counts"] > 0) & (counts > 0)
     return np.stack([_by_class(row, "pool"), _by_class(row, "generated"), counts], axis=1)[kept]
 
 
 def _by_class(row: Row, place: str) -> np.ndarray:
-    """Aligned share float[C] in the pool or among generated images; NaN where a class is absent."""
+    """Aligned share float[C] in the pool or the generated set; NaN for absent classes."""
     counts = row[f"{place}.class_counts"]
     undefined = np.full(len(counts), np.nan)
     return np.divide(row[f"{place}.aligned_counts"], counts, out=undefined, where=counts > 0)
@@ -180,9 +180,11 @@ def _fine_tuned(arm: Arm) -> bool:
 
 def _complete_runs(arm: Arm) -> list[list[Row]]:
     """The runs of an arm that have all its generations."""
-    generations = arm.generations
-    complete = [rows for rows in arm.runs.values() if len(rows) == len(generations)]
-    return [[rows[g] for g in generations] for rows in complete]
+    complete = []
+    for rows in arm.runs.values():
+        if len(rows) == len(arm.generations):
+            complete.append([rows[g] for g in arm.generations])
+    return complete
 
 
 def _forecast(arm: Arm, found: Curves) -> Forecast:
@@ -260,9 +262,10 @@ def _pool_section(arm: Arm) -> PoolConfig:
 
 
 def _gap_band(pool: dynamics.Band, found: Curves) -> dynamics.Band:
-    """Gap over the forecast share, with the spread of single runs; NaN outside measured shares.
+    """Gap over the forecast share, with the spread of single runs.
 
-    An end of the share's interval that lies outside is replaced by the nearest measured share.
+    NaN where the share is outside the range of measured shares. An end of its interval that is
+    outside is replaced by the nearest measured share.
     """
     mean, error = found.gap(pool.mean)
     measured = found.gap.share[[0, -1]]
