@@ -106,11 +106,11 @@ def test_kl_is_scipy_s_entropy_of_the_smoothed_tables(p, q):
     assert kl(p, p) == 0
 
 
-def test_kl_runs_from_the_drawn_to_the_real():
-    real, drawn = np.array([[100, 0]]), np.array([[50, 50]])
+def test_kl_runs_from_the_generated_to_the_real():
+    real, generated = np.array([[100, 0]]), np.array([[50, 50]])
     expected = 0.5 * math.log(0.5 / (100.5 / 101)) + 0.5 * math.log(0.5 / (0.5 / 101))
-    assert kl(drawn, real) == pytest.approx(expected)
-    assert kl(real, drawn) < kl(drawn, real)
+    assert kl(generated, real) == pytest.approx(expected)
+    assert kl(real, generated) < kl(generated, real)
 
 
 @SETTINGS
@@ -192,19 +192,19 @@ def exact_null(real, count, members):
 
 
 @pytest.mark.parametrize(
-    "drawn", [[[3, 1, 1], [2, 4, 0]], [[0, 0, 5], [6, 0, 0]], [[4, 0, 1], [1, 5, 0]]]
+    "generated", [[[3, 1, 1], [2, 4, 0]], [[0, 0, 5], [6, 0, 0]], [[4, 0, 1], [1, 5, 0]]]
 )
-def test_nulls_agree_with_enumeration(drawn):
+def test_nulls_agree_with_enumeration(generated):
     real, members = (
         np.array([[6, 3, 1], [2, 5, 0]]),
         np.array([[True, True, True], [True, True, False]]),
     )
-    drawn = np.array(drawn)
-    found = null(real, drawn, members, (0, "null"), replicates=4000)
-    probability, values = exact_null(real, drawn.sum(axis=1), members)
+    generated = np.array(generated)
+    found = null(real, generated, members, (0, "null"), replicates=4000)
+    probability, values = exact_null(real, generated.sum(axis=1), members)
     assert probability.sum() == pytest.approx(1)
-    seen = [kl(drawn[members], real[members]), total_variation(drawn, real)]
-    seen.append(subgroup_coverage(drawn, real, members))
+    seen = [kl(generated[members], real[members]), total_variation(generated, real)]
+    seen.append(subgroup_coverage(generated, real, members))
     for name, value, own, outwards in zip(NULL_KEYS, values.T, seen, (1, 1, -1), strict=True):
         exact = probability[outwards * (value - own) >= -1e-9].sum()
         assert found[name]["p"] == pytest.approx(exact, abs=0.03)
@@ -221,19 +221,19 @@ def test_the_null_of_a_distance_is_not_zero():
     assert found["total_variation_to_real"]["p"] == found["kl_to_real"]["p"] == 1
 
 
-def test_a_drifted_table_lies_beyond_its_null():
+def test_a_changed_table_lies_beyond_its_null():
     real = np.full((3, 4), 25)
-    drawn = np.array([[97, 1, 1, 1], [25, 25, 25, 25], [100, 0, 0, 0]])
-    found = null(real, drawn, everything(3, 4), (0, "null"), replicates=199)
+    generated = np.array([[97, 1, 1, 1], [25, 25, 25, 25], [100, 0, 0, 0]])
+    found = null(real, generated, everything(3, 4), (0, "null"), replicates=199)
     assert [found[name]["p"] for name in NULL_KEYS] == [1 / 200] * 3
     assert found["subgroup_coverage"]["null"] == [1, 1, 1]
 
 
-def test_classes_are_kept_as_they_were_drawn():
+def test_classes_are_kept_as_they_were_generated():
     """With one group in all nothing is left to draw: the null is the number itself."""
-    real, drawn = np.array([[50], [50], [0]]), np.array([[70], [20], [10]])
-    found = null(real, drawn, everything(3, 1), (0, "null"), replicates=20)
-    own = total_variation(drawn, real)
+    real, generated = np.array([[50], [50], [0]]), np.array([[70], [20], [10]])
+    found = null(real, generated, everything(3, 1), (0, "null"), replicates=20)
+    own = total_variation(generated, real)
     assert found["total_variation_to_real"]["null"] == pytest.approx([own] * 3)
     assert [found[name]["p"] for name in NULL_KEYS] == [1, 1, 1]
 
@@ -265,7 +265,7 @@ def test_a_null_is_its_address_s():
     assert one == again != other
 
 
-def test_an_annotator_s_errors_pass_for_drift_unless_the_null_has_them():
+def test_an_annotator_s_errors_look_like_a_change_unless_the_null_has_them():
     """Sampled from the real shares, read with 30 % errors known from 15 images of each group."""
     real = np.array([[60, 20, 10, 10], [10, 60, 20, 10], [5, 5, 5, 85]])
     rates = 0.7 * np.eye(4) + 0.3 * np.roll(np.eye(4), 1, axis=1)
@@ -313,7 +313,7 @@ MINORITIES = [0.9] + [0.1 / 9] * 9
 
 
 @pytest.mark.parametrize(
-    ("shares", "rates", "drawn", "known"),
+    ("shares", "rates", "generated", "known"),
     [
         ([0.7, 0.3], annotator(0.9, 2), 200, 100),
         ([0.9, 0.1], annotator(0.8, 2), 100, 40),
@@ -329,15 +329,17 @@ MINORITIES = [0.9] + [0.1 / 9] * 9
         "ten groups near the boundary",
     ],
 )
-def test_corrected_intervals_cover_the_truth_and_uncorrected_do_not(shares, rates, drawn, known):
+def test_corrected_intervals_cover_the_truth_and_uncorrected_do_not(
+    shares, rates, generated, known
+):
     """300 trials, each a class of its own."""
-    place = (len(shares), drawn, known)
-    joint = draws(shares @ rates, drawn, 300, "joint", *place)
+    place = (len(shares), generated, known)
+    joint = draws(shares @ rates, generated, 300, "joint", *place)
     confusion = list(held_out(rates, known, 300, "confusion", *place))
     found, _ = corrected_shares(joint, confusion, everything(*joint.shape), none(300))
     assert found["identified"].all()
     assert 0.92 <= covered(found["low"], found["high"], shares).mean() <= 0.98
-    plain = np.array([wilson(reads, drawn) for reads in joint[:, 0]]).T
+    plain = np.array([wilson(reads, generated) for reads in joint[:, 0]]).T
     assert covered(*plain, shares[0]).mean() < 0.85
 
 

@@ -1,4 +1,4 @@
-"""Predicted pools against built ones, fitted curves against known ones, and the laws of two loops."""
+"""Predicted pools against built ones, fitted curves against known ones, laws of two loops."""
 
 import dataclasses
 
@@ -53,7 +53,7 @@ def shares(section, g, real, generated, sizes):
 
 
 def biased(n, first=0):
-    """n real points: three of class 0 to two of class 1, in both of them exactly ALIGNED in group 0."""
+    """n real points: three of class 0 to two of class 1, a share ALIGNED of both in group 0."""
     label = (np.arange(n) % 5 >= 3).astype(np.int32)
     turn = np.array([np.sum(label[:i] == label[i]) for i in range(n)])
     return closed_form.points(label, (turn % 20 >= 20 * ALIGNED[label]).astype(int), -1, first)
@@ -87,7 +87,7 @@ def within(observed, expected, errors=4.5):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("match_group", [False, True])
 def test_expected_shares_are_those_of_pools_that_are_built(rule, match_group):
-    """Three classes, three groups, drawn sets that differ from the real one; the mean over 300 keys."""
+    """Three classes and groups, generated sets unlike the real one; the mean over 300 keys."""
     g, rules = 3, section(rule, match_group=match_group)
     label = np.arange(90, dtype=np.int32) % 3
     real = closed_form.points(label, np.arange(90) // 3 % 5 % 3, -1)
@@ -311,7 +311,7 @@ def certain(*coefficients):
 
 
 def line(rule, coefficients, real, generations, first=None):
-    """Drawn shares of a noiseless loop with as many drawn as real images; `first`: of generation 0."""
+    """Generated shares of a noiseless loop, as many as real images; `first`: of generation 0."""
     of_all = certain(*coefficients)
     response = of_all if first is None else certain(special.logit(first), 0)
     loop = dynamics.Loop(section(rule), real, Sizes(100, 100), response, of_all)
@@ -355,7 +355,7 @@ def test_the_spread_of_a_copying_loop_is_bounded_as_derived(rule):
 
 
 def test_the_interval_covers_loops_of_another_response_fitted_from_a_side_study():
-    """The whole path: side study, fit, prediction; every trial has its own study and its own loop."""
+    """The whole path: side study, fit, prediction; every trial has its own study and loop."""
     random, inside, errors = np.random.default_rng(4), [], []
     truth, pools = np.array([0.2, 1.1]), np.tile([0.3, 0.5, 0.7, 0.9], 5)
     for trial in range(60):
@@ -394,7 +394,7 @@ def test_a_fine_tuned_generator_has_one_before_it():
 
 
 def test_memory_is_of_what_was_expected_and_not_of_the_noise_of_drawing():
-    """Generation 0 expects the real share .5 and happens to draw .8; a generator that is all memory stays."""
+    """Generation 0 generates 0.8 for an expected 0.5; a generator that is all memory stays."""
     remembering = dynamics.Loop(
         section("replace"), 0.5, Sizes(100, 100), certain(0, 1), certain(0, 0, 1)
     )
@@ -448,7 +448,7 @@ def test_under_replace_shares_drift_as_wright_and_fisher_say():
 
 
 def test_under_accumulate_drift_stays_bounded():
-    """Var of the pool's share after G steps of n = n_r = n_s: p(1-p) (1 - prod (1 - 1 / (n (g + 1)^2)))."""
+    """After G steps of n = n_r = n_s Var of the share is p(1-p) (1 - prod (1 - 1/(n (g+1)^2)))."""
     _, drawn = loops("replace", 300, N_REAL, 12)
     pools, _ = loops("accumulate", 300, N_REAL, 12)
     spread = pools[:, -1].var(axis=0, ddof=1)

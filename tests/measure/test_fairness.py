@@ -77,9 +77,9 @@ def mean(values):
     return math.fsum(values) / len(values)
 
 
-def weighted_std(tpr, cells):
-    """Standard deviation of the recalls of `cells`, every image of a cell counting once."""
-    each_image = [recall for recall, cell in zip(tpr, cells, strict=True) for _ in cell]
+def weighted_std(tpr, subgroups):
+    """Standard deviation of the recalls of `subgroups`, every image of a subgroup counting once."""
+    each_image = [recall for recall, subgroup in zip(tpr, subgroups, strict=True) for _ in subgroup]
     if len(defined(tpr)) < 2:
         return None
     centre = mean(each_image)
@@ -105,24 +105,24 @@ def by_hand(label, pred, group, num_classes, num_groups, nested=False):
     opportunity, impact, odds, parity, deviation, expected = [], [], [], [], [], []
     for c in classes:
         rows = [by_group[g] for g in groups if not nested or home.get(g) == c]
-        cells = [[row for row in members if row[0] == c] for members in rows]
+        subgroups = [[row for row in members if row[0] == c] for members in rows]
         others = [[row for row in members if row[0] != c] for members in rows]
         tpr, fpr, positive = (
             [share(members, lambda row, c=c: row[1] == c) for members in kind]
-            for kind in (cells, others, rows)
+            for kind in (subgroups, others, rows)
         )
         opportunity.append(spread(tpr))
         impact.append(ratio(positive))
         parity.append(spread(positive))
         odds.append(None if None in (spread(tpr), spread(fpr)) else max(spread(tpr), spread(fpr)))
-        deviation.append(weighted_std(tpr, cells))
-        expected += cells
+        deviation.append(weighted_std(tpr, subgroups))
+        expected += subgroups
     expected = by_group if nested else expected
     accuracies = [share(members, right) for members in by_group]
     return {
         "accuracy": over(mean, [share(everything, right)]),
         "worst_group_accuracy": over(min, accuracies),
-        "worst_subgroup_accuracy": over(min, [share(cell, right) for cell in expected]),
+        "worst_subgroup_accuracy": over(min, [share(subgroup, right) for subgroup in expected]),
         "equal_opportunity_difference_mean": over(mean, opportunity),
         "equal_opportunity_difference_max": over(max, opportunity),
         "disparate_impact_ratio_mean": over(mean, impact),
@@ -131,13 +131,13 @@ def by_hand(label, pred, group, num_classes, num_groups, nested=False):
         "demographic_parity_difference": math.nan if nested else over(max, parity),
         "maximal_disparity": over(max, [spread(accuracies)]),
         "macro_std": over(mean, deviation),
-        "undefined_subgroups": float(sum(not cell for cell in expected)),
+        "undefined_subgroups": float(sum(not subgroup for subgroup in expected)),
     }
 
 
 @st.composite
 def sets_of_rows(draw, nested=None, unknown=True, min_size=0):
-    """Small test sets: empty cells, single groups and unused classes are common."""
+    """Small test sets: empty subgroups, single groups and unused classes are common."""
     num_classes, num_groups = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     nested = draw(st.booleans()) if nested is None else nested
     classes, groups = (
@@ -247,10 +247,10 @@ def demographic_ratio(truth, guess, group, keep):
 
 def crossed_cases():
     yield "full", draw_crossed(0)
-    yield "small, cells missing", draw_crossed(1, size=14)
+    yield "small, subgroups missing", draw_crossed(1, size=14)
     label, pred, group = draw_crossed(2)
     keep = ~((label == 1) & (group == 2)) & ~((label == 3) & (group != 0))
-    yield "empty cells, class 3 in one group", (label[keep], pred[keep], group[keep])
+    yield "empty subgroups, class 3 in one group", (label[keep], pred[keep], group[keep])
     yield "class 2 without rows", tuple(column[label != 2] for column in (label, pred, group))
     yield "class 2 never predicted", (label, np.where(pred == 2, 0, pred), group)
     yield "group 1 without rows", tuple(column[group != 1] for column in (label, pred, group))
@@ -281,13 +281,13 @@ def test_fairlearn(nested, columns):
     theirs = by_fairlearn(*columns, 4, nested)
     assert_same({name: ours[name] for name in theirs}, theirs)
     assert ours["accuracy"] == accuracy_score(*columns[:2])
-    cells = set(zip(label[group >= 0], group[group >= 0], strict=True))
-    assert ours["undefined_subgroups"] == 12 - len(cells)
+    subgroups = set(zip(label[group >= 0], group[group >= 0], strict=True))
+    assert ours["undefined_subgroups"] == 12 - len(subgroups)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_fairlearn_one_call_per_class(seed):
-    """With every cell filled the ready-made functions say the same."""
+    """With every subgroup filled the ready-made functions say the same."""
     label, pred, group = draw_crossed(seed, num_classes=3, num_groups=4, size=300)
     ours = summary(label, pred, group, 3, 4)
     assert ours["undefined_subgroups"] == 0
@@ -310,7 +310,7 @@ def test_fairlearn_one_call_per_class(seed):
 
 
 def test_hand_count_crossed():
-    # Four cells of two images with 2 1 / 1 2 right (class by group), and a wrong one of unknown
+    # Four subgroups of two images with 2 1 / 1 2 right (class by group), and a wrong one of unknown
     # group.
     label = np.array([0, 0, 0, 0, 1, 1, 1, 1, 0])
     group = np.array([0, 0, 1, 1, 0, 0, 1, 1, -1])
@@ -482,7 +482,7 @@ def test_values_stay_in_range_and_order(arguments):
 
 
 def balanced(num_classes, num_groups, per_cell=3):
-    """Label and group of a test set with equal, filled cells."""
+    """Label and group of a test set with equal, filled subgroups."""
     label, group, _ = np.indices((num_classes, num_groups, per_cell)).reshape(3, -1)
     return label, group
 

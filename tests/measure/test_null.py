@@ -44,7 +44,7 @@ def contrast(columns, sizes, aligned):
     return fairness.summary(make(columns, None, sizes, aligned))["aligned_contrast"]
 
 
-def cells(*counts):
+def subgroups(*counts):
     """Label, pred and group of class 0 with (right, images) in each group; errors go to class 1."""
     pred = [np.repeat([0, 1], [right, size - right]) for right, size in counts]
     group = [np.full(size, g) for g, (_, size) in enumerate(counts)]
@@ -93,7 +93,7 @@ def test_number_without_gap_is_within_its_null_band(paired):
 
 def test_gap_lies_beyond_the_null_band_and_its_interval_above_0():
     right = np.array([90, 90, 90, 60, 90])
-    columns = cells(*[(n, 100) for n in right])
+    columns = subgroups(*[(n, 100) for n in right])
     result = fairness.numbers(make(columns, None, (2, 5), [0, -1]), ADDRESS, 500)
     others = {"accuracy", "aligned_contrast", "equalized_odds_difference", "undefined_subgroups"}
     for name in set(result) - others:
@@ -127,7 +127,7 @@ def test_paired_null_flips_discordant_pairs():
 
 
 def test_unpaired_null_is_hypergeometric():
-    columns = cells((8, 10), (3, 6))
+    columns = subgroups((8, 10), (3, 6))
     contrast = permuted(columns, None, (2, 2), [0, -1], replicates=2000)["aligned_contrast"]
     right = np.arange(5, 11)  # of the 11 right ones, those in group 0
     values = right / 10 - (11 - right) / 6
@@ -159,15 +159,15 @@ def test_permuting_keeps_classes_and_their_recall(paired):
     spread = np.abs(values["aligned_contrast"])
     assert np.ptp(spread) > 0.05
     np.testing.assert_allclose(values["worst_subgroup_accuracy"], 0, atol=1e-12)
-    # Two cells of 50: their mean stays, so group accuracies follow from the contrast alone.
+    # Two subgroups of 50: their mean stays, so group accuracies follow from the contrast alone.
     recall = right.mean() + np.array([[0.5], [-0.5]]) * values["aligned_contrast"]
     accuracy = recall * 50 / np.array([[80], [60]])
     np.testing.assert_allclose(values["worst_group_accuracy"], accuracy.min(axis=0), atol=1e-12)
 
 
-def test_single_images_beside_paired_ones_are_permuted_within_their_class():
+def test_single_images_among_paired_ones_are_permuted_within_their_class():
     *columns, source = shown_in_all(np.ones((3, 2), bool))
-    single = cells((20, 20), (0, 20))
+    single = subgroups((20, 20), (0, 20))
     columns = [np.r_[a, b] for a, b in zip(columns, single, strict=True)]
     source = np.r_[source, 10 + np.arange(40)]
     values = permuted(columns, source, (2, 2), [0, -1])["aligned_contrast"]
@@ -175,7 +175,7 @@ def test_single_images_beside_paired_ones_are_permuted_within_their_class():
 
 
 def test_unknown_groups_stay_out():
-    columns = cells((8, 10), (3, 6))
+    columns = subgroups((8, 10), (3, 6))
     more = [np.r_[column, [value] * 50] for column, value in zip(columns, (0, 1, -1), strict=True)]
     np.testing.assert_equal(permuted(more, None, (2, 2)), permuted(columns, None, (2, 2)))
     ours, theirs = (bounds(c, None, (2, 2))[0] for c in (more, columns))
@@ -192,10 +192,10 @@ def test_rates_have_wilson_intervals():
     metrics, (low, high) = bounds((label, pred, group), None, (3, 4))
     for c in range(3):
         for g in range(4):
-            cell = (label == c) & (group == g)
-            theirs = stats.binomtest(int((pred[cell] == c).sum()), int(cell.sum())).proportion_ci(
-                method="wilson"
-            )
+            subgroup = (label == c) & (group == g)
+            theirs = stats.binomtest(
+                int((pred[subgroup] == c).sum()), int(subgroup.sum())
+            ).proportion_ci(method="wilson")
             assert (low[c, g], high[c, g]) == pytest.approx(tuple(theirs), abs=1e-12)
     theirs = stats.binomtest(int((pred == label).sum()), 300).proportion_ci(method="wilson")
     assert metrics["accuracy"] == pytest.approx(tuple(theirs), abs=1e-12)
@@ -203,7 +203,7 @@ def test_rates_have_wilson_intervals():
 
 @pytest.mark.parametrize("copies", [2, 5])
 def test_copies_of_an_image_are_worth_one(copies):
-    columns = cells((60, 80), (70, 90))
+    columns = subgroups((60, 80), (70, 90))
     copied = [np.repeat(column, copies) for column in columns]
     once, (low, high) = bounds(columns, None, (2, 2), [0, -1])
     many, (low_many, high_many) = bounds(copied, np.repeat(np.arange(170), copies), (2, 2), [0, -1])
@@ -234,7 +234,7 @@ def test_paired_contrast_has_the_error_of_paired_differences():
 
 def test_groups_of_a_class_share_nothing_with_other_classes():
     """The error of a mean contrast over classes is that of independent contrasts."""
-    columns = cells((80, 100), (70, 100))
+    columns = subgroups((80, 100), (70, 100))
     both = [np.r_[column, column] for column in columns]
     both[0][200:] = 1
     both[1][200:] = 1 - both[1][200:]
@@ -246,7 +246,7 @@ def test_groups_of_a_class_share_nothing_with_other_classes():
 
 @pytest.mark.parametrize("groups", [2, 5, 10])
 def test_critical_value_of_equal_cells_is_that_of_tukey(groups):
-    columns = cells(*[(80, 100)] * groups)
+    columns = subgroups(*[(80, 100)] * groups)
     low, high = bounds(columns, None, (2, groups), replicates=20000)[0][
         "equal_opportunity_difference_max"
     ]
@@ -258,14 +258,14 @@ def test_critical_value_of_equal_cells_is_that_of_tukey(groups):
 
 
 def in_classes(count, columns):
-    """The same cells in each of so many classes."""
+    """The same subgroups in each of so many classes."""
     classes = np.repeat(np.arange(count), len(columns[0]))
     return classes, (classes + np.tile(columns[1], count)) % count, np.tile(columns[2], count)
 
 
 def test_critical_value_grows_with_the_classes():
     """Four classes of two groups are four independent differences and eight independent recalls."""
-    columns = in_classes(4, cells((80, 100), (80, 100)))
+    columns = in_classes(4, subgroups((80, 100), (80, 100)))
     metrics, _ = bounds(columns, None, (4, 2), replicates=20000)
     deviation = math.sqrt(2 * (81 / 102) * (21 / 102) / 102)
     z = {count: stats.norm.ppf((1 + 0.95 ** (1 / count)) / 2) for count in (4, 8)}
@@ -278,7 +278,7 @@ def test_critical_value_grows_with_the_classes():
 
 def test_mean_range_is_raised_by_noise_and_lowered_by_one_pair_a_class():
     columns = in_classes(
-        4, cells((20, 100), *[(80, 100)] * 4)
+        4, subgroups((20, 100), *[(80, 100)] * 4)
     )  # recalls of .2 and .8 have equal errors
     low, high = bounds(columns, None, (4, 5), replicates=5000)[0][
         "equal_opportunity_difference_mean"
@@ -292,7 +292,7 @@ def test_mean_range_is_raised_by_noise_and_lowered_by_one_pair_a_class():
 
 def test_means_of_two_groups():
     """Of two groups the weighted deviation is half the range, and the range has one slope."""
-    columns = cells((80, 100), (60, 100))
+    columns = subgroups((80, 100), (60, 100))
     metrics, _ = bounds(columns, None, (2, 2), replicates=5000)
     low, high = metrics["equal_opportunity_difference_mean"]
     assert metrics["macro_std"] == pytest.approx((low / 2, high / 2))
@@ -303,7 +303,7 @@ def test_means_of_two_groups():
 
 
 def test_always_right_has_an_error():
-    columns = cells((20, 20), (20, 20), (20, 20))
+    columns = subgroups((20, 20), (20, 20), (20, 20))
     *paired, source = shown_in_all(np.ones((20, 3), bool))
     for test_set, ids in ((columns, None), (paired, source)):
         metrics, (low, high) = bounds(test_set, ids, (2, 3), [0, -1])
@@ -319,16 +319,16 @@ def test_always_right_has_an_error():
 
 def test_ratio_with_a_group_that_never_hits():
     """Its rate may be 0, so the ratio may; that it is lower than the others is still seen."""
-    metrics, _ = bounds(cells((80, 100), (80, 100), (0, 100)), None, (2, 3), nested=True)
+    metrics, _ = bounds(subgroups((80, 100), (80, 100), (0, 100)), None, (2, 3), nested=True)
     low, high = metrics["disparate_impact_ratio_min"]
     assert low == 0 < high < 0.3
     # With no hit anywhere groups of very different size are alike: nothing says otherwise.
-    metrics, _ = bounds(cells((0, 3), (0, 2000)), None, (2, 2), nested=True)
+    metrics, _ = bounds(subgroups((0, 3), (0, 2000)), None, (2, 2), nested=True)
     assert metrics["disparate_impact_ratio_min"] == (0, 1)
 
 
 def test_higher_level_is_wider():
-    columns = cells((80, 100), (60, 100), (75, 90))
+    columns = subgroups((80, 100), (60, 100), (75, 90))
     test_set = make(columns, None, (2, 3), [1, -1])
     narrow, wide = (fairness.bounds(test_set, ADDRESS, 500, level) for level in (0.8, 0.99))
     for name in set(narrow) - {"equalized_odds_difference"}:
@@ -356,7 +356,7 @@ def test_contrast_by_hand():
 
 @st.composite
 def sets_of_rows(draw):
-    """Columns, source and sizes; small enough that empty cells and single groups are common."""
+    """Columns, source and sizes; small enough that empty subgroups and single groups are common."""
     num_classes, num_groups = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     nested, paired = draw(st.booleans()), draw(st.booleans())
     classes, groups = st.integers(0, num_classes - 1), st.integers(-1, num_groups - 1)
@@ -402,7 +402,7 @@ def test_every_number_lies_in_its_interval(arguments):
     json.dumps(numbers)
 
 
-def drawn(paired=True, seed=4):
+def with_gap(paired=True, seed=4):
     """A test set of 3 classes and 4 groups with a gap and unknown groups."""
     rng = np.random.default_rng(seed)
     label = np.repeat(rng.integers(3, size=60), 4)
@@ -415,7 +415,7 @@ def drawn(paired=True, seed=4):
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_order_of_rows_is_irrelevant(paired):
-    columns, source = drawn(paired)
+    columns, source = with_gap(paired)
     order = np.random.default_rng(5).permutation(240)
     moved, moved_source = [column[order] for column in columns], source[order] if paired else None
     ours, theirs = (
@@ -433,7 +433,7 @@ def test_order_of_rows_is_irrelevant(paired):
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_names_of_groups_are_irrelevant(paired):
-    columns, source = drawn(paired)
+    columns, source = with_gap(paired)
     names = np.array([2, 0, 3, 1, -1])  # the last one is that of unknown groups
     aligned = np.array([0, 1, 2])
     renamed = [columns[0], columns[1], names[columns[2]]]
@@ -450,7 +450,7 @@ def test_names_of_groups_are_irrelevant(paired):
 
 def test_nested_compares_the_groups_of_a_class():
     """Two classes of two groups: the same numbers as crossed groups that share their names."""
-    columns, _ = drawn()
+    columns, _ = with_gap()
     label, pred, group = columns
     inside = np.where(group >= 0, group + 4 * label, -1)
     ours, recall = bounds((label, pred, inside), None, (3, 12), nested=True)
@@ -471,7 +471,7 @@ def test_nested_compares_the_groups_of_a_class():
 
 
 def test_numbers_belong_to_their_address():
-    columns, source = drawn()
+    columns, source = with_gap()
     results = [
         fairness.numbers(make(columns, source, (3, 4), [0, 1, 2]), address, 100)
         for address in (ADDRESS, ADDRESS, (0, "other"))
@@ -506,7 +506,7 @@ def test_no_rows_and_unknown_groups(nested, rows):
 
 
 def test_one_group_has_rates_but_no_range():
-    result = fairness.numbers(make(cells((15, 20)), None, (2, 1), [0, -1]), ADDRESS, 20)
+    result = fairness.numbers(make(subgroups((15, 20)), None, (2, 1), [0, -1]), ADDRESS, 20)
     del result["undefined_subgroups"]
     defined = {name for name, number in result.items() if not math.isnan(number["low"])}
     assert defined == {"accuracy", "worst_group_accuracy", "worst_subgroup_accuracy"}
