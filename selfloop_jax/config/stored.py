@@ -6,6 +6,7 @@ from selfloop_jax.config.parse import typed
 from selfloop_jax.config.schema import Config
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
+from selfloop_jax.runtime.workdir import check_version
 
 
 def read_config(workdir: Path) -> Config:
@@ -13,6 +14,7 @@ def read_config(workdir: Path) -> Config:
     path = workdir / "config.json"
     if not path.exists():
         raise UsageError(f"{workdir}: no run there (config.json is missing)")
+    check_version(workdir)
     stored = store.read_json(path)
     if not isinstance(stored, dict):
         raise RunError(f"{path}: damaged: no object")

@@ -30,6 +30,7 @@ def replay(study: Study, config: Config, path: Path, number: int, stop: Callable
         raise UsageError(
             f"--replay={number}: {record_path} is missing; allowed are committed generations"
         )
+    workdir.check_version(path)
     workdir.check_config(path, config.to_dict())
     record = store.read_json(record_path)
     if len(workdir.records(path, number)) < number:

@@ -32,6 +32,7 @@ def run(
     `stop()` is asked between dispatches; when it is true, progress is saved and Preempted raised.
     """
     study.check(config)
+    workdir.check_version(path)
     if (path / "config.json").exists():
         workdir.check_config(path, config.to_dict())
     context = study.open(config, multihost.agree_on_stop(stop))

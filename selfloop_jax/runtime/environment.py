@@ -1,4 +1,4 @@
-"""What decides bits beside the config: threads, XLA flags, versions, devices; and the compile cache."""
+"""What decides bits besides the config: threads, XLA flags, versions, devices."""
 
 import ctypes
 import importlib.metadata
@@ -12,16 +12,24 @@ from typing import Any
 
 import jax
 
+from selfloop_jax import __version__
 from selfloop_jax.runtime import store
 
-M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # of malloc.h
+# Parameters of mallopt, as malloc.h numbers them.
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+M_ARENA_MAX = -8
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections"),
+    *("scikit-learn", "mlxtend"),
+)
 
 
 def configure(nproc: int, cpu_devices: int, deterministic: bool) -> None:
-    """Fixes what decides bits before the first use of a backend: threads, CPU devices, compiler flags.
+    """Fixes threads, CPU devices and compiler flags; call it before the first use of a backend.
 
-    The arguments are fields of section `parallel`. Also switches on the persistent compilation cache, and has freed memory
-    kept.
+    The arguments are fields of section `parallel`. Also switches on the persistent compilation
+    cache, and makes the C library keep freed memory.
     """
     _keep_freed_memory()
     os.environ["NPROC"] = str(nproc)
@@ -29,31 +37,31 @@ def configure(nproc: int, cpu_devices: int, deterministic: bool) -> None:
     if deterministic and "xla_gpu_deterministic_ops" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     jax.config.update("jax_num_cpu_devices", cpu_devices)
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/selfloop_jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _keep_freed_memory() -> None:
-    """Has glibc, where that is the C library, keep large blocks instead of giving each back to the system.
+    """Makes glibc, where that is the C library, keep large blocks when they are freed.
 
     A program on the CPU takes and frees its buffers at every call, and pages that are mapped anew
     cost up to a fifth of a training step. Blocks that large stay only in the first arena.
     """
     libc = ctypes.CDLL(None)
-    # Some versions refuse so large a threshold, and the others without it would make it worse.
+    # Some versions refuse so large a threshold; the other two settings alone would do harm.
     if hasattr(libc, "mallopt") and libc.mallopt(M_MMAP_THRESHOLD, 2**30):
         libc.mallopt(M_TRIM_THRESHOLD, 2**30)
         libc.mallopt(M_ARENA_MAX, 1)
 
 
 def count_compilations() -> Callable[[], int]:
-    """A function that says how many programs were compiled, or read from the cache, since this call."""
+    """A function that counts the programs compiled, or read from the cache, since this call."""
     seen = []
 
-    def listen(event: str, seconds: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(seconds)
+            seen.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return lambda: len(seen)
@@ -74,7 +82,7 @@ def device_info() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    """Model and the vector extensions that decide which code the compiler makes."""
+    """The model, and the vector extensions that decide which code the compiler emits."""
     try:
         with open("/proc/cpuinfo") as file:
             lines = dict(line.split(":", 1) for line in file if ":" in line)
@@ -86,26 +94,14 @@ def _cpu_name() -> str:
     return " ".join([facts.get("model name", platform.machine()), *wide])
 
 
-PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "ml-collections",
-    "scikit-learn",
-    "mlxtend",
-)
-
-
 def manifest(stand_in: str | None) -> store.Json:
-    """What the bits of a run hang on beside its config, and the code's state."""
+    """What the bits of a run depend on besides its config, and the state of the code."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "python": platform.python_version(),
         **versions,
         **device_info(),
+        "selfloop_jax": __version__,
         "stand_in": stand_in,
         "git": git_state(),
         "host": platform.node(),
@@ -115,15 +111,8 @@ def manifest(stand_in: str | None) -> store.Json:
 
 def git_state() -> str:
     """Commit of the code, with +dirty where files differ from it; empty outside a checkout."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty=+dirty",
-        "--abbrev=40",
-    ]
+    folder = str(Path(__file__).parent)
+    command = ["git", "-C", folder, "describe", "--always", "--dirty=+dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

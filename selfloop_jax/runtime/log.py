@@ -1,4 +1,4 @@
-"""Progress for people and JSON lines for programs; a loss that is not finite ends the run here."""
+"""Progress for people, JSON lines for programs; ends a run whose loss is not finite."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ class Metrics:
         self.tensorboard = tensorboard
 
     def write(self, **fields: Any) -> None:
-        """One line, on disk when this returns to the kernel."""
+        """Appends one line; it is handed to the kernel on return."""
         if not store.leading:
             return
         with open(self.path, "a") as file:
@@ -55,12 +55,16 @@ class Progress:
 
     def begin(self, done: int, total: int, images_per_step: int) -> None:
         """Starts the clock at `done` of `total` steps."""
-        self.first, self.done, self.total, self.images = done, done, total, images_per_step
-        self.started = self.shown = time.perf_counter()
+        self.first = done
+        self.done = done
+        self.total = total
+        self.images = images_per_step
+        self.started = time.perf_counter()
+        self.shown = self.started
         self.waiting: list[tuple[int, Any]] = []
         self.ready: list[tuple[int, Any]] = []
         if done:
-            say(f"{self.where}: going on at step {done} of {total}")
+            say(f"{self.where}: resumed at step {done} of {total}")
             self.metrics.write(
                 generation=self.generation, phase=self.phase, step=done, event="resumed"
             )
@@ -69,14 +73,17 @@ class Progress:
         """Takes the metrics of the dispatch that ended at step `done`, unread."""
         self.waiting.append((done, metrics))
         if done // self.every_steps > self.done // self.every_steps:
+            # One interval later they are computed, so that fetching does not wait for a device.
             self._fetch(self.ready)
-            self.ready, self.waiting = self.waiting, []
+            self.ready = self.waiting
+            self.waiting = []
         self.done = done
 
     def flush(self) -> None:
         """Reads all that is outstanding."""
         self._fetch(self.ready + self.waiting)
-        self.ready, self.waiting = [], []
+        self.ready = []
+        self.waiting = []
 
     def advance(self, done: int) -> None:
         """Progress of a phase without metrics."""
@@ -92,7 +99,7 @@ class Progress:
             say(f"{self.where}: {self.total} steps, {self.rate:.0f} images/s")
 
     def _fetch(self, items: list[tuple[int, Any]]) -> None:
-        """Means over an interval to metrics.jsonl; RunError on the first loss that is not finite."""
+        """Writes means over an interval; RunError on the first loss that is not finite."""
         if not items:
             return
         values = jax.device_get([metrics for _, metrics in items])
@@ -108,12 +115,13 @@ class Progress:
         self._show(done, f"loss {means['loss']:.4f}  ")
 
     def _rate(self) -> float:
-        """Of what was dispatched: metrics are read an interval later."""
+        """Images per second that were dispatched; their metrics are read an interval later."""
         elapsed = time.perf_counter() - self.started
         return (self.done - self.first) * self.images / max(elapsed, 1e-9)
 
     def _show(self, done: int, text: str) -> None:
-        now, rate = time.perf_counter(), self._rate()
+        now = time.perf_counter()
+        rate = self._rate()
         terminal = sys.stderr.isatty()
         if now - self.shown < (0.2 if terminal else EVERY_SECONDS):
             return
@@ -130,6 +138,6 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """One line to the person at the terminal."""
+    """Prints one line for the user, on process 0."""
     if store.leading:
         print(text, file=sys.stderr, flush=True)

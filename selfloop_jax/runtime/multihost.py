@@ -1,8 +1,8 @@
-"""The processes of one run, one or several on each host: how they find, tell and wait for each other.
+"""Runs of several processes: connecting, broadcasting, barriers, agreeing.
 
-All of them run the same program on the same config and hold the same host arrays; each feeds its
-own devices. Process 0 leads: it alone writes plain files and speaks. With a single process nothing
-here does anything.
+All processes run the same program on the same config and hold the same host arrays; each feeds its
+own devices. Only process 0 writes plain files and prints. With a single process the functions here
+do nothing.
 """
 
 import json
@@ -21,30 +21,23 @@ from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
 
 T = TypeVar("T")
-
-
 CONNECT_SECONDS = 120.0  # that processes wait for each other at the start
-
-
 HEARTBEAT_SECONDS = 30  # a process that is silent for as long counts as dead
-
-
-MEETING_SECONDS = 2.0  # about how often at least the processes tell each other of a SIGTERM
-
-
-MEETING_CALLS = 20  # and after how many dispatches at most: the pace of the last ones is no promise
+MEETING_SECONDS = 2.0  # about how often processes exchange whether one of them received SIGTERM
+MEETING_CALLS = 20  # and after how many dispatches at most, since the pace can change
 
 
 def connect(processes: int) -> None:
-    """Joins the processes of a run where `parallel.processes` are several; before the first use of a backend.
+    """Joins the `parallel.processes` of a run; call it before the first use of a backend.
 
-    Who they are, a cluster's own environment says (SLURM, TPU, Open MPI), or
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. UsageError where they are others
-    than configured or do not meet.
+    Ranks come from the environment of a cluster (SLURM, TPU, Open MPI), or from
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. UsageError where they are not as
+    many as configured, or do not connect.
     """
-    told = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
-    if told["num_processes"] and int(told["num_processes"]) != processes:
-        _refuse(processes, told["num_processes"])
+    started = os.environ.get("JAX_NUM_PROCESSES")
+    rank = os.environ.get("JAX_PROCESS_ID")
+    if started and int(started) != processes:
+        _refuse(processes, started)
     if processes == 1:
         return
     patience = threading.Timer(CONNECT_SECONDS, _give_up, [processes])
@@ -53,14 +46,15 @@ def connect(processes: int) -> None:
     try:
         jax.distributed.initialize(
             os.environ.get("JAX_COORDINATOR_ADDRESS"),
-            **{name: int(value) for name, value in told.items() if value},
+            int(started) if started else None,
+            int(rank) if rank else None,
             initialization_timeout=int(CONNECT_SECONDS) + 60,  # its own end is an abort
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         why = str(error).splitlines()[0]
         raise UsageError(
-            f"parallel.processes = {processes}: no word of the others: {why}"
+            f"parallel.processes = {processes}: could not connect to the other processes: {why}"
         ) from error
     finally:
         patience.cancel()
@@ -70,7 +64,7 @@ def connect(processes: int) -> None:
 
 
 def _give_up(processes: int) -> None:
-    """Ends this process, which waits in a call that cannot be interrupted."""
+    """Ends this process, which is blocked in a call that cannot be interrupted."""
     print(
         f"error: parallel.processes = {processes}: not all of them met at "
         f"{os.environ.get('JAX_COORDINATOR_ADDRESS', 'the coordinator')} within "
@@ -82,7 +76,7 @@ def _give_up(processes: int) -> None:
 
 
 def abort(code: int) -> None:
-    """Ends a process that failed without waiting for the others, who would wait for it; alone, returns."""
+    """Ends a failed process at once: the others would wait for it. Alone, it returns."""
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -96,33 +90,35 @@ def _refuse(processes: int, started: Any) -> None:
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Whether this is the process that writes files and prints."""
     return jax.process_index() == 0
 
 
 def gather(tree: T) -> T:
-    """Host arrays [N,...] of every process, in the order of processes, as [processes * N,...] on all."""
-    return tree if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
+    """Host arrays [N,...] of every process, concatenated in the order of processes, on all."""
+    if jax.process_count() == 1:
+        return tree
+    gathered: T = multihost_utils.process_allgather(tree, tiled=True)
+    return gathered
 
 
 def broadcast(value: T) -> T:
-    """Process 0's bool, number or array on all processes, which wait for it."""
+    """The bool, number or array of process 0, on all processes; they wait for it."""
     if jax.process_count() == 1:
         return value
-    return (
-        type(value)(gather(np.asarray(value)[None])[0])
-        if np.isscalar(value)
-        else gather(value[None])[0]
-    )
+    found: Any = gather(np.asarray(value)[None])[0]
+    # A NumPy scalar would not be a bool or int any more.
+    kind: Any = type(value)
+    return kind(found) if np.isscalar(value) else found
 
 
 def barrier() -> None:
-    """Waits until all processes are here: what process 0 wrote before is on disk after."""
+    """Waits for all processes: afterwards they see what process 0 wrote before."""
     broadcast(0)
 
 
 def process_zero_first(make: Callable[[], T]) -> T:
-    """`make()` on process 0 and then on the others, who find what it prepared on disk."""
+    """`make()` on process 0 and then on the others, which find its files on disk."""
     if is_primary():
         made = make()
         barrier()
@@ -136,15 +132,17 @@ def check_same_on_all(facts: store.Json) -> None:
     if jax.process_count() == 1:
         return
     mine = store.flatten(json.loads(json.dumps(store.jsonable(facts))))
+    # Only arrays of equal length can be gathered, so the texts are padded with blanks.
     sizes = gather(np.array([len(json.dumps(mine))]))
     padded = json.dumps(mine).ljust(int(sizes.max())).encode()
     every = [json.loads(bytes(row)) for row in gather(np.frombuffer(padded, np.uint8)[None])]
     for process, other in enumerate(every):
         for name in dict.fromkeys([*every[0], *other]):
             if every[0].get(name) != other.get(name):
+                first = every[0].get(name)
                 raise UsageError(
-                    f"{name} = {other.get(name)} on process {process}: allowed is {every[0].get(name)}, "
-                    "as on process 0"
+                    f"{name} = {other.get(name)} on process {process}: allowed is {first}, as on "
+                    "process 0"
                 )
 
 
@@ -156,23 +154,28 @@ def check_equal(digest: str, where: str) -> None:
 
 
 def agree_on_stop(stop: Callable[[], bool]) -> Callable[[], bool]:
-    """`stop` as all processes agree on it: asked in step, true on all at the same call once true on one.
+    """A `stop` that becomes true on all processes at the same call, once it is true on one.
 
-    They exchange answers after a number of calls that process 0 estimates from its pace.
+    All processes must call it equally often. They exchange answers after a number of calls that
+    process 0 estimates from its pace.
     """
     if jax.process_count() == 1:
         return stop
-    left, calls, since = 1, 0, time.perf_counter()
+    left = 1
+    calls = 0
+    since = time.perf_counter()
 
     def together() -> bool:
         nonlocal left, calls, since
-        left, calls = left - 1, calls + 1
+        left -= 1
+        calls += 1
         if left:
             return False
         pace = (time.perf_counter() - since) / calls
         answers = gather(np.array([[float(stop()), pace]]))
         left = int(np.clip(MEETING_SECONDS / answers[0, 1], 1, MEETING_CALLS))
-        calls, since = 0, time.perf_counter()
+        calls = 0
+        since = time.perf_counter()
         return bool(answers[:, 0].any())
 
     return together

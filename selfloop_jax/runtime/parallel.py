@@ -1,7 +1,7 @@
-"""Programs over all devices: the one place that maps them, and the one place that knows where arrays lie.
+"""Data parallelism: the only module that maps programs or places arrays on devices.
 
 State, keys and the pool are replicated, batches are split along their first axis. With several
-processes every array lies on the process's own devices, and the programs alone reach over all.
+processes every array is local to its process; only the mapped programs communicate.
 """
 
 from collections import deque
@@ -18,20 +18,16 @@ from selfloop_jax.errors import RunError
 from selfloop_jax.runtime import multihost, store
 
 AXIS = "devices"
-
-
 Tree = Any
-
-
-# Dispatches under way at most. XLA's CPU client lets 32 through per device and then blocks one of
-# the threads that the other devices need to arrive at a collective: with as few threads as devices,
-# a deadlock.
+# The most steps in flight. XLA's CPU client lets 32 computations through per device and then blocks
+# one of the threads that the other devices need to arrive at a collective: with as few threads as
+# devices, a deadlock.
 IN_FLIGHT = 8
 
 
 @cache
 def _devices() -> list[jax.Device]:
-    """All devices, those of a process side by side: the order of the axis."""
+    """All devices in the order of the axis: those of one process are neighbours."""
     return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
@@ -57,27 +53,31 @@ def replicate(tree: Tree) -> Tree:
 
 
 def shard(tree: Tree) -> Tree:
-    """Host arrays [N,...] to [devices, N / devices, ...], one part on each device of this process."""
+    """Host arrays [N,...] as [devices, N / devices, ...], a part on each device of this process."""
     count = jax.device_count()
-    return _local_shards(
-        jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), tree)
-    )
+
+    def split(x):
+        return x.reshape(count, len(x) // count, *x.shape[1:])
+
+    return _local_shards(jax.tree.map(split, tree))
 
 
 def shard_steps(tree: Tree) -> Tree:
-    """Host arrays of k batches, [k,B,...], to [devices, k, B / devices, ...], one part on each device."""
+    """Host arrays of k batches, [k,B,...], as [devices, k, B / devices, ...], a part a device."""
     count = jax.device_count()
-    return _local_shards(
-        jax.tree.map(lambda x: x.reshape(len(x), count, -1, *x.shape[2:]).swapaxes(0, 1), tree)
-    )
+
+    def split(x):
+        return x.reshape(len(x), count, -1, *x.shape[2:]).swapaxes(0, 1)
+
+    return _local_shards(jax.tree.map(split, tree))
 
 
 def _local_shards(parts: Tree) -> Tree:
-    """Of host arrays [devices,...] the parts of this process's devices, each on its own."""
-    own, first = jax.local_device_count(), jax.process_index() * jax.local_device_count()
-    return jax.device_put(
-        jax.tree.map(lambda x: x[first : first + own], parts), _sharding(PartitionSpec(AXIS))
-    )
+    """Of host arrays [devices,...] the parts of this process, each on its own device."""
+    own = jax.local_device_count()
+    first = jax.process_index() * own
+    local = jax.tree.map(lambda x: x[first : first + own], parts)
+    return jax.device_put(local, _sharding(PartitionSpec(AXIS)))
 
 
 def train_program(step: Callable) -> Callable:
@@ -94,9 +94,12 @@ def train_program(step: Callable) -> Callable:
         position = jax.lax.axis_index(AXIS) * local + jnp.arange(local)
 
         def one_step(state, row):
-            batch = {name: array[row["index"]] for name, array in pool.items()} if pool else row
+            batch = row
+            if pool:
+                batch = {name: array[row["index"]] for name, array in pool.items()}
             return step(state, {**batch, "position": position}, jax.random.fold_in(key, state.step))
 
+        # A scan of one step costs a CPU several times the step itself.
         if jax.tree.leaves(rows)[0].shape[0] > 1:
             return jax.lax.scan(one_step, state, rows)
         state, metrics = one_step(state, jax.tree.map(lambda x: x[0], rows))
@@ -113,31 +116,33 @@ def train_program(step: Callable) -> Callable:
 
 
 def limit_in_flight(results: deque[Tree], newest: Tree, steps: int = 1) -> None:
-    """Notes the result of a dispatch of so many steps and waits until about IN_FLIGHT steps are under way."""
+    """Notes the result of a dispatch, and blocks while about IN_FLIGHT steps are in flight."""
     results.append(newest)
     if len(results) > max(2, IN_FLIGHT // steps):
         jax.block_until_ready(results.popleft())
 
 
 def map_over_devices(function: Callable) -> Callable:
-    """Maps `function(shared, rows)` over devices: `shared` replicated, `rows` host arrays [N,...] -> [N,...].
+    """Maps `function(shared, rows)` over devices; rows are host arrays [N,...], as is the result.
 
-    N must be a multiple of the device count. The result is on the host, of every process, when this
-    returns.
+    shared is replicated. N must be a multiple of the device count. Every process has the whole
+    result on its host when a call returns.
     """
     program = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=_devices())
 
     def call(shared: Tree, rows: Tree) -> Tree:
-        out = program(shared, shard(rows))
-        return multihost.gather(
-            jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(out))
-        )
+        out = jax.device_get(program(shared, shard(rows)))
+        joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+        return multihost.gather(joined)
 
     return call
 
 
 def check_replicas(tree: Tree, where: str) -> None:
-    """Raises RunError unless every device holds the same bits: a forgotten mean over devices shows here."""
+    """Raises RunError unless every device holds the same bits.
+
+    They differ where a step lacks a mean over devices.
+    """
     if jax.process_count() > 1:
         leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
         multihost.check_equal(store.digest_arrays(leaves), where)

@@ -65,13 +65,13 @@ def read_json(path: Path) -> Any:
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> str:
     """Atomic uncompressed npz, byte for byte a function of the arrays; returns its digest."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # its keywords are array names
     write_bytes(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def read_npz(path: Path, expected: str | None = None) -> dict[str, np.ndarray]:
-    """Arrays of an npz, its bytes compared with the digest `expected`; RunError names a damaged file."""
+    """The arrays of an npz; RunError where it is damaged or has not the digest `expected`."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -100,13 +100,15 @@ def flatten(tree: Json, prefix: str = "") -> Json:
     """Nested dictionaries to dotted names."""
     flat: Json = {}
     for name, value in tree.items():
-        inner = isinstance(value, dict) and value
-        flat.update(flatten(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value})
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
     return flat
 
 
 def jsonable(value: Any) -> Any:
-    """The value as JSON gives it back: floats that it cannot hold as None, arrays as lists, names as text."""
+    """The value as JSON can hold it: NaN and infinity as None, arrays as lists, names as text."""
     if isinstance(value, dict):
         return {str(name): jsonable(inner) for name, inner in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):

@@ -1,4 +1,4 @@
-"""The folder of a run: lock, config.json, manifest.json, inputs.json and the records of its generations. No jax here."""
+"""The folder of a run: lock, config, manifest, inputs and records of its generations. No jax."""
 
 import contextlib
 import fcntl
@@ -8,25 +8,41 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
 
-# What may differ between two starts of one run without touching a single bit.
+# Fields that may change on resume without touching a bit, by how their names begin.
 MAY_CHANGE = ("log.", "report.")
-
-
-# What a manifest must not change in; the rest of it is told, not compared.
+# Fields of the manifest that decide bits; the others are recorded, not compared.
 BIT_RELEVANT = (
     *("python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("platform", "device_kind", "device_count", "process_count", "nproc", "xla_flags"),
 )
 
 
-# What of a record is about the making, not the made.
+# What a record says of how it was made: not part of its digest.
 NOT_IN_DIGEST = (
     *("seconds", "images_per_second", "compilations", "finished", "exact", "git", "version"),
 )
+
+
+# Fields in which two runs of one study may differ, by how their names begin: they say nothing of
+# what a generation computes.
+MAY_DIFFER = ("loop.generations", "loop.branch_from", "loop.control", "verdict.", "checkpoint.")
+
+
+def check_version(workdir: Path) -> None:
+    """Raises UsageError where an earlier version wrote the run, whose fields had other names."""
+    path = workdir / "manifest.json"
+    if not path.exists():
+        return
+    entries = store.read_json(path)
+    if isinstance(entries, list) and entries and "selfloop_jax" not in entries[0]:
+        raise UsageError(
+            f"--workdir={workdir}: written by selfloop_jax 0.1; this version reads 0.2 and later"
+        )
 
 
 def generation_dir(workdir: Path, generation: int) -> Path:
@@ -35,7 +51,7 @@ def generation_dir(workdir: Path, generation: int) -> Path:
 
 
 def digest_record(record: store.Json) -> str:
-    """sha256 of a record without what is about its making (seconds, dates, code version)."""
+    """sha256 of a record without how it was made (seconds, dates, code version)."""
     kept = {name: value for name, value in record.items() if name not in NOT_IN_DIGEST}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
@@ -98,7 +114,8 @@ def check_config(workdir: Path, config: store.Json) -> None:
     before = store.flatten(stored)
     after = store.flatten(json.loads(json.dumps(config)))
     for field in sorted(before.keys() | after.keys()):
-        was, now = before.get(field), after.get(field)
+        was: Any = before.get(field)
+        now: Any = after.get(field)
         longer = field == "loop.generations" and isinstance(was, int) and now > was
         if was != now and not longer and not field.startswith(MAY_CHANGE):
             raise UsageError(
@@ -108,7 +125,7 @@ def check_config(workdir: Path, config: store.Json) -> None:
 
 
 def write_or_check_inputs(workdir: Path, inputs: store.Json) -> None:
-    """Writes inputs.json, or checks that a run goes on with the images and weights it began with.
+    """Writes inputs.json, or checks that a run resumes with the images and weights it started with.
 
     RunError names what differs.
     """
@@ -120,11 +137,9 @@ def write_or_check_inputs(workdir: Path, inputs: store.Json) -> None:
 
 
 def check_inputs(workdir: Path, inputs: store.Json) -> None:
-    """Raises RunError where images or weights are not those that the run in `workdir` began with."""
-    before, after = (
-        store.flatten(store.read_json(workdir / "inputs.json")),
-        store.flatten(store.jsonable(inputs)),
-    )
+    """Raises RunError where images or weights are not those that a run started with."""
+    before = store.flatten(store.read_json(workdir / "inputs.json"))
+    after = store.flatten(store.jsonable(inputs))
     for field in sorted(before.keys() | after.keys()):
         if before.get(field) != after.get(field):
             what = "the real images are" if field.startswith("data.") else f"the file of {field} is"
@@ -142,9 +157,10 @@ def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -
     entries = store.read_json(path) if path.exists() else []
     changed = manifest_difference(entries[-1], manifest) if entries else None
     if changed and not accept:
+        made_with = entries[-1].get(changed)
         raise UsageError(
-            f"{changed} = {manifest[changed]}: the run in {workdir} was made with {entries[-1][changed]}; "
-            "its bits may differ: pass --accept_manifest to go on, marked as not exact"
+            f"{changed} = {manifest[changed]}: the run in {workdir} was made with {made_with}; its "
+            "bits may differ: pass --accept_manifest to continue, marked as not exact"
         )
     if changed or not entries:
         entries.append(manifest)
@@ -155,11 +171,6 @@ def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -
 def manifest_difference(old: store.Json, new: store.Json) -> str | None:
     """The first field that decides bits and differs, or None."""
     return next((field for field in BIT_RELEVANT if old.get(field) != new.get(field)), None)
-
-
-# Fields in which two runs of one study may differ, by how their names begin: they say nothing of
-# what a generation computes.
-MAY_DIFFER = ("loop.generations", "loop.branch_from", "loop.control", "verdict.", "checkpoint.")
 
 
 def check_same_config(
