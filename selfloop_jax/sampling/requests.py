@@ -8,22 +8,34 @@ from selfloop_jax.runtime import rng
 
 
 def requested_labels(
-    section: SampleConfig, address: rng.KeyPath, pool: Images, real: Images, members: np.ndarray
+    section: SampleConfig,
+    key_path: rng.KeyPath,
+    pool: Images,
+    real: Images,
+    groups_of_class: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """int32[count] label and group asked of each id: a function of the id alone.
+    """Label and group int32[count] requested for each image id; a function of the id alone.
 
-    `uniform` deals out the cells (label, group) in turn; `pool` and `real` deal out the conditions
-    of that set in a keyed order without replacement, starting over when it is used up. So shares
-    are those named, without sampling noise. The group counts only where the generator is
-    conditioned on it. `members` bool[C,G]: the groups a class has.
+    By `sample.request`: `uniform` goes through the subgroups in turn; `pool` and `real` go through
+    the labels and groups of that set in a keyed order, starting over at its end. Labels are
+    stratified rather than sampled, so the requested shares are exact. The group matters only to a
+    generator that is conditioned on it. groups_of_class bool[C,G]: the groups that a class has.
     """
     ids = np.arange(section.count)
     if section.request == "uniform":
-        label, turn = ids % len(members), ids // len(members)
-        owned = np.argsort(~members, axis=1, kind="stable")  # a class's groups first
-        count = members.sum(axis=1)[label]
-        group = np.where(count > 0, owned[label, turn % np.maximum(count, 1)], UNKNOWN)
-        return label.astype(np.int32), group.astype(np.int32)
+        return _in_turn(ids, groups_of_class)
     reference = {"pool": pool, "real": real}[section.request]
-    order = rng.permutation((*address, "condition"), len(reference))[ids % len(reference)]
+    order = rng.permutation((*key_path, "condition"), len(reference))[ids % len(reference)]
     return reference.label[order], reference.group[order]
+
+
+def _in_turn(ids: np.ndarray, groups_of_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Classes in turn and, from one round to the next, the groups of each class in turn."""
+    classes = len(groups_of_class)
+    label = ids % classes
+    turn = ids // classes
+    # A stable sort puts the groups that a class has first, in their order.
+    owned = np.argsort(~groups_of_class, axis=1, kind="stable")
+    count = groups_of_class.sum(axis=1)[label]
+    group = np.where(count > 0, owned[label, turn % np.maximum(count, 1)], UNKNOWN)
+    return label.astype(np.int32), group.astype(np.int32)
