@@ -1,9 +1,9 @@
-"""The program's own cases: what a run does in its phases, on random images.
+"""Runs one case of our program on random images: a training step, sampling or inference.
 
-    python -m benchmarks.cases --preset=small --case=diffusion_train [--precision=bfloat16] [--devices=2]
+    python -m benchmarks.cases --preset=small --case=sample [--precision=bfloat16] [--devices=2]
 
-Serves `benchmarks.compare`. Steps are those of `train.fit`: batch indices made on the host, a
-dispatch each.
+`benchmarks.compare` starts it. It makes steps as `training.fit` does: the host makes the batch
+indices, and every step is one dispatch.
 """
 
 import argparse
@@ -28,7 +28,7 @@ CASES = ("diffusion_train", "sample", "classifier_train", "classifier_inference"
 
 
 def pool(side: int) -> images.Images:
-    """Random pixels."""
+    """Returns a pool of random pixels with labels in turn."""
     count = presets.IMAGES
     label = (np.arange(count) % presets.CLASSES).astype(np.int32)
     words = rng.uniforms((0, "benchmark"), np.arange(count * side * side * 3))
@@ -39,21 +39,22 @@ def pool(side: int) -> images.Images:
 
 
 def build(config: configs.Config, case: str, steps: int = 1) -> Case:
-    """One case of a config; a call of a training case makes `steps` steps."""
+    """Returns one case of a config; a call of a training case makes `steps` steps."""
     dtype = None if config.parallel.precision == "float32" else config.parallel.precision
     if case in ("diffusion_train", "sample"):
         net, process = generator.build(config.diffusion, presets.CLASSES, 0, dtype)
         trainer = generator.make_trainer(net, process, config.diffusion, config.data.image_size, 1)
         if case == "sample":
-            draw = sampler.make_sampler(net, process, config.sample, config.data.image_size)
-            return _sampling(config, trainer, draw)
+            sample = sampler.make_sampler(net, process, config.sample, config.data.image_size)
+            return _sampling(config, trainer, sample)
         return _training(config, trainer, steps)
     net = classifier.build(config.classifier, presets.CLASSES, dtype)
     trainer = classifier.make_trainer(net, config.classifier, config.data.image_size, 1)
     if case == "classifier_train":
         return _training(config, trainer, steps)
     predict = classifier.make_predict(net, config.classifier, config.measure.batch)
-    weights, pixels = trainer.init(jax.random.key(0)), pool(config.data.image_size).pixels
+    weights = trainer.init(jax.random.key(0))
+    pixels = pool(config.data.image_size).pixels
     shown = np.concatenate([pixels] * (-(-config.measure.batch // len(pixels))))[
         : config.measure.batch
     ]
@@ -86,18 +87,19 @@ def _training(config: configs.Config, trainer: step.Trainer, steps: int) -> Case
     return Case(call, trainer.batch * steps, trainer.parameters)
 
 
-def _sampling(config: configs.Config, trainer: step.Trainer, draw: Callable) -> Case:
+def _sampling(config: configs.Config, trainer: step.Trainer, sample: Callable) -> Case:
     count = config.sample.batch_per_device * parallel.device_count()
     params = trainer.init(jax.random.key(0))["params"]
-    key, ids = parallel.replicate(keys.key((0, "sample"))), np.arange(count, dtype=np.uint32)
+    key = parallel.replicate(keys.key((0, "sample")))
+    ids = np.arange(count, dtype=np.uint32)
     label = (ids % presets.CLASSES).astype(np.int32)
     return Case(
-        functools.partial(_run, draw, params, key, ids, label, label), count, trainer.parameters
+        functools.partial(_run, sample, params, key, ids, label, label), count, trainer.parameters
     )
 
 
 def main() -> None:
-    """Serves one case."""
+    """Builds one case and runs it on request."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=presets.NAMES, default="small")
     parser.add_argument("--case", choices=CASES, required=True)

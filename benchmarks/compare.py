@@ -1,11 +1,11 @@
-"""Our speed beside a peer's: both programs resident, called in turn, medians and their ratio.
+"""Compares our speed with a peer's and prints the medians and their ratio.
 
-    python -m benchmarks.compare --peer=peers/bin/python [--presets=quick,small] [--precision=bfloat16]
+    python -m benchmarks.compare --peer=peers/bin/python [--presets=small] [--precision=bfloat16]
 
---peer is a Python that has benchmarks/peers/requirements.txt. Prints a JSON line per case and mode
-of the peer; the fastest mode counts. Both sides get the same allocator settings, threads and
-precision. On CPU ours run on one device and on two; the better counts, as a user can choose it
-(`parallel.cpu_devices`).
+--peer is a Python that has benchmarks/peers/requirements.txt. Both programs stay resident and are
+called in turn. The output is a JSON line per case and mode of the peer; the fastest mode counts.
+Both programs get the same allocator settings, threads and precision. On CPU our program runs on one
+device and on two; the faster counts, since a user can choose it (`parallel.cpu_devices`).
 """
 
 import argparse
@@ -22,11 +22,11 @@ from benchmarks import presets
 CASES = ("diffusion_train", "sample", "classifier_train", "classifier_inference")
 
 
-CALL_SECONDS = 0.7  # a call of training makes as many steps as about this takes
+CALL_SECONDS = 0.7  # about how long a call of a training case takes
 
 
-# What our program tells glibc's allocator by itself, told to the peer: to keep large blocks that
-# were freed.
+# Our program makes these settings itself; the peer gets the same, so that glibc keeps large freed
+# blocks for both.
 ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
@@ -35,7 +35,7 @@ ALLOCATOR = {
 
 
 class Program:
-    """One resident program."""
+    """A resident program that runs its case on request."""
 
     def __init__(self, command: list[str], folder: str, threads: int, **more: str):
         environment = {**os.environ, "NPROC": str(threads), **more}
@@ -58,7 +58,7 @@ class Program:
         self.process.communicate()
 
     def call(self) -> float:
-        """Images per second of one call."""
+        """Runs one call and returns its images per second."""
         self._write("")
         return self.facts["images"] / self._read()["seconds"]
 
@@ -79,7 +79,7 @@ class Program:
 def ours(
     args: argparse.Namespace, preset: str, case: str, devices: int, steps: int, folder: str = "."
 ) -> Program:
-    """Our program of a case, of the checkout in `folder`."""
+    """Starts our program for a case, from the checkout in `folder`."""
     flags = (f"--preset={preset}", f"--case={case}", f"--precision={args.precision}")
     # Revisions before 0.2 called the module `ours`.
     module = "cases" if (Path(folder) / "benchmarks" / "cases.py").exists() else "ours"
@@ -91,16 +91,16 @@ def ours(
 def peer(
     args: argparse.Namespace, preset: str, case: str, devices: int, mode: str, steps: int
 ) -> Program:
-    """The peer's program of a case, on as many images."""
-    told = json.dumps(presets.for_peers(presets.preset(preset, args.precision, devices)))
+    """Starts the peer's program for a case, on as many images."""
+    sizes = json.dumps(presets.for_peers(presets.preset(preset, args.precision, devices)))
     command = [args.peer, "-m", "benchmarks.peers.cases", f"--case={case}", f"--mode={mode}"]
     return Program(
-        [*command, f"--steps={steps}", f"--config={told}"], ".", args.threads, **ALLOCATOR
+        [*command, f"--steps={steps}", f"--config={sizes}"], ".", args.threads, **ALLOCATOR
     )
 
 
 def steps_of_a_call(args: argparse.Namespace, preset: str, case: str, devices: int) -> int:
-    """How many steps of training take about CALL_SECONDS; 1 of what is not training."""
+    """Returns how many training steps take about CALL_SECONDS; 1 for other cases."""
     if not case.endswith("train"):
         return 1
     with ours(args, preset, case, devices, 1) as trial:
@@ -109,7 +109,7 @@ def steps_of_a_call(args: argparse.Namespace, preset: str, case: str, devices: i
 
 
 def in_turn(a: Program, b: Program, rounds: int) -> dict[str, Any]:
-    """Images per second of both, medians of calls in turn, and the ratio of the first to the second."""
+    """Calls both in turn; returns median images per second and the ratio of a to b."""
     for program in (a, b):
         program.call()
     pairs = [(a.call(), b.call()) for _ in range(rounds)]
@@ -126,7 +126,7 @@ def in_turn(a: Program, b: Program, rounds: int) -> dict[str, Any]:
 def compare(
     args: argparse.Namespace, preset: str, case: str, devices: int, mode: str
 ) -> dict[str, Any]:
-    """The line of a case and a mode of the peer."""
+    """Returns the line of a case and a mode of the peer."""
     steps = steps_of_a_call(args, preset, case, devices)
     with (
         ours(args, preset, case, devices, steps) as a,
@@ -153,7 +153,7 @@ def compare(
 
 
 def main() -> None:
-    """Prints the lines."""
+    """Prints a JSON line per case and mode."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--peer", required=True, help="a Python with benchmarks/peers/requirements.txt"

@@ -1,10 +1,10 @@
-"""Losses of this revision beside those of another one, on the same keys: what a change did to training.
+"""Compares the training losses of this revision and another one on the same keys.
 
     git worktree add ../before <commit>
     python -m benchmarks.curves --before=../before [--presets=quick,small] [--steps=500]
 
-A JSON line per preset and network. Differences are relative to the loss; where sums are made in
-another order they begin at rounding and grow with the steps, as training does with any two
+The output is a JSON line per preset and network. Differences are relative to the loss. Where a
+change reorders sums, they start at rounding error and grow with the steps, since training separates
 neighbouring weights.
 """
 
@@ -25,10 +25,12 @@ from benchmarks import ours, presets
 from selfloop_jax import parallel, rng, train
 from selfloop_jax.data import images
 
-preset, case, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
+preset, case, steps = sys.argv[1:]
+steps = int(steps)
 config = presets.preset(preset, devices=2)
 parallel.configure(config.parallel)
-side, dtype = config.data.image_size, None
+side = config.data.image_size
+dtype = None
 if case == "diffusion_train":
     net, process = ours.generate.build(config.diffusion, presets.CLASSES, 0, dtype)
     trainer = ours.generate.make_trainer(net, process, config.diffusion, side, 1)
@@ -38,8 +40,10 @@ else:
     )
 start = trainer.start if hasattr(trainer, "start") else trainer.restart
 shown = ours.pool(side)
-arrays, key = train.place_pool(shown, len(shown), "device"), parallel.replicate(rng.key((0, "noise")))
-state, losses = start(trainer.init(jax.random.key(0)), 1e-3, float(steps)), []
+arrays = train.place_pool(shown, len(shown), "device")
+key = parallel.replicate(rng.key((0, "noise")))
+state = start(trainer.init(jax.random.key(0)), 1e-3, float(steps))
+losses = []
 for step in range(steps):
     index = images.batch_at((0, "order"), len(shown), trainer.batch, step)[None]
     state, metrics = trainer.program(state, arrays, parallel.split_steps({"index": index}), key)
@@ -49,7 +53,7 @@ print(json.dumps({"losses": losses, "device": parallel.describe()["device_kind"]
 
 
 def losses(folder: str, preset: str, case: str, steps: int) -> dict[str, Any]:
-    """Those of the checkout in `folder`, and the device."""
+    """Trains in the checkout in `folder` and returns its losses and its device."""
     command = [sys.executable, "-c", PROGRAM, preset, case, str(steps)]
     return json.loads(
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
@@ -57,7 +61,7 @@ def losses(folder: str, preset: str, case: str, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints the lines."""
+    """Prints a JSON line per preset and network."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", required=True, help="a checkout of the other revision")
     parser.add_argument("--presets", default="quick,small")
@@ -67,7 +71,8 @@ def main() -> None:
     for preset in args.presets.split(","):
         for case in args.cases.split(","):
             now, then = (losses(folder, preset, case, args.steps) for folder in (".", args.before))
-            a, b = np.array(now["losses"]), np.array(then["losses"])
+            a = np.array(now["losses"])
+            b = np.array(then["losses"])
             difference = np.abs(a - b) / np.abs(b)
             line = {
                 "against": revisions.commit(args.before),

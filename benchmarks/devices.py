@@ -1,13 +1,14 @@
-"""Training on 1, 2 and 4 devices: how far weights drift apart, and whether images drawn are the same bits.
+"""Measures how training and sampling differ between 1, 2 and 4 devices.
 
     python -m benchmarks.devices [--steps=50]
 
-The quickstart's networks, on CPU devices, the same global batch and keys, from SEEDS initial
-weights. `relative_l2` is the largest over the leaves of the weights, against one device: its median
-over seeds, and its largest value. In float64 it shows that only the order of sums differs. In
-float32 a ReLU whose input lies within rounding of 0 may open on one side alone, which training
-amplifies: it happens to some seeds. Images are drawn from the weights of one device. A JSON line
-per case.
+It trains the quickstart's networks on CPU devices with the same global batch and keys, from SEEDS
+initial weights. `relative_l2` compares the weights with those of one device: the largest distance
+over the leaves, its median over seeds, and `largest` its largest value. In float64 it shows that
+only the order of sums differs. In float32 a ReLU whose input lies within rounding of 0 may open on
+one number of devices alone, and training amplifies that for some seeds. The images are sampled from
+the weights of one device; their digest shows whether they are the same bits on any number of
+devices. The output is a JSON line per case.
 """
 
 import argparse
@@ -36,7 +37,7 @@ SEEDS = 5
 
 
 def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> None:
-    """Trains and writes the weights; draws with those of one device and writes the digest."""
+    """Trains and writes the weights; samples with those of one device, writes a digest."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", x64)
     config = presets.preset("quick", devices=devices)
@@ -61,37 +62,36 @@ def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> Non
         params = parallel.replicate(
             jax.tree.unflatten(structure, [stored[str(i)] for i in range(len(stored))])
         )
-        draw = sampler.make_sampler(net, process, config.sample, side)
-        key, pixels = parallel.replicate(keys.key((0, "sample"))), []
+        sample = sampler.make_sampler(net, process, config.sample, side)
+        key = parallel.replicate(keys.key((0, "sample")))
+        pixels = []
         for first in range(0, IMAGES, devices * IMAGES // 4):
             ids = np.arange(first, first + devices * IMAGES // 4, dtype=np.uint32)
             label = (ids % presets.CLASSES).astype(np.int32)
-            pixels.append(draw(params, key, ids, label, label))
+            pixels.append(sample(params, key, ids, label, label))
         digest = store.digest_arrays({"pixels": np.concatenate(pixels)})
         store.write_json(folder / f"{name}.json", digest)
 
 
 def _start(trainer: Trainer, x64: bool, seed: int) -> TrainState:
-    """The same float32 initial weights, as float64 where asked for."""
+    """Returns the same float32 initial weights, as float64 where `x64`."""
     state = trainer.start(trainer.init(jax.random.key(seed)), 1e-3, 1e6)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else x, state)
     return parallel.replicate(wide) if x64 else state
 
 
 def _fit(trainer: Trainer, state: TrainState, shown: Any, steps: int) -> TrainState:
-    pool, key = (
-        fit.put_on_devices(fit.training_columns(shown), len(shown), "device"),
-        parallel.replicate(keys.key((0, "noise"))),
-    )
+    pool = fit.put_on_devices(fit.training_columns(shown), len(shown), "device")
+    key = parallel.replicate(keys.key((0, "noise")))
     for step in range(steps):
-        index = cases.images.batch_at((0, "order"), len(shown), trainer.batch, step)[None]
+        index = cases.images.batch_indices((0, "order"), len(shown), trainer.batch, step)[None]
         state, metrics = trainer.program(state, pool, parallel.shard_steps({"index": index}), key)
         jax.block_until_ready(metrics)
     return state
 
 
 def _distance(folder: Path, name: str, devices: int, seed: int) -> float:
-    """The largest relative L2 distance over leaves, to the weights of one device."""
+    """Returns the largest relative L2 distance over leaves to the weights of one device."""
     norm = np.linalg.norm
     a, b = (store.read_npz(folder / f"{name}-{n}-{seed}.npz") for n in (1, devices))
     pairs = ((a[name].astype(np.float64), b[name].astype(np.float64)) for name in a)
@@ -99,7 +99,7 @@ def _distance(folder: Path, name: str, devices: int, seed: int) -> float:
 
 
 def main() -> None:
-    """Prints the lines."""
+    """Prints a JSON line per case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=50)
     steps = parser.parse_args().steps

@@ -178,7 +178,8 @@ def gaussian(trials: int, rule: str, n: int, generations: int, **values) -> list
 
 def gaussian_laws(trials: int) -> Iterator[dict]:
     """E tr(Sigma_t) = lambda^t tr(Sigma_0) under replace, and how far the mean wanders."""
-    n, t = 20, np.arange(8)
+    n = 20
+    t = np.arange(8)
     for scale in (1.0, 0.8):
         for unbiased in (True, False):
             _, trace, _ = gaussian(trials, "replace", n, len(t), scale=scale, unbiased=unbiased)
@@ -204,13 +205,15 @@ SHARE = np.array([0.7, 0.5])
 
 def real_points(n: int, first: int = 0) -> Images:
     """n points of two classes in turn, of every 20 of a class exactly SHARE in group 0."""
-    label, turn = np.arange(n) % 2, np.arange(n) // 2
+    label = np.arange(n) % 2
+    turn = np.arange(n) // 2
     return closed_form.points(label, turn % 20 >= 20 * SHARE[label], -1, first)
 
 
 def multinomial_laws(trials: int, generations: int = 8) -> Iterator[dict]:
     """Drift under replace as Wright and Fisher have it, and forecast intervals of every rule."""
-    real, reserve = real_points(200), real_points(1200, 200)
+    real = real_points(200)
+    reserve = real_points(1200, 200)
     for rule in RULES:
         loops = [
             closed_form.multinomial_loop(rule, (trial, "loop"), real, reserve, generations, 200, 2)
@@ -250,7 +253,7 @@ def coverage(rule: PoolConfig, pools: np.ndarray, generated: np.ndarray) -> dict
 
 
 def main() -> None:
-    """Prints the lines."""
+    """Prints a JSON line per case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000)
     trials = parser.parse_args().trials

@@ -1,11 +1,12 @@
-"""How much of a run's time passes outside its compiled programs, generation by generation and phase by phase.
+"""Measures the time that a run spends outside its compiled programs, by phase.
 
     python -m benchmarks.loop [--config=configs/quickstart.py] [--generations=3]
 
-A thread waits for what the programs give, in the order of their calls: one computes from its call,
-or from the end of the one before it, until its result is there. The loop itself runs as always,
-host work behind programs included. The compilations of generation 0 count as computing, and so does
-what prediction and drawing do around their programs. A JSON line per generation.
+A thread waits for the results of the programs in the order of their calls. A program counts as
+computing from its call, or from the end of the previous one, until its result is there. The loop
+itself runs unchanged, so host work still overlaps with programs. The compilations of generation 0
+count as computing, and so does the host work inside prediction and sampling. The output is a JSON
+line per generation.
 """
 
 import argparse
@@ -32,20 +33,21 @@ from selfloop_jax.studies import self_consuming
 
 
 class Clock:
-    """Seconds in which one of the wrapped programs was computing."""
+    """Measures the seconds in which one of the wrapped programs was computing."""
 
     def __init__(self) -> None:
-        self._seconds, self._end = 0.0, 0.0
+        self._seconds = 0.0
+        self._end = 0.0
         self._watch = ThreadPoolExecutor(1)
 
     @property
     def seconds(self) -> float:
-        """Until now, once all that was called is done."""
+        """Waits for all calls to end and returns the seconds so far."""
         self._watch.submit(lambda: None).result()
         return self._seconds
 
     def wrap(self, function: Callable, kept: Callable = lambda result: result) -> Callable:
-        """`function`, timed; `kept` picks of its result what later calls do not donate."""
+        """Returns `function`, timed; `kept` picks the part of its result that is not donated."""
 
         def timed(*arguments: Any) -> Any:
             started = time.perf_counter()
@@ -63,7 +65,7 @@ class Clock:
 
 
 def timed_context(config: Config, clock: Clock) -> context.RunContext:
-    """A run whose programs are timed by the clock."""
+    """Returns a run whose programs are timed by the clock."""
     timed = setup.open_run(config, lambda: False)
     networks = timed.networks
     for name, trainer in networks.trainers.items():
@@ -79,11 +81,11 @@ def timed_context(config: Config, clock: Clock) -> context.RunContext:
 
 
 def by_phase(clock: Clock) -> tuple[Study, dict[str, float]]:
-    """The loop, and the seconds outside programs that each phase took when it ran last."""
+    """Returns the study, timed, and each phase's seconds outside programs in its last run."""
     outside: dict[str, float] = {}
 
     class Timed(Phase):
-        """A phase that notes the seconds in which none of its programs was computing."""
+        """Notes the seconds of a phase in which none of its programs was computing."""
 
         def run(self, run: context.GenerationRun) -> Result:
             started = time.perf_counter()
@@ -98,7 +100,7 @@ def by_phase(clock: Clock) -> tuple[Study, dict[str, float]]:
 
 
 def main() -> None:
-    """Prints the lines."""
+    """Prints a JSON line per generation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=Path("configs/quickstart.py"))
     parser.add_argument("--generations", type=int, default=3)
@@ -114,10 +116,12 @@ def main() -> None:
         workdir = Path(folder)
         store.write_json(workdir / "config.json", config.to_dict())
         for number in range(args.generations):
-            started, before = time.perf_counter(), clock.seconds
+            started = time.perf_counter()
+            before = clock.seconds
             run = setup.generation(timed, number, workdir, workdir)
             record = runner.run_stage(study, run, exact=True)
-            seconds, inside = time.perf_counter() - started, clock.seconds - before
+            seconds = time.perf_counter() - started
+            inside = clock.seconds - before
             line = {
                 "config": args.config.stem,
                 "device": environment.device_info()["device_kind"],

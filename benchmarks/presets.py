@@ -1,4 +1,4 @@
-"""The sizes that speed is measured at, as configs of the program; what a peer needs of them, as plain JSON.
+"""Configs of the sizes that the benchmarks measure; a peer gets them as plain JSON.
 
 quick: the quickstart's networks on 8x8 images; small: a U-Net of 1.1M parameters at 32 pixels,
 batch 64; cifar: the 35.7M U-Net of Ho et al. 2020 and ResNet-18 (11.2M) at 32 pixels.
@@ -20,11 +20,11 @@ NAMES = ("quick", "small", "cifar")
 CLASSES = 10
 
 
-IMAGES = 2048  # in the pool, of random pixels
+IMAGES = 2048  # images of random pixels in the pool
 
 
 def preset(name: str, precision: str = "float32", devices: int = 1) -> configs.Config:
-    """The config of a preset on so many CPU devices."""
+    """Returns the config of a preset on so many CPU devices."""
     config = {"quick": _quickstart, "small": _small, "cifar": _cifar}[name]()
     config.parallel.precision = precision
     config.parallel.cpu_devices = devices
@@ -34,12 +34,12 @@ def preset(name: str, precision: str = "float32", devices: int = 1) -> configs.C
 
 
 def threads(config: configs.Config) -> tuple[int, int, bool]:
-    """The arguments of `environment.configure`."""
+    """Returns the arguments of `environment.configure`."""
     return config.parallel.nproc, config.parallel.cpu_devices, config.parallel.deterministic
 
 
 def for_peers(config: configs.Config) -> dict[str, Any]:
-    """Layer lists, batch sizes and what else a program in another framework has to do likewise."""
+    """Returns layer lists, batch sizes and the other settings that a peer has to match."""
     side = config.data.image_size
     return {
         "side": side,
@@ -58,7 +58,7 @@ def for_peers(config: configs.Config) -> dict[str, Any]:
 
 
 def load(path: Path) -> ModuleType:
-    """A file of configs/."""
+    """Imports a file of configs/."""
     configs.share_folder(path)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)

@@ -1,10 +1,10 @@
-"""Where a generation's time goes by kind of work, from JAX's profiler: the second one of a shortened run.
+"""Profiles generation 1 of a shortened run: the share of each kind of work in its time.
 
     python -m benchmarks.profile [--config=configs/quickstart.py] [--shorter=2]
 
-Steps and drawn images are divided by --shorter; what takes as long however short the run is weighs
-as much more. A JSON line: seconds, and by kind of work the share of the devices' time; `idle` is
-what no operation filled.
+--shorter divides the numbers of steps and of generated images, so parts of constant cost weigh more
+than in a whole run. The output is one JSON line: the seconds, and the share of each kind of work in
+the devices' time. `idle` is the share without any operation.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from selfloop_jax.loop import runner, setup
 from selfloop_jax.runtime import environment, store
 from selfloop_jax.studies import self_consuming
 
-# By the names that XLA gives its operations; the first that fits.
+# Patterns of the names that XLA gives its operations; the first match decides.
 KINDS = {
     "exchange between devices, waiting included": r"all-(reduce|gather|to-all)|nccl",
     "convolutions and matrix products": r"ynn|conv(?!ert)|dot|gemm|cublas|cudnn|cutlass|onednn",
@@ -34,12 +34,12 @@ KINDS = {
 }
 
 
-# Their parts are operations of their own.
+# The profiler lists the operations inside these separately, so counting them would count twice.
 OUTER = re.compile(r"(while|call|conditional)[.\d]*$")
 
 
 def shortened(config: ConfigDict, divisor: int) -> configs.Config:
-    """Two generations with so many times fewer steps and drawn images."""
+    """Returns two generations with `divisor` times fewer steps and generated images."""
     config.loop.generations = 2
     for section in (config.diffusion, config.classifier):
         section.steps, section.later.steps = (
@@ -51,7 +51,7 @@ def shortened(config: ConfigDict, divisor: int) -> configs.Config:
 
 
 def operations(trace: Path) -> Iterator[tuple[str, float]]:
-    """Names of operations that a device ran, and seconds, from what the profiler wrote below a folder."""
+    """Yields name and seconds of each operation in a trace; `trace` is the profiler's folder."""
     (file,) = trace.rglob("*.xplane.pb")
     planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
     for plane in [p for p in planes if p.name.startswith("/device:")] or planes:
@@ -62,7 +62,7 @@ def operations(trace: Path) -> Iterator[tuple[str, float]]:
 
 
 def shares(found: Iterator[tuple[str, float]], device_seconds: float) -> dict[str, float]:
-    """By kind of work, the share of the devices' time; largest first."""
+    """Returns the share of each kind of work in the devices' time, largest first."""
     seconds: collections.Counter[str] = collections.Counter()
     for name, duration in found:
         seconds[next(kind for kind, names in KINDS.items() if re.search(names, name))] += duration
@@ -71,17 +71,18 @@ def shares(found: Iterator[tuple[str, float]], device_seconds: float) -> dict[st
 
 
 def main() -> None:
-    """Prints the line."""
+    """Prints one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=Path("configs/quickstart.py"))
     parser.add_argument("--shorter", type=int, default=2)
     args = parser.parse_args()
-    config = configs.typed(shortened(presets.load(args.config).get_config(), args.shorter))
+    config = shortened(presets.load(args.config).get_config(), args.shorter)
     environment.configure(*presets.threads(config))
     context = setup.open_run(config, lambda: False)
     study = self_consuming.STUDY
     with tempfile.TemporaryDirectory() as folder:
-        workdir, trace = Path(folder) / "run", Path(folder) / "trace"
+        workdir = Path(folder) / "run"
+        trace = Path(folder) / "trace"
         store.write_json(workdir / "config.json", config.to_dict())
         runner.run_stage(study, setup.generation(context, 0, workdir, workdir), True)
         with jax.profiler.trace(str(trace)):

@@ -1,9 +1,9 @@
-"""This revision's speed beside that of another one, called in turn: what a change has brought.
+"""Compares the speed of this revision with that of another one, called in turn.
 
     git worktree add ../before <commit>
     python -m benchmarks.revisions --before=../before [--presets=quick,small] [--devices=2]
 
-Prints a JSON line per case; rates are those of this revision and of the other one.
+The output is a JSON line per case; `rates` are those of this revision and of the other one.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from benchmarks import compare
 
 
 def commit(folder: str) -> str:
-    """Of a checkout, short."""
+    """Returns the short commit hash of a checkout."""
     command = ["git", "-C", folder, "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:
-    """Prints the lines."""
+    """Prints a JSON line per case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", required=True, help="a checkout of the other revision")
     parser.add_argument("--presets", default="quick,small")

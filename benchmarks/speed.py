@@ -1,10 +1,10 @@
-"""Our cases alone: compile time, steady state, memory, and how far from what the device can multiply.
+"""Measures compile time, images per second, memory and utilisation of our cases.
 
     python -m benchmarks.speed [--presets=quick,small] [--precision=float32] [--devices=2]
 
-A JSON line per case, each measured in a process of its own, so that its peak of memory is its own.
-FLOPs are the compiler's count of one network pass (forward, or forward and backward); the peak is
-that of a large matrix product at the same precision on the same devices.
+The output is a JSON line per case. Each case runs in its own process, so that its peak memory is
+its own. FLOPs are the compiler's count of one network pass (forward, or forward and backward).
+Utilisation is relative to a large matrix product at the same precision on the same devices.
 """
 
 import argparse
@@ -30,28 +30,27 @@ MIB = 2**20
 
 
 def forward_flops(config: configs.Config, case: str) -> float:
-    """Per image drawn or predicted: the compiler's count of the network, times its evaluations."""
+    """Returns FLOPs per generated or predicted image, over all evaluations of the network."""
     n = 16
+    x = jnp.zeros((n, config.data.image_size, config.data.image_size, 3))
     if case == "sample":
         net, _ = generator.build(config.diffusion, presets.CLASSES, 0)
-        x, one = (
-            jnp.zeros((n, config.data.image_size, config.data.image_size, 3)),
-            jnp.zeros(n, jnp.int32),
-        )
-        arguments, passes = (
-            (x, jnp.zeros(n), one, one),
-            2 * solvers.SOLVERS["ddim"].evaluations(config.sample.steps),
-        )
+        one = jnp.zeros(n, jnp.int32)
+        arguments = (x, jnp.zeros(n), one, one)
+        # Guidance evaluates the network twice: with its condition and without.
+        passes = 2 * solvers.SOLVERS["ddim"].evaluations(config.sample.steps)
     else:
         net = classifier.build(config.classifier, presets.CLASSES)
-        arguments, passes = (jnp.zeros((n, config.data.image_size, config.data.image_size, 3)),), 1
+        arguments = (x,)
+        passes = 1
     variables = jax.eval_shape(net.init, jax.random.key(0), *arguments)
     return _flops(jax.jit(net.apply).lower(variables, *arguments)) / n * passes
 
 
 def training_flops(config: configs.Config, case: str) -> float:
-    """Per image trained on: the compiler's count of loss and gradient on one device."""
-    n, side = 16, config.data.image_size
+    """Returns FLOPs of loss and gradient per training image, on one device."""
+    n = 16
+    side = config.data.image_size
     if case == "diffusion_train":
         net, process = generator.build(config.diffusion, presets.CLASSES, 0)
         trainer = generator.make_trainer(net, process, config.diffusion, side, 1)
@@ -75,8 +74,10 @@ def _flops(lowered: Any) -> float:
 
 
 def matmul_peak(precision: str) -> float:
-    """FLOP/s of a large matrix product on all devices at once."""
-    n, products = (8192, 32) if jax.default_backend() != "cpu" else (2048, 4)
+    """Returns FLOP/s of a large matrix product on all devices at once."""
+    on_cpu = jax.default_backend() == "cpu"
+    n = 2048 if on_cpu else 8192
+    products = 4 if on_cpu else 32
 
     def product(_, row):
         x = (
@@ -89,7 +90,8 @@ def matmul_peak(precision: str) -> float:
 
         return jax.lax.fori_loop(0, products, once, x)[:1, :1].astype(jnp.float32)
 
-    program, rows = parallel.map_over_devices(product), np.arange(jax.device_count())
+    program = parallel.map_over_devices(product)
+    rows = np.arange(jax.device_count())
     program(jnp.zeros(()), rows)
     seconds = []
     for _ in range(5):
@@ -100,7 +102,7 @@ def matmul_peak(precision: str) -> float:
 
 
 def measure(preset: str, case: str, precision: str, devices: int, rounds: int) -> None:
-    """Prints the line of one case."""
+    """Measures one case and prints its line."""
     config = presets.preset(preset, precision, devices)
     environment.configure(*presets.threads(config))
     started = time.perf_counter()
@@ -138,7 +140,7 @@ def measure(preset: str, case: str, precision: str, devices: int, rounds: int) -
 
 
 def main() -> None:
-    """Prints the lines."""
+    """Prints a JSON line per case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--presets", default="quick,small")
     parser.add_argument("--cases", default=",".join(cases.CASES))

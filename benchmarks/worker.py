@@ -1,7 +1,8 @@
-"""One program of a comparison, resident: it builds a case, says so, and then runs it whenever it is asked.
+"""A resident program of a comparison: it builds a case, then runs it on request.
 
-`serve` writes a JSON object a line: the case when it is ready, the seconds of a call for every line
-it reads. No framework is imported here, so that both sides of a comparison use it.
+`serve` writes one JSON object a line: first the case when it is ready, then the seconds of a call
+for every line that it reads. This file imports no framework, so that both programs of a comparison
+can use it.
 """
 
 import json
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Case:
-    """`call()` does the work on `images` images and waits for its end."""
+    """Work to time: `call()` processes `images` images and waits for the end."""
 
     call: Callable[[], None]
     images: int
@@ -22,7 +23,7 @@ class Case:
 
 
 def serve(build: Callable[[], Case]) -> None:
-    """Answers lines of standard input until it ends."""
+    """Builds a case, then runs it once for every line of standard input."""
     started = time.perf_counter()
     case = build()
     case.call()

@@ -4,8 +4,8 @@ Claim: none, it depends on the images. Data: `data.folder.dir` with train/ and t
 metadata.csv of file_name, label and perhaps group, or with one folder a class. The composition is
 the images' own (`natural`); `unbiased` makes the groups of each class equally frequent by leaving
 images out, `biased` gives each class one group at a share of 0.9. A classifier of groups, trained
-on the real images (`annotator`), gives generated images their groups. Mirrored images are not trained
-on: switch `augment.flip` on where left and right mean nothing.
+on the real images (`annotator`), gives generated images their groups. Training does not mirror
+images: switch `augment.flip` on where left and right mean nothing.
 
 `large`, the default: 32 pixels, for one GPU; time: not yet measured. `small`: 8 pixels, for a
 laptop's CPU; the example of docs/your_data.md took 3 minutes and 1.7 GiB on two cores of a shared

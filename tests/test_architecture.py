@@ -1,4 +1,4 @@
-"""Who may import and name what: the rules of docs/architecture.md."""
+"""Tests the rules of docs/architecture.md on which file may import or name what."""
 
 import ast
 from functools import cache
@@ -24,7 +24,7 @@ FLOORS = (
     *("measure", "analysis", "report", "loop", "studies", "main"),
 )
 PROGRAMS = ("main", "sweep", "export", "cli", "__init__")  # the top floor
-# Everything here is read by people without an accelerator, on a login node, in a second.
+# These files must start within a second on a login node without an accelerator.
 WITHOUT_JAX = ("errors", "config", "analysis", "report", "sweep", "__init__", "cli", "export")
 WITHOUT_JAX_FILES = ("runtime/rng.py", "runtime/store.py", "runtime/workdir.py", "runtime/cli.py")
 MEASURES_WITH_JAX = tuple(
@@ -55,7 +55,7 @@ def importers(package: str) -> set[str]:
 
 @cache
 def own(name: str) -> set[str]:
-    """Files of the package that a file imports; of `from package import module` the module alone."""
+    """Returns the package's files that a file imports, without parent packages of modules."""
     found = set()
     for module in imports(FILES[name]):
         path = module.removeprefix("selfloop_jax.").replace(".", "/")
@@ -87,7 +87,7 @@ def reach(name: str) -> set[str]:
 def floor(name: str) -> int:
     """The place of a file's folder, or of a file at the top, in FLOORS."""
     place = name.removesuffix(".py").partition("/")[0]
-    # `python -m selfloop_jax.sampling` is a program like `main`, though it lies beside its parts.
+    # `python -m selfloop_jax.sampling` is a program like `main`, in a lower folder.
     is_program = place in PROGRAMS or name.endswith("/__main__.py")
     return FLOORS.index("main" if is_program else place)
 

@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: sizes of presets, the work of a case, two programs in turn."""
+"""Tests benchmarks/: presets, cases, resident programs, profiles and tables."""
 
 import json
 import sys
@@ -15,23 +15,23 @@ from benchmarks import cases, compare, presets, profile, speed, tables
     ("name", "unet", "resnet"),
     [("quick", 173_875, 78_042), ("small", 1_124_899, 701_466), ("cifar", 35_746_947, 11_173_962)],
 )
-def test_presets_have_the_sizes_they_are_known_by(name, unet, resnet):
+def test_presets_have_their_documented_numbers_of_parameters(name, unet, resnet):
     config = presets.preset(name)
-    net, process = cases.generate.build(config.diffusion, presets.CLASSES, 0)
+    net, process = cases.generator.build(config.diffusion, presets.CLASSES, 0)
     side = config.data.image_size
-    assert cases.generate.make_trainer(net, process, config.diffusion, side, 1).parameters == unet
-    net = cases.classify.build(config.classifier, presets.CLASSES)
-    assert cases.classify.make_trainer(net, config.classifier, side, 1).parameters == resnet
+    assert cases.generator.make_trainer(net, process, config.diffusion, side, 1).parameters == unet
+    net = cases.classifier.build(config.classifier, presets.CLASSES)
+    assert cases.classifier.make_trainer(net, config.classifier, side, 1).parameters == resnet
 
 
-def test_a_peer_is_told_all_it_needs_in_plain_json():
-    told = json.loads(json.dumps(presets.for_peers(presets.preset("cifar", "bfloat16"))))
-    assert told["unet"]["multipliers"] == [1, 2, 2, 2]
-    assert (told["precision"], told["sample_batch"]) == ("bfloat16", 128)
+def test_settings_for_a_peer_are_plain_json():
+    settings = json.loads(json.dumps(presets.for_peers(presets.preset("cifar", "bfloat16"))))
+    assert settings["unet"]["multipliers"] == [1, 2, 2, 2]
+    assert (settings["precision"], settings["sample_batch"]) == ("bfloat16", 128)
 
 
 @pytest.mark.parametrize("case", ["classifier_train", "classifier_inference"])
-def test_a_case_does_its_work_again_and_again(case):
+def test_a_case_can_be_called_repeatedly(case):
     config = presets.preset("quick", devices=4)
     config = replace(
         config,
@@ -44,7 +44,7 @@ def test_a_case_does_its_work_again_and_again(case):
         built.call()
 
 
-def test_flops_grow_with_the_net():
+def test_flops_grow_with_the_network():
     small, large = (presets.preset(name) for name in ("quick", "small"))
     for name in ("classifier_inference", "classifier_train"):
         count = speed.forward_flops if name.endswith("inference") else speed.training_flops
@@ -58,7 +58,7 @@ serve(lambda: Case(lambda: time.sleep({seconds}), 10, 7))
 """
 
 
-def test_two_resident_programs_answer_in_turn(monkeypatch):
+def test_two_resident_programs_run_in_turn(monkeypatch):
     monkeypatch.chdir(runs.ROOT)
     commands = [[sys.executable, "-c", PROGRAM.format(seconds=s)] for s in (0.02, 0.04)]
     with compare.Program(commands[0], ".", 1) as a, compare.Program(commands[1], ".", 1) as b:
@@ -70,13 +70,13 @@ def test_two_resident_programs_answer_in_turn(monkeypatch):
     assert a.process.returncode is not None
 
 
-def test_a_program_that_dies_is_named(monkeypatch):
+def test_a_program_that_dies_is_an_error_with_its_exit_code(monkeypatch):
     monkeypatch.chdir(runs.ROOT)
     with pytest.raises(SystemExit, match="ended with 3"):
         compare.Program([sys.executable, "-c", "raise SystemExit(3)"], ".", 1)
 
 
-def test_kinds_of_work_add_up_to_the_devices_time():
+def test_shares_of_the_kinds_of_work_add_up_to_one():
     found = [
         ("ynn_fusion.3", 2.0),
         ("all-reduce", 1.0),
@@ -92,7 +92,7 @@ def test_kinds_of_work_add_up_to_the_devices_time():
     }
 
 
-def test_operations_of_a_trace_are_those_that_ran(tmp_path):
+def test_a_trace_yields_the_operations_that_ran(tmp_path):
     program = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y @ x, x))
     x = jax.numpy.ones((64, 64))
     program(x).block_until_ready()
@@ -105,7 +105,7 @@ def test_operations_of_a_trace_are_those_that_ran(tmp_path):
     assert not any(name.startswith("while") for name in names)
 
 
-def test_documented_tables_are_those_of_the_lines(tmp_path):
+def test_documented_tables_equal_those_made_from_the_jsonl_file(tmp_path):
     lines = runs.ROOT / "docs" / "performance.jsonl"
     text = tables.markdown([json.loads(line) for line in lines.read_text().splitlines()])
     assert text in (runs.ROOT / "docs" / "performance.md").read_text()

@@ -1,10 +1,10 @@
-"""What a user would otherwise run: diffusers' UNet2DModel and a ResNet in PyTorch, doing what our cases do.
+"""Runs our cases in PyTorch with diffusers' UNet2DModel and a ResNet.
 
     python -m benchmarks.peers.cases --case=diffusion_train --mode=compiled --config={...}
 
-Serves `benchmarks.compare`, in a virtual environment of its own
-(benchmarks/peers/requirements.txt). Both modes run channels_last. Data lie on the device, and a
-step does what ours does: gather, normalise, noise, network, clipping, AdamW, average of weights.
+`benchmarks.compare` starts it in its own virtual environment (benchmarks/peers/requirements.txt).
+Both modes run channels_last. The data lie on the device, and a step does what ours does: gather,
+normalise, noise, network, clipping, AdamW, average of weights.
 """
 
 import argparse
@@ -31,7 +31,8 @@ class Folded(nn.Module):
 
     def __init__(self, preset: dict[str, Any]):
         super().__init__()
-        net, self.stem = preset["unet"], preset["unet"]["stem"]
+        net = preset["unet"]
+        self.stem = net["stem"]
         widths = [net["channels"] * m for m in net["multipliers"]]
         sides = [preset["side"] // self.stem // 2**i for i in range(len(widths))]
         attend = [side in net["attention"] for side in sides]
@@ -79,9 +80,10 @@ class Block(nn.Module):
 
 
 def resnet(preset: dict[str, Any]) -> nn.Module:
-    """The ResNet of our `layout = small`."""
-    width, layers, inputs = preset["resnet"]["width"], [], preset["resnet"]["width"]
-    layers += [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    """Returns the ResNet of our `layout = small`."""
+    width = preset["resnet"]["width"]
+    inputs = width
+    layers = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     for stage, blocks in enumerate(preset["resnet"]["stages"]):
         for block in range(blocks):
             layers.append(Block(inputs, width * 2**stage, 2 if stage and not block else 1))
@@ -92,7 +94,7 @@ def resnet(preset: dict[str, Any]) -> nn.Module:
 
 
 def build(preset: dict[str, Any], case: str, mode: str) -> Case:
-    """One case, eager or compiled."""
+    """Returns one case, eager or compiled."""
     torch.manual_seed(0)
     net = Folded(preset) if case in ("diffusion_train", "sample") else resnet(preset)
     net = net.to(DEVICE, memory_format=torch.channels_last)
@@ -126,7 +128,7 @@ def _data(preset: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _trainer(net: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-    """A step of AdamW with clipping and a running average of the weights."""
+    """Returns a step of AdamW with clipping and a running average of the weights."""
     params = list(net.parameters())
     tx = torch.optim.AdamW(params, lr=1e-4, fused=True)
     average = [p.detach().clone() for p in params]
@@ -149,7 +151,8 @@ def _gather(pixels: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tenso
 
 def _diffusion_train(preset: dict[str, Any], net: nn.Module, ready: nn.Module):
     pixels, label = _data(preset)
-    batch, null = preset["diffusion_batch"], preset["classes"]
+    batch = preset["diffusion_batch"]
+    null = preset["classes"]
     alphas_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, TIMESTEPS, device=DEVICE), 0)
 
     def loss() -> torch.Tensor:
@@ -157,9 +160,9 @@ def _diffusion_train(preset: dict[str, Any], net: nn.Module, ready: nn.Module):
         t = torch.randint(0, TIMESTEPS, (batch,), device=DEVICE)
         eps = torch.randn_like(x_0)
         signal, noise = (s.sqrt()[:, None, None, None] for s in (alphas_bar[t], 1 - alphas_bar[t]))
-        told = torch.where(torch.rand(batch, device=DEVICE) < 0.1, null, label[index])
+        shown = torch.where(torch.rand(batch, device=DEVICE) < 0.1, null, label[index])
         with _autocast(preset):
-            out = ready(signal * x_0 + noise * eps, t, told)
+            out = ready(signal * x_0 + noise * eps, t, shown)
         return functional.mse_loss(out.float(), signal * eps - noise * x_0)
 
     net.train()
@@ -168,7 +171,9 @@ def _diffusion_train(preset: dict[str, Any], net: nn.Module, ready: nn.Module):
 
 def _sample(preset: dict[str, Any], net: nn.Module, ready: nn.Module):
     net.eval()
-    count, side, w = preset["sample_batch"], preset["side"], preset["guidance"]
+    count = preset["sample_batch"]
+    side = preset["side"]
+    w = preset["guidance"]
     times = torch.linspace(TIMESTEPS - 1, 0, preset["sample_steps"], device=DEVICE).long()
     alphas_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, TIMESTEPS, device=DEVICE), 0)
     label = torch.arange(count, device=DEVICE) % preset["classes"]
@@ -188,7 +193,8 @@ def _sample(preset: dict[str, Any], net: nn.Module, ready: nn.Module):
                 out = ready(torch.cat([x, x]), t.expand(2 * count), both).float()
                 conditional, unconditional = out.chunk(2)
                 v = (1 + w) * conditional - w * unconditional
-                signal, noise = alphas_bar[t].sqrt(), (1 - alphas_bar[t]).sqrt()
+                signal = alphas_bar[t].sqrt()
+                noise = (1 - alphas_bar[t]).sqrt()
                 x_0 = (signal * x - noise * v).clamp(-1, 1)
                 eps = (x - signal * x_0) / noise
                 x = after.sqrt() * x_0 + (1 - after).sqrt() * eps
@@ -225,7 +231,7 @@ def _classifier_inference(preset: dict[str, Any], net: nn.Module, ready: nn.Modu
 
 
 def main() -> None:
-    """Serves one case of a preset."""
+    """Builds one case of a preset and runs it on request."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", required=True)
     parser.add_argument("--mode", choices=("eager", "compiled"), required=True)
