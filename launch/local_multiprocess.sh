@@ -29,5 +29,5 @@ for process in "${started[@]}"; do
     done
     [ "$code" -ne 0 ] || code="$status"
 done
-[ "$code" -eq 0 ] || [ "$code" -eq 2 ] || echo "a process ended with code $code; the same command goes on from there" >&2
+[ "$code" -eq 0 ] || [ "$code" -eq 2 ] || echo "a process ended with code $code; the same command resumes" >&2
 exit "$code"

@@ -24,5 +24,5 @@ fi
 code=0
 srun --kill-on-bad-exit=1 "$VENV/bin/python" -m selfloop_jax.main "$@" \
     "--config.parallel.processes=$SLURM_NTASKS" || code=$?
-[ "$code" -eq 0 ] || [ "$code" -eq 2 ] || echo "a process ended with code $code; the same command goes on from there" >&2
+[ "$code" -eq 0 ] || [ "$code" -eq 2 ] || echo "a process ended with code $code; the same command resumes" >&2
 exit "$code"

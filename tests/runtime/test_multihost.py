@@ -237,4 +237,4 @@ def test_slurm_starts_as_many_processes_as_tasks_and_says_how_to_go_on(tmp_path)
     )
     assert done.returncode == 143
     assert done.stdout.endswith("-m selfloop_jax.main --config=x --config.parallel.processes=8\n")
-    assert "the same command goes on from there" in done.stderr
+    assert "the same command resumes" in done.stderr
