@@ -38,6 +38,7 @@ def parse_arg(arg: str, *options: tuple[str, ...]) -> list[str]:
     words = [word for word in arg.split(",") if word]
     chosen = []
     for allowed in options:
+        # Of two words for one option neither is chosen: both then count as unused.
         named = [word for word in words if word in allowed]
         chosen.append(named[0] if len(named) == 1 else allowed[0])
     unused = sorted(words) != sorted(word for word in chosen if word in words)
@@ -61,6 +62,7 @@ def typed(values: ConfigDict | Mapping[str, Any]) -> Config:
 def describe(config: Config) -> str:
     """All fields with their values and meanings, one a line."""
     rows = [(f"{name} = {value!r}", declared) for name, value, declared in leaves(config)]
+    # One very long value must not push all meanings far to the right.
     width = min(max(len(row) for row, _ in rows), 56)
     return "\n".join(f"{row:{width}}  # {declared.metadata['what']}" for row, declared in rows)
 
@@ -68,6 +70,7 @@ def describe(config: Config) -> str:
 def _section(default: Any, values: Any, path: str) -> Any:
     """The section `default` with some of its values replaced; `path` is its name and a dot."""
     declared = {one.name: one for one in dataclasses.fields(default)}
+    # Not Mapping, which a ConfigDict is not.
     if not hasattr(values, "items"):
         raise UsageError(f"{path[:-1]} = {values!r}: must be a section: {', '.join(declared)}")
     changed = {}
@@ -91,6 +94,7 @@ def _unknown(field: str, name: str, known: list[str]) -> str:
 def _converted(kind: Any, value: Any, field: str) -> Any:
     """The value as its field's type; UsageError where it is none."""
     try:
+        # A whole number can be too large for a float: OverflowError.
         return _as(kind, value)
     except (TypeError, OverflowError):
         raise UsageError(f"{field} = {value!r}: must be {_name(kind)}") from None
@@ -107,6 +111,7 @@ def _as(kind: Any, value: Any) -> Any:
     elif get_origin(kind) is tuple:
         if isinstance(value, list | tuple):
             return tuple(_as(get_args(kind)[0], element) for element in value)
+    # A bool is an int to Python and must not become 1.0.
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif type(value) is kind:  # not isinstance: True is no whole number

@@ -438,5 +438,6 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain JSON, as config.json holds it; tuples are lists."""
+        # Through JSON, so that it equals what is read from a file.
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain

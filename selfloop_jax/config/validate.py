@@ -24,6 +24,8 @@ def check_choice(field: str, value: str, table: Iterable[str]) -> None:
 
 def check(config: Config) -> None:
     """Raises UsageError in one line naming field, value and rule."""
+    # Rules of single fields come first: those across fields divide by numbers that must be
+    # positive.
     for field, value, declared in leaves(config):
         _check_finite(field, value)
         rule = declared.metadata["rule"]
@@ -38,6 +40,7 @@ def check(config: Config) -> None:
 
 def _check_finite(field: str, value: Any) -> None:
     """JSON and comparisons of configs know neither NaN nor infinity."""
+    # Tuples nest in data.bias.per_class.
     numbers = [value]
     while numbers:
         number = numbers.pop()
@@ -49,6 +52,7 @@ def _check_finite(field: str, value: Any) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
+    # Both are shares of the training images, of which some must be left to train on.
     if data.validation_share + data.reserve_share >= 1:
         refuse(
             "data.reserve_share",
@@ -66,8 +70,10 @@ def _check_control(config: Config) -> None:
 
 
 def _check_unet(config: Config) -> None:
-    side, net = config.data.image_size, config.diffusion.unet
+    side = config.data.image_size
+    net = config.diffusion.unet
     levels = len(net.multipliers)
+    # The stem divides the side once, and each level but the last halves it.
     if side % (net.stem * 2 ** (levels - 1)):
         refuse(
             "diffusion.unet.multipliers",
@@ -82,21 +88,26 @@ def _check_unet(config: Config) -> None:
             net.attention,
             f"among {tuple(sides)}, the sides of this network's feature maps",
         )
+    # Attention splits a map's channels evenly over its heads.
     if any(net.channels * multiplier % net.heads for multiplier in net.multipliers):
         channels = f"diffusion.unet.channels = {net.channels}"
         refuse("diffusion.unet.heads", net.heads, f"a divisor of {channels}")
 
 
 def _check_sampling(config: Config) -> None:
-    diffusion, sample = config.diffusion, config.sample
+    diffusion = config.diffusion
+    sample = config.sample
     timesteps = diffusion.ddpm.timesteps
+    # More steps than times would visit some time twice.
     if diffusion.process == "ddpm" and sample.steps > timesteps:
         refuse("sample.steps", sample.steps, f"<= diffusion.ddpm.timesteps = {timesteps}")
     if diffusion.edm.sigma_max <= diffusion.edm.sigma_min:
         least = f"> diffusion.edm.sigma_min = {diffusion.edm.sigma_min}"
         refuse("diffusion.edm.sigma_max", diffusion.edm.sigma_max, least)
+    # Guidance needs the network without condition, which only dropped labels train.
     if sample.guidance and not diffusion.label_dropout:
         refuse("sample.guidance", sample.guidance, "0 where diffusion.label_dropout = 0")
+    # A generator that is conditioned on the class alone is never asked for a group.
     if config.loop.group_source == "requested" and diffusion.condition_on == "label":
         refuse(
             "loop.group_source",
@@ -108,6 +119,7 @@ def _check_sampling(config: Config) -> None:
 def _check_steps(config: Config) -> None:
     per_dispatch = config.parallel.steps_per_dispatch
     for field, steps in _step_counts(config).items():
+        # Training stops and saves between dispatches alone.
         if per_dispatch and steps % per_dispatch:
             multiple = f"a multiple of parallel.steps_per_dispatch = {per_dispatch}"
             refuse(field, steps, multiple)
@@ -119,6 +131,7 @@ def check_devices(config: Config, devices: int) -> None:
     batches["diffusion.batch"] = config.diffusion.batch
     batches["measure.batch"] = config.measure.batch
     for field, batch in batches.items():
+        # All devices run one program, so all take the same number of rows.
         if batch % devices:
             refuse(field, batch, f"a multiple of the {devices} devices")
 
@@ -140,8 +153,9 @@ def steps_per_dispatch(config: Config, platform: str) -> int:
     asked = config.parallel.steps_per_dispatch
     if asked or platform == "cpu":
         return asked or 1
-    counts = _step_counts(config).values()
-    return max(k for k in range(1, 11) if not any(steps % k for steps in counts))
+    # A number divides all of them exactly when it divides their greatest common divisor.
+    common = math.gcd(*_step_counts(config).values())
+    return max(k for k in range(1, 11) if common % k == 0)
 
 
 def _step_counts(config: Config) -> dict[str, int]:

@@ -24,10 +24,13 @@ def alphas_bar(schedule: str, timesteps: int) -> np.ndarray:
     `linear`: Ho et al., section 4; `cosine`: arXiv 2102.09672, eq. 17.
     """
     if schedule == "linear":
+        # Their range is for T = 1000. The factor keeps alphas_bar[T] about the same at another T.
         betas = np.linspace(1e-4, 0.02, timesteps) * (1000 / timesteps)
     else:
+        # The offset s = 0.008 keeps the first betas from vanishing (arXiv 2102.09672, section 3.2).
         f = np.cos((np.arange(timesteps + 1) / timesteps + 0.008) / 1.008 * np.pi / 2) ** 2
         betas = 1 - f[1:] / f[:-1]
+    # Clipped at 0.999 as there: beta = 1 would leave no signal at T, and `denoise` divides by it.
     return np.concatenate([[1.0], np.cumprod(1 - np.minimum(betas, 0.999))])
 
 
@@ -39,6 +42,7 @@ class Ddpm:
     timesteps: int
     prediction: str
 
+    # alphas_bar[T] is almost 0, so x_T is almost standard normal.
     prior_scale = 1.0
 
     def training_target(
@@ -49,6 +53,7 @@ class Ddpm:
         t = jax.random.randint(key_t, (), 1, self.timesteps + 1)
         eps = jax.random.normal(key_eps, x_0.shape)
         signal, noise = self._scales(t)
+        # v = alpha eps - sigma x_0 (arXiv 2202.00512, section 4).
         target = eps if self.prediction == "eps" else signal * eps - noise * x_0
         return signal * x_0 + noise * eps, self._level(t), target
 
@@ -56,16 +61,20 @@ class Ddpm:
         """x_0 from x_t and the network's prediction."""
         signal, noise = self._scales(t)
         output = network(x, jnp.broadcast_to(self._level(t), x.shape[:1]))
+        # eps: Ho et al., eq. 15. v: x_0 = alpha x_t - sigma v (arXiv 2202.00512, section 4).
         if self.prediction == "eps":
             return (x - noise * output) / signal
         return signal * x - noise * output
 
     def times(self, steps: int) -> np.ndarray:
         """int32[steps+1] from T down to 0, evenly spaced."""
+        # Rounded, because T need not be a multiple of `steps`.
         return np.rint(np.linspace(self.timesteps, 0, steps + 1)).astype(np.int32)
 
     def _scales(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         """sqrt(alphas_bar[t]) and sqrt(1 - alphas_bar[t]), each rounded once from float64."""
+        # NumPy computes the table in float64 when the program is traced: a product of a thousand
+        # float32 factors would lose digits, above all of 1 - alphas_bar near t = 0.
         table = alphas_bar(self.schedule, self.timesteps)
         signal = jnp.asarray(np.sqrt(table), jnp.float32)
         noise = jnp.asarray(np.sqrt(1 - table), jnp.float32)
@@ -100,8 +109,10 @@ class Edm:
         The weighted loss of eq. 8 is then the target's plain mean squared error.
         """
         key_sigma, key_noise = jax.random.split(key)
+        # ln sigma is normal (table 1, row "Noise distribution").
         sigma = jnp.exp(self.p_mean + self.p_std * jax.random.normal(key_sigma))
         x = x_0 + sigma * jax.random.normal(key_noise, x_0.shape)
+        # By eq. 8, F's target is (x_0 - c_skip x) / c_out, and the weight lambda c_out^2 is 1.
         skip, out, scale, level = self._precondition(sigma)
         return scale * x, level, (x_0 - skip * x) / out
 
@@ -112,6 +123,7 @@ class Edm:
 
     def times(self, steps: int) -> np.ndarray:
         """float32[steps+1] noise levels from sigma_max to sigma_min, then 0 (eq. 5)."""
+        # Even steps in sigma^(1/rho): a larger rho takes more of them at low noise.
         first = self.sigma_max ** (1 / self.rho)
         last = self.sigma_min ** (1 / self.rho)
         ramp = np.linspace(first, last, steps)
@@ -119,6 +131,7 @@ class Edm:
 
     def _precondition(self, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """c_skip, c_out, c_in, and c_noise on the sinusoid's scale."""
+        # Table 1, rows "Skip scaling", "Output scaling" and "Input scaling".
         total = sigma**2 + self.sigma_data**2
         c_out = sigma * self.sigma_data / jnp.sqrt(total)
         c_skip = self.sigma_data**2 / total

@@ -37,13 +37,16 @@ def guided(
 
 def ddim(process: processes.Ddpm, denoise: Denoiser, x: jax.Array, steps: int) -> jax.Array:
     """Deterministic DDIM (arXiv 2010.02502, eq. 12 with sigma = 0)."""
+    # alphas_bar at the times that are visited, from T to 0: float64[steps+1].
     table = processes.alphas_bar(process.schedule, process.timesteps)[process.times(steps)]
 
     def step(x, inputs):
         t, signal, next_signal, ratio = inputs
         x_0 = denoise(x, t)
+        # x - signal x_0 is the predicted noise at its present scale.
         return next_signal * x_0 + ratio * (x - signal * x_0), None
 
+    # The last ratio is 0 and the last signal 1, as alphas_bar[0] = 1: the result is x_0 itself.
     ratio = np.sqrt((1 - table[1:]) / (1 - table[:-1]))
     return _scan(step, x, process.times(steps)[:-1], np.sqrt(table[:-1]), np.sqrt(table[1:]), ratio)
 
@@ -53,10 +56,13 @@ def ancestral(
 ) -> jax.Array:
     """Samples the posteriors q(x_s | x_t, x_0) (Ho et al., eq. 7), over `steps` of the T times."""
     table = processes.alphas_bar(process.schedule, process.timesteps)[process.times(steps)]
+    # Between visited times, now / then takes the place of alpha_t in eq. 7 (arXiv 2102.09672,
+    # section 4).
     now = table[:-1]
     then = table[1:]
     on_x_0 = np.sqrt(then) * (1 - now / then) / (1 - now)
     on_x_t = np.sqrt(now / then) * (1 - then) / (1 - now)
+    # The square root of eq. 7's posterior variance. It is 0 at the last step, where then = 1.
     deviation = np.sqrt((1 - then) / (1 - now) * (1 - now / then))
 
     def step(x, inputs):
@@ -71,6 +77,7 @@ def euler(process: processes.Edm, denoise: Denoiser, x: jax.Array, steps: int) -
 
     def step(x, sigmas):
         sigma, after = sigmas
+        # dx/dsigma = (x - D(x; sigma)) / sigma. The last step, to 0, gives D itself.
         return x + (after - sigma) * (x - denoise(x, sigma)) / sigma, None
 
     sigmas = process.times(steps)
@@ -83,10 +90,12 @@ def heun(process: processes.Edm, denoise: Denoiser, x: jax.Array, steps: int) ->
     def step(x, sigmas):
         sigma, after = sigmas
         slope = (x - denoise(x, sigma)) / sigma
+        # Euler's step gives the point of the second slope; the step takes the mean of both.
         ahead = x + (after - sigma) * slope
         return x + (after - sigma) * 0.5 * (slope + (ahead - denoise(ahead, after)) / after), None
 
     sigmas = process.times(steps)
+    # All steps but the last: the second slope would divide by sigma = 0.
     x = _scan(step, x, sigmas[:-2], sigmas[1:-1])
     return denoise(x, jnp.asarray(sigmas[-2]))  # Euler's step to sigma = 0 ends on D itself.
 
@@ -116,6 +125,7 @@ SOLVERS = {
     "ddim": Solver(ddim, "ddpm"),
     "ancestral": Solver(ancestral, "ddpm", stochastic=True),
     "euler": Solver(euler, "edm"),
+    # Two evaluations a step, but one in the last.
     "heun": Solver(heun, "edm", evaluations=lambda steps: 2 * steps - 1),
 }
 
@@ -132,4 +142,5 @@ def check(config: Config) -> None:
 def _scan(step: Callable, x: jax.Array, *inputs: np.ndarray) -> jax.Array:
     """Runs `step` over the rows of `inputs`, floats rounded once to float32."""
     rows = [jnp.asarray(v, jnp.float32 if v.dtype.kind == "f" else jnp.int32) for v in inputs]
+    # A scan compiles the step once, however many there are.
     return jax.lax.scan(step, x, rows)[0]

@@ -19,10 +19,12 @@ class LeNet(nn.Module):
         Features are what the last layer reads. `train`, which other networks need, changes nothing.
         """
         for channels in (6, 16):
+            # SAME: without padding, an 8x8 image leaves 2x2 pixels to the second 5x5 kernel.
             x = nn.relu(nn.Conv(channels, (5, 5), padding="SAME", dtype=self.dtype)(x))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(len(x), -1)
         for units in (120, 84):
             x = nn.relu(nn.Dense(units, dtype=self.dtype)(x))
+        # Features and logits are float32 in a bfloat16 network, too.
         x = x.astype(at_least_float32(x))
         return x if features else nn.Dense(self.num_classes)(x)

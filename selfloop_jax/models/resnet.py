@@ -23,9 +23,13 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N,H,W,C] -> [N,H/stride,W/stride,channels]."""
+        # No bias, which the mean of BatchNorm would take off again.
         conv = partial(Conv, self.channels, use_bias=False, padding=1, dtype=x.dtype)
         h = nn.relu(self.norm()(conv((3, 3), strides=self.stride)(x)))
+        # Scale 0: at first the block is its shortcut (Goyal et al. 2017, section 5.1).
         h = self.norm(scale_init=nn.initializers.zeros_init())(conv((3, 3))(h))
+        # The shortcut is called last, so its layers have the highest numbers: `torch_weights`
+        # counts on it.
         return nn.relu(_shortcut(x, h, self.stride, self.norm) + h)
 
 
@@ -45,6 +49,7 @@ class Bottleneck(nn.Module):
         conv = partial(Conv, use_bias=False, dtype=x.dtype)
         h = nn.relu(self.norm()(conv(self.channels, (1, 1))(x)))
         h = nn.relu(self.norm()(conv(self.channels, (3, 3), strides=self.stride, padding=1)(h)))
+        # Scale 0, as in BasicBlock.
         h = self.norm(scale_init=nn.initializers.zeros_init())(conv(4 * self.channels, (1, 1))(h))
         return nn.relu(_shortcut(x, h, self.stride, self.norm) + h)
 
@@ -53,6 +58,7 @@ def _shortcut(x: jax.Array, h: jax.Array, stride: int, norm: Callable[..., nn.Mo
     """x, through a 1x1 convolution where its shape is not that of h."""
     if stride == 1 and x.shape[-1] == h.shape[-1]:
         return x
+    # Option B of He et al. 2016, section 4.1: a projection only where shapes differ.
     conv = Conv(h.shape[-1], (1, 1), strides=stride, use_bias=False, padding=0, dtype=x.dtype)
     return norm()(conv(x))
 
@@ -91,5 +97,6 @@ class ResNet(nn.Module):
                 # The first block of a stage halves the side, but for the first stage's.
                 stride = 2 if stage and not block else 1
                 h = self.block(self.width * 2**stage, stride, norm)(h)
+        # [N,h,w,D] -> [N,D], summed in float32 whatever the activations are.
         h = jnp.mean(h, axis=(1, 2), dtype=at_least_float32(h))
         return h if features else nn.Dense(self.num_classes)(h)

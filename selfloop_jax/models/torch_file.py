@@ -49,6 +49,7 @@ def read(file: str, field: str) -> dict[str, np.ndarray]:
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{field} = {file}: allowed are files that end in {' | '.join(SUFFIXES)}")
     try:
+        # safetensors holds numbers alone; a .pth is a pickle, which could run code.
         found = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
         return _state_dict(found)
     except FileNotFoundError:
@@ -73,6 +74,7 @@ def _state_dict(found: Any) -> dict[str, np.ndarray]:
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             raise UsageError(f"{name!r:.60} is no tensor: allowed are dicts of names and tensors")
+    # All or none: a network can have a part of its own that is called `module`.
     if all(name.startswith(PREFIX) for name in found):
         return {name.removeprefix(PREFIX): value for name, value in found.items()}
     return dict(found)
@@ -81,6 +83,7 @@ def _state_dict(found: Any) -> dict[str, np.ndarray]:
 def _read_torch(path: Path) -> Any:
     """What `torch.save` wrote, tensors as arrays."""
     with open(path, "rb") as file:
+        # Checked first, since zipfile would only say that this is no zip file.
         head = file.read(2)
     if head[:1] == b"\x80":  # a bare pickle
         raise UsageError(
@@ -88,8 +91,10 @@ def _read_torch(path: Path) -> Any:
             "torch.save"
         )
     with zipfile.ZipFile(path) as archive:
+        # Not exactly one gives a ValueError, which `read` reports as damage.
         (pickled,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         root = pickled.removesuffix("data.pkl")
+        # Older versions of PyTorch do not write this member.
         order = f"{root}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise UsageError("its numbers are big-endian: allowed is little")
@@ -108,6 +113,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for an import; none runs code of the file's choice."""
+        # A storage class stays a name, by which `persistent_load` finds the dtype.
         if module == "torch" and name in STORAGES:
             return name
         known = {
@@ -127,6 +133,8 @@ class _Unpickler(pickle.Unpickler):
         if (key, kind) not in self.storages:
             dtype = np.dtype(STORAGES[kind])
             data = self.archive.read(f"{self.root}{key}")
+            # A truncated storage would otherwise fail later, without a cause that a user
+            # understands.
             if len(data) != length * dtype.itemsize:
                 raise ValueError("a storage has another length than the pickle says")
             self.storages[key, kind] = dtype, data
@@ -142,6 +150,7 @@ def _rebuild_tensor(
     (whether it wants a gradient, hooks) is of no use here.
     """
     dtype, data = storage
+    # PyTorch counts strides and offset in numbers, NumPy in bytes.
     steps = [step * dtype.itemsize for step in stride]
     return np.ndarray(size, dtype, buffer=data, offset=offset * dtype.itemsize, strides=steps)
 

@@ -62,11 +62,14 @@ def load(
     layers = layer_names(model)
     last = head(variables["params"])
     if isinstance(model, VGG):
+        # torchvision's VGG has biases before BatchNorm, its ResNet has none.
         weights = _fold_biases(weights, layers, f"{name}.init_from = {file}")
     leaves = flatten_dict(variables)
+    # A path is (collection, layer, ..., leaf): ("params", "BasicBlock_0", "Conv_0", "kernel").
     names = {path: f"{layers['/'.join(path[1:-1])]}.{LEAVES[path[-1]]}" for path in leaves}
     shapes = {path: _torch_shape(leaf.shape) for path, leaf in leaves.items()}
     wrong = [path for path in leaves if _shape(weights, names[path]) != shapes[path]]
+    # Another number of classes is no error: the body is taken, and the head is trained anew.
     new_head = any(path[1] == last for path in wrong)
     if misfits := {names[path]: shapes[path] for path in wrong if path[1] != last}:
         raise UsageError(f"{name}.init_from = {file}: {_misfit(misfits, weights, model, name)}")
@@ -89,9 +92,9 @@ def layer_names(model: nn.Module) -> dict[str, str]:
 def _resnet_names(model: ResNet) -> dict[str, str]:
     """`layer2.0.conv1` and so on; `downsample` is the shortcut, which comes last here."""
     names = {"Conv_0": "conv1", "BatchNorm_0": "bn1", "Dense_0": "fc"}
-    blocks = [
-        f"layer{stage + 1}.{block}" for stage, n in enumerate(model.stages) for block in range(n)
-    ]
+    blocks: list[str] = []
+    for stage, count in enumerate(model.stages):
+        blocks += [f"layer{stage + 1}.{block}" for block in range(count)]
     convolutions = 2 if model.block is BasicBlock else 3
     for number, theirs in enumerate(blocks):
         ours = f"{model.block.__name__}_{number}"
@@ -105,6 +108,7 @@ def _resnet_names(model: ResNet) -> dict[str, str]:
 
 def _vgg_names(model: VGG) -> dict[str, str]:
     """`features` counts convolution, BatchNorm and ReLU, and after each stage the pooling."""
+    # The numbers between are those of ReLU and dropout.
     linear = ["classifier.0", "classifier.3", "classifier.6"]
     if model.layout != "imagenet":
         linear = linear[-1:]
@@ -117,6 +121,7 @@ def _vgg_names(model: VGG) -> dict[str, str]:
                 f"BatchNorm_{number}": f"features.{place + 1}",
             }
             number += 1
+            # Convolution, BatchNorm and ReLU take a number each.
             place += 3
         place += 1
     return names
@@ -129,6 +134,7 @@ def _fold_biases(weights: Weights, layers: dict[str, str], where: str) -> Weight
     """
     weights = dict(weights)
     for ours, conv in layers.items():
+        # BatchNorm_i follows Conv_i here, and (x + b) - mean = x - (mean - b).
         mean = f"{layers.get(ours.replace('Conv', 'BatchNorm'))}.running_mean"
         if ours.startswith("Conv") and f"{conv}.bias" in weights and mean in weights:
             bias = weights.pop(f"{conv}.bias").astype(np.float32)
@@ -146,9 +152,8 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _convert(array: np.ndarray, name: str, model: nn.Module) -> np.ndarray:
     """float32 in the order of axes used here."""
     array = array.astype(np.float32)
-    if name == "classifier.0.weight" and isinstance(
-        model, VGG
-    ):  # It reads a map [C,7,7], here [7,7,C].
+    # The first linear layer of VGG reads a flattened map: [C,7,7] there, [7,7,C] here.
+    if name == "classifier.0.weight" and isinstance(model, VGG):
         array = array.reshape(len(array), -1, 7, 7).transpose(0, 2, 3, 1).reshape(len(array), -1)
     return np.ascontiguousarray(array.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim]))
 
@@ -161,6 +166,7 @@ def _misfit(
     misfits: dict[str, tuple[int, ...]], weights: Weights, model: nn.Module, section: str
 ) -> str:
     """The stem, if only its size is wrong, else the first tensors that do not fit."""
+    # OIHW: what is left are the sides of the kernel.
     stem = (_shape(weights, "conv1.weight") or ())[2:]
     if set(misfits) == {"conv1.weight"} and stem in STEMS and STEMS[stem] != model.layout:
         return f"its stem is {stem[0]}x{stem[1]}: allowed with {section}.layout = {STEMS[stem]}"

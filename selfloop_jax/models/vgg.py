@@ -20,7 +20,9 @@ def adaptive_average_pool(x: jax.Array, side: int) -> jax.Array:
     """
 
     def windows(length: int) -> np.ndarray:  # [side, length] weights
+        # Windows can overlap, and repeat pixels where the map is smaller than `side`.
         start = np.arange(side) * length // side
+        # -(-a // b) rounds up.
         stop = -(-np.arange(1, side + 1) * length // side)
         place = np.arange(length)
         inside = (start[:, None] <= place) & (place < stop[:, None])
@@ -28,6 +30,7 @@ def adaptive_average_pool(x: jax.Array, side: int) -> jax.Array:
 
     rows = windows(x.shape[1])
     columns = windows(x.shape[2])
+    # HIGHEST, because a GPU or TPU would round the factors of a plain product to fewer digits.
     return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -63,6 +66,7 @@ class VGG(nn.Module):
         for stage, convolutions in enumerate(self.stages):
             for _ in range(convolutions):
                 channels = self.width * min(2**stage, 8)
+                # No bias, which the mean of BatchNorm would take off again.
                 conv = Conv(channels, (3, 3), use_bias=False, padding=1, dtype=self.dtype)
                 x = nn.relu(norm()(conv(x)))
             if x.shape[1] > 1:
@@ -72,6 +76,7 @@ class VGG(nn.Module):
             return x if features else nn.Dense(self.num_classes)(x)
         x = adaptive_average_pool(x.astype(at_least_float32(x)), 7).reshape(len(x), -1)
         for layer in range(2):
+            # A key per example and layer; the two dropout masks must differ.
             layer_keys = (
                 None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
             )

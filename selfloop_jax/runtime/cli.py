@@ -1,4 +1,4 @@
-"""Command lines of the programs beside `main`: a mistake ends in one line, like all others."""
+"""Command lines of all programs but `main`: a mistake ends in one line."""
 
 import argparse
 import sys

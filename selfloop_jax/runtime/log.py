@@ -31,9 +31,11 @@ class Metrics:
         """Appends one line; it is handed to the kernel on return."""
         if not store.leading:
             return
+        # Opened for each line, so that a killed process loses none.
         with open(self.path, "a") as file:
             file.write(json.dumps(fields) + "\n")
         if self.tensorboard and "event" not in fields:
+            # Events, such as `resumed`, carry no numbers.
             numbers = {name: fields[name] for name in fields.keys() - NOT_SCALARS}
             prefix = f"generation_{fields['generation']}/{fields['phase']}"
             self.tensorboard.scalars(prefix, numbers, fields["step"])
@@ -72,6 +74,7 @@ class Progress:
     def record(self, done: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of the dispatch that ended at step `done`, unread."""
         self.waiting.append((done, metrics))
+        # A dispatch can hold several steps, so `done` can pass a multiple without meeting it.
         if done // self.every_steps > self.done // self.every_steps:
             # One interval later they are computed, so that fetching does not wait for a device.
             self._fetch(self.ready)
@@ -95,6 +98,7 @@ class Progress:
         self.rate = self._rate()
         if sys.stderr.isatty() and store.leading:
             sys.stderr.write("\r\x1b[K")
+        # A phase that was resumed after its last step has no rate.
         if self.done > self.first:
             say(f"{self.where}: {self.total} steps, {self.rate:.0f} images/s")
 
@@ -102,14 +106,19 @@ class Progress:
         """Writes means over an interval; RunError on the first loss that is not finite."""
         if not items:
             return
+        # One call for all, so that the copies overlap.
         values = jax.device_get([metrics for _, metrics in items])
         for (done, _), value in zip(items, values, strict=True):
+            # Each value is float32[k], one number per step of the dispatch, and `done` is the last
+            # of them.
             bad = np.flatnonzero(~np.isfinite(value["loss"]))
             if len(bad):
                 step = done - len(value["loss"]) + 1 + bad[0]
                 raise RunError(f"{self.where}, step {step}: loss is {value['loss'][bad[0]]}")
         done = items[-1][0]
-        means = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
+        means: dict[str, float] = {}
+        for name in values[0]:
+            means[name] = float(np.mean([value[name] for value in values]))
         line = {"generation": self.generation, "phase": self.phase, "step": done, **means}
         self.metrics.write(**line, images_per_second=round(self._rate(), 1))
         self._show(done, f"loss {means['loss']:.4f}  ")
@@ -122,6 +131,7 @@ class Progress:
     def _show(self, done: int, text: str) -> None:
         now = time.perf_counter()
         rate = self._rate()
+        # A terminal overwrites its line. Elsewhere, as in the log of a batch job, every line stays.
         terminal = sys.stderr.isatty()
         if now - self.shown < (0.2 if terminal else EVERY_SECONDS):
             return

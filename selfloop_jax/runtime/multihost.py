@@ -36,10 +36,14 @@ def connect(processes: int) -> None:
     """
     started = os.environ.get("JAX_NUM_PROCESSES")
     rank = os.environ.get("JAX_PROCESS_ID")
+    # Checked for one process as well: several that each believe to be alone would write to one
+    # workdir.
     if started and int(started) != processes:
         _refuse(processes, started)
     if processes == 1:
         return
+    # `initialize` blocks in C++ and its own end is an abort. A timer in another thread can still
+    # print one line and exit.
     patience = threading.Timer(CONNECT_SECONDS, _give_up, [processes])
     patience.daemon = True
     patience.start()
@@ -58,6 +62,7 @@ def connect(processes: int) -> None:
         ) from error
     finally:
         patience.cancel()
+    # SLURM and TPU environments bring their own count, which need not be the config's.
     if jax.process_count() != processes:
         _refuse(processes, jax.process_count())
     store.leading = is_primary()
@@ -80,6 +85,8 @@ def abort(code: int) -> None:
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
+        # A normal exit would run JAX's shutdown, which waits for the processes that are still at
+        # work.
         os._exit(code)
 
 
@@ -98,6 +105,7 @@ def gather(tree: T) -> T:
     """Host arrays [N,...] of every process, concatenated in the order of processes, on all."""
     if jax.process_count() == 1:
         return tree
+    # Tiled: [N,...] of each process become [processes * N,...], without a further axis.
     gathered: T = multihost_utils.process_allgather(tree, tiled=True)
     return gathered
 
@@ -106,6 +114,7 @@ def broadcast(value: T) -> T:
     """The bool, number or array of process 0, on all processes; they wait for it."""
     if jax.process_count() == 1:
         return value
+    # `gather` joins along the first axis, so the value becomes one row per process.
     found: Any = gather(np.asarray(value)[None])[0]
     # A NumPy scalar would not be a bool or int any more.
     kind: Any = type(value)
@@ -135,6 +144,7 @@ def check_same_on_all(facts: store.Json) -> None:
     # Only arrays of equal length can be gathered, so the texts are padded with blanks.
     sizes = gather(np.array([len(json.dumps(mine))]))
     padded = json.dumps(mine).ljust(int(sizes.max())).encode()
+    # Every process compares all of them, so all fail with the same line and none waits for another.
     every = [json.loads(bytes(row)) for row in gather(np.frombuffer(padded, np.uint8)[None])]
     for process, other in enumerate(every):
         for name in dict.fromkeys([*every[0], *other]):
@@ -161,6 +171,7 @@ def agree_on_stop(stop: Callable[[], bool]) -> Callable[[], bool]:
     """
     if jax.process_count() == 1:
         return stop
+    # The first call exchanges at once: there is no pace yet to estimate from.
     left = 1
     calls = 0
     since = time.perf_counter()
@@ -173,6 +184,8 @@ def agree_on_stop(stop: Callable[[], bool]) -> Callable[[], bool]:
             return False
         pace = (time.perf_counter() - since) / calls
         answers = gather(np.array([[float(stop()), pace]]))
+        # The pace of process 0 alone counts. With estimates of their own, processes would exchange
+        # at different calls and block.
         left = int(np.clip(MEETING_SECONDS / answers[0, 1], 1, MEETING_CALLS))
         calls = 0
         since = time.perf_counter()

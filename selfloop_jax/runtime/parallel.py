@@ -28,11 +28,14 @@ IN_FLIGHT = 8
 @cache
 def _devices() -> list[jax.Device]:
     """All devices in the order of the axis: those of one process are neighbours."""
+    # The place in this list decides an example's place in the global batch, so all processes need
+    # the same order.
     return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
 @cache
 def _sharding(spec: PartitionSpec) -> NamedSharding:
+    # A process can place arrays on its own devices alone.
     own = [device for device in _devices() if device.process_index == jax.process_index()]
     return NamedSharding(Mesh(np.array(own), (AXIS,)), spec)
 
@@ -67,6 +70,7 @@ def shard_steps(tree: Tree) -> Tree:
     count = jax.device_count()
 
     def split(x):
+        # pmap maps over the first axis, the scan over the second.
         return x.reshape(len(x), count, -1, *x.shape[2:]).swapaxes(0, 1)
 
     return _local_shards(jax.tree.map(split, tree))
@@ -91,17 +95,23 @@ def train_program(step: Callable) -> Callable:
 
     def one_device(state, pool, rows, key):
         local = jax.tree.leaves(rows)[0].shape[1]
+        # Noise is keyed by this number, not by the device, so it does not depend on how many there
+        # are.
         position = jax.lax.axis_index(AXIS) * local + jnp.arange(local)
 
         def one_step(state, row):
+            # On one device a row is {"index": int32[B / devices]}, or the batch itself.
             batch = row
             if pool:
                 batch = {name: array[row["index"]] for name, array in pool.items()}
+            # The step comes from the state, so a resumed training folds in the same numbers.
             return step(state, {**batch, "position": position}, jax.random.fold_in(key, state.step))
 
         # A scan of one step costs a CPU several times the step itself.
         if jax.tree.leaves(rows)[0].shape[0] > 1:
             return jax.lax.scan(one_step, state, rows)
+        # The same shapes as a scan over one step: rows lose their axis of length 1, metrics gain
+        # one.
         state, metrics = one_step(state, jax.tree.map(lambda x: x[0], rows))
         return state, jax.tree.map(lambda x: x[None], metrics)
 
@@ -109,7 +119,10 @@ def train_program(step: Callable) -> Callable:
         one_device,
         axis_name=AXIS,
         in_axes=(None, None, 0, None),
+        # None: results have no axis of devices. pmap takes all copies to be equal without a look;
+        # `check_replicas` looks.
         out_axes=(None, None),
+        # The new state takes the memory of the old one; large networks would not fit twice.
         donate_argnums=(0,),
         devices=_devices(),
     )
@@ -118,6 +131,7 @@ def train_program(step: Callable) -> Callable:
 def limit_in_flight(results: deque[Tree], newest: Tree, steps: int = 1) -> None:
     """Notes the result of a dispatch, and blocks while about IN_FLIGHT steps are in flight."""
     results.append(newest)
+    # At least two dispatches stay in flight, so that a device need not wait for the host.
     if len(results) > max(2, IN_FLIGHT // steps):
         jax.block_until_ready(results.popleft())
 
@@ -132,6 +146,7 @@ def map_over_devices(function: Callable) -> Callable:
 
     def call(shared: Tree, rows: Tree) -> Tree:
         out = jax.device_get(program(shared, shard(rows)))
+        # [devices, N / devices, ...] -> [N, ...], of this process's devices.
         joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
         return multihost.gather(joined)
 
@@ -144,11 +159,14 @@ def check_replicas(tree: Tree, where: str) -> None:
     They differ where a step lacks a mean over devices.
     """
     if jax.process_count() > 1:
+        # Each process compares its first copy with the other processes, then its copies with each
+        # other.
         leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
         multihost.check_equal(store.digest_arrays(leaves), where)
     if jax.local_device_count() == 1:
         return
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         first, *others = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        # Bytes and not values: a NaN then equals itself, and 0.0 differs from -0.0.
         if any(first.tobytes() != other.tobytes() for other in others):
             raise RunError(f"{where}: devices disagree on {jax.tree_util.keystr(path)}")

@@ -19,13 +19,16 @@ def words(address: KeyPath, count: int) -> np.ndarray:
 
     Word i does not depend on `count`.
     """
+    # `index` makes NumPy's integers Python's, so that both have the same repr and the same words.
     parts = tuple(part if isinstance(part, str) else operator.index(part) for part in address)
     digest = hashlib.sha256(repr(parts).encode()).digest()
+    # The key of Philox has 128 bits.
     return np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)
 
 
 def inner_uniforms(address: KeyPath, shape: tuple[int, ...]) -> np.ndarray:
     """float64[shape] strictly between 0 and 1, where quantiles are finite."""
+    # 52 random bits plus one half: exact in float64, and never 0 or 1.
     return ((words(address, int(np.prod(shape))) >> np.uint64(12)) + 0.5).reshape(shape) * 2.0**-52
 
 
@@ -38,9 +41,11 @@ def uniforms(address: KeyPath, ids: np.ndarray) -> np.ndarray:
     """float64[N] in [0, 1): one number per id, the same for an id in whatever company it comes."""
     if not len(ids):
         return np.zeros(0)
+    # Word i belongs to id i. The 53 bits that stay are what a float64 in [0, 1) holds exactly.
     return (words(address, int(ids.max()) + 1)[ids] >> np.uint64(11)) * 2.0**-53
 
 
 def permutation(address: KeyPath, count: int) -> np.ndarray:
     """int64[count]: the argsort of the address's words."""
+    # Stable, because equal words must have one order everywhere, however rare they are.
     return np.argsort(words(address, count), kind="stable")

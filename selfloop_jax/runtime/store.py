@@ -28,12 +28,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         with open(temporary, "wb") as file:
             file.write(data)
+            # Contents before the name: after a power failure the name must not stand for an empty
+            # file.
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
+        # On a full disk, half a file would take the space that a later try needs.
         temporary.unlink(missing_ok=True)
         raise
+    # The rename is on the disk only when the folder is.
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
@@ -64,6 +68,7 @@ def read_json(path: Path) -> Any:
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> str:
     """Atomic uncompressed npz, byte for byte a function of the arrays; returns its digest."""
+    # NumPy gives all members of the zip the same date, so equal arrays are equal bytes.
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # its keywords are array names
     write_bytes(path, buffer.getvalue())
@@ -73,6 +78,7 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> str:
 def read_npz(path: Path, expected: str | None = None) -> dict[str, np.ndarray]:
     """The arrays of an npz; RunError where it is damaged or has not the digest `expected`."""
     try:
+        # Read once: the bytes whose digest was compared are the bytes that are parsed.
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise RunError(f"{path}: missing") from error
@@ -90,7 +96,9 @@ def digest_arrays(arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.asarray(arrays[name])
+        # `ascontiguousarray` makes a scalar one-dimensional; the reshape restores its shape ().
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
+        # Dtype and shape enter too: the same bytes can be other numbers.
         digest.update(repr((name, array.dtype.str, array.shape)).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
@@ -112,6 +120,7 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(name): jsonable(inner) for name, inner in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
+        # Python's own numbers, so that the last line finds NaN among them.
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [jsonable(inner) for inner in value]

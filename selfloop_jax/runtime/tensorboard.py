@@ -27,6 +27,7 @@ class TensorBoard:
     def __init__(self, workdir: Path):
         self._writer: Any = None
         if store.leading:
+            # Imported here, since the package is optional.
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(str(workdir / "tensorboard"), flush_secs=10)

@@ -38,6 +38,7 @@ def check_version(workdir: Path) -> None:
     path = workdir / "manifest.json"
     if not path.exists():
         return
+    # Version 0.1 did not write the package's own version into the manifest.
     entries = store.read_json(path)
     if isinstance(entries, list) and entries and "selfloop_jax" not in entries[0]:
         raise UsageError(
@@ -65,6 +66,8 @@ def records(workdir: Path, generations: int) -> list[store.Json]:
             break
         record = store.read_json(path)
         if found:
+            # Each record names the digest of the one before, so a record that was changed later is
+            # noticed.
             name = f"gen_{generation - 1:04d}/record.json"
             parents = record.get("parents") if isinstance(record, dict) else None
             if not isinstance(parents, dict):
@@ -87,6 +90,7 @@ def lock(workdir: Path) -> Iterator[None]:
         return
     with open(workdir / ".lock", "a") as file:
         try:
+            # A lock of the kernel, not a marker file: it ends with the process, however that ends.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(f"--workdir={workdir}: another run is using it") from error
@@ -102,6 +106,7 @@ def write_or_check_config(workdir: Path, config: store.Json) -> None:
         store.write_json(path, config)
         return
     check_config(workdir, config)
+    # Allowed changes are stored, as more generations: the next resume compares with them.
     if store.read_json(path) != json.loads(json.dumps(config)):
         store.write_json(path, config)
 
@@ -116,6 +121,7 @@ def check_config(workdir: Path, config: store.Json) -> None:
     for field in sorted(before.keys() | after.keys()):
         was: Any = before.get(field)
         now: Any = after.get(field)
+        # Fewer generations would leave folders that the config does not account for.
         longer = field == "loop.generations" and isinstance(was, int) and now > was
         if was != now and not longer and not field.startswith(MAY_CHANGE):
             raise UsageError(
@@ -130,6 +136,7 @@ def write_or_check_inputs(workdir: Path, inputs: store.Json) -> None:
     RunError names what differs.
     """
     path = workdir / "inputs.json"
+    # Generations without inputs.json are damage, which `check_inputs` reports as a missing file.
     if path.exists() or any(workdir.glob("gen_*")):
         check_inputs(workdir, inputs)
     else:
@@ -155,6 +162,7 @@ def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -
     if not path.exists() and any(workdir.glob("gen_*")):
         raise RunError(f"{path}: missing")
     entries = store.read_json(path) if path.exists() else []
+    # Compared with the last entry: a difference that was accepted once is not asked for again.
     changed = manifest_difference(entries[-1], manifest) if entries else None
     if changed and not accept:
         made_with = entries[-1].get(changed)
@@ -165,6 +173,7 @@ def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -
     if changed or not entries:
         entries.append(manifest)
         store.write_json(path, entries)
+    # A second entry means that some records were made under another manifest.
     return len(entries) == 1
 
 
@@ -182,6 +191,7 @@ def check_same_config(
     their names begin.
     """
     theirs = store.flatten(store.read_json(source / "config.json"))
+    # Through JSON, as the stored config went: tuples become lists.
     ours = store.flatten(json.loads(json.dumps(config)))
     free = (*MAY_DIFFER, *MAY_CHANGE, *may_differ)
     for name in sorted(theirs.keys() | ours.keys()):
@@ -195,6 +205,7 @@ def check_same_config(
 def copy_generation(source: Path, workdir: Path, generation: int) -> None:
     """Copies a finished generation of another run into `workdir`, all of it or nothing."""
     target = generation_dir(workdir, generation)
+    # The final name appears only with a whole copy; what an interrupted one left is removed first.
     temporary = target.with_name(target.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(generation_dir(source, generation), temporary)
