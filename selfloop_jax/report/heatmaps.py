@@ -172,7 +172,7 @@ def _list(
     fig = figure(width, len(blocks[0]) * ROW_HEIGHT + 0.9)
     fig.suptitle(chart.title, x=0.01, ha="left", fontsize=9.5)
     for ax, block in zip(fig.subplots(1, len(blocks), squeeze=False)[0], blocks, strict=True):
-        _heat(ax, values[block], [names[i] for i in block], chart.stages)
+        _heat(ax, values[block], [names[i] for i in block.tolist()], chart.stages)
     ends = []
     for name, row in zip(names[:ROWS], values, strict=False):
         ends.append(f"{name} {_short(row[0])} to {_short(row[-1])}")
