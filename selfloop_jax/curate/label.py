@@ -34,6 +34,7 @@ def assign_groups(
 
     logits float32[N,G] are the annotator's.
     """
+    # One group: nothing to find out.
     if len(data.groups) == 1:
         return np.zeros(len(pixels), np.int32)
     if section.group_source == "requested":
@@ -57,6 +58,7 @@ def most_likely_group(
     groups_of_class bool[C,G].
     """
     possible = groups_of_class[label]
+    # A group that the class cannot have never wins, whatever its logit.
     best = np.where(possible, logits, -np.inf).argmax(axis=1)
     return np.where(possible.any(axis=1), best, UNKNOWN).astype(np.int32)
 
@@ -72,6 +74,7 @@ def confusion_matrices(
     classes, groups = groups_of_class.shape
     counts = np.zeros((classes, groups, groups), np.int64)
     known = group >= 0
+    # `add.at` counts an index as often as it occurs; `counts[index] += 1` counts it once.
     np.add.at(counts, (label[known], group[known], predicted[known]), 1)
     return [table[np.ix_(row, row)] for table, row in zip(counts, groups_of_class, strict=True)]
 

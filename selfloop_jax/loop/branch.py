@@ -43,6 +43,7 @@ def check(context: RunContext, manifest: store.Json, accept_manifest: bool) -> N
     check_same_config(
         context.config.to_dict(), source, "loop.branch_from", NOT_READ_BY_GENERATION_0
     )
+    # A run that accepted changes has several manifests; the newest is last.
     changed = manifest_difference(store.read_json(source / "manifest.json")[-1], manifest)
     if changed and not accept_manifest:
         raise UsageError(
@@ -50,6 +51,7 @@ def check(context: RunContext, manifest: store.Json, accept_manifest: bool) -> N
             "marked as not exact"
         )
     check_inputs(source, context.inputs)
+    # Built from the other run's folder by this run's rule.
     if pool_digest(GenerationRun(context, 0, source, source).pool) != digests["pool"]:
         raise UsageError(
             f"pool.rule = {context.config.pool.rule}: its generation 0 is not that of "

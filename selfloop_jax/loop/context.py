@@ -42,6 +42,7 @@ class Networks:
         dtype = None if config.parallel.precision == "float32" else config.parallel.precision
         unet, process = generator.build(config.diffusion, classes, groups, dtype)
         nets = {"classifier": classifier.build(config.classifier, classes, dtype)}
+        # With one group there is nothing to annotate.
         if "annotator" in configs.classifiers(config) and groups > 1:
             nets["annotator"] = classifier.build(config.annotator, groups, dtype)
         self.trainers = {
@@ -94,12 +95,13 @@ class RunContext:
         }
         # All pools of a run are padded to one size, so that nothing recompiles as they grow.
         pools = [self.pool_capacity(g) for g in range(config.loop.generations)]
+        # The annotator learns from the images before subsampling, which may be more than any pool.
         annotated = len(data.train_unbiased) if "annotator" in self.networks.trainers else 0
         self.capacity = max(annotated, len(data.train), config.sample.count, *pools)
 
     @property
     def stand_in(self) -> str | None:
-        """What says that the images are not the real ones; None if they are."""
+        """The note that the images are not the real ones; None if they are."""
         return self.data.provenance.get("stand_in")
 
     def cache_weights(self, kind: str, digest: str, weights: step.Variables) -> None:
@@ -107,6 +109,7 @@ class RunContext:
         if kind not in WEIGHTS_IN_MEMORY:
             return
         kept = self._weights[kind]
+        # Removed first: a dict keeps the place of a key that it has.
         kept.pop(digest, None)
         kept[digest] = weights
         for old in list(kept)[: -WEIGHTS_IN_MEMORY[kind]]:
@@ -173,6 +176,7 @@ class Artifacts:
             abstract = self.context.networks.trainers[network].abstract
             state = self.checkpoints(phase).load(steps, abstract, digest)
             weights = parallel.replicate(step.ema_variables(state))
+        # Noted again where it was found: the network used last is dropped last.
         self.context.cache_weights(network, digest, weights)
         return weights
 
@@ -225,6 +229,7 @@ class GenerationRun(StageRun):
         images = pool_rules.build(
             config.pool, key_path, self.number, data.train, data.reserve, generated
         )
+        # After a resume the folder or the archive of the real images may have changed.
         if "pool" in self.results and pool_digest(images) != self.digests["pool"]:
             raise RunError(
                 f"{self.folder / 'pool.json'}: the real images are no longer those recorded"

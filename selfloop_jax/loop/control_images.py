@@ -19,6 +19,7 @@ def check(config: Config, data: Dataset) -> None:
     last = config.loop.generations - 1
     # Pools that grow contain the sets of all pools before them: then the last one decides.
     grows = pool_rules.source_generations(config.pool, last).start == 0
+    # Only its errors count here: nothing is read for a record.
     for generation in range(last if grows else 1, last + 1):
         control_sets(config, data, pool_rules.source_generations(config.pool, generation), {})
 

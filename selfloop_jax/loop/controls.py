@@ -27,6 +27,7 @@ def counts_of(images: Images, real: np.ndarray) -> np.ndarray:
     counts = images.counts(classes, groups)
     unknown = np.bincount(images.label[images.group < 0], minlength=classes)
     for c in np.flatnonzero(unknown):
+        # A class without real images has no shares: its unknown groups are spread evenly.
         row = real[c] if real[c].sum() else np.ones(groups)
         counts[c] += largest_remainder(row / row.sum() * unknown[c])
     return counts
@@ -43,6 +44,7 @@ def matched_real_sets(
     both counts where images are lacking; `field` is what asked for them.
     """
     source = candidates.id if candidates.source_id is None else candidates.source_id
+    # Keyed by id, so that an image's place does not depend on the other candidates.
     order = rng.uniforms(key_path, candidates.id)
     uses = np.zeros(int(source.max(initial=0)) + 1, np.int64)  # by source image
     free = np.ones(len(candidates), bool)
@@ -60,6 +62,7 @@ def matched_real_sets(
                     f"{subgroup.sum()} are held out; allowed are smaller sample.count or fewer "
                     "loop.generations"
                 )
+            # `lexsort` sorts by its last key first.
             best = rest[np.lexsort((order[rest], uses[source[rest]]))[:wanted]]
             # No two images of a subgroup share their source, so this counts each once.
             uses[source[best]] += 1

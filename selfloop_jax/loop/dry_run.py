@@ -37,6 +37,7 @@ def describe(config: Config) -> list[str]:
         groups: int | None = len(data.groups)
         train: int | None = len(data.train)
         lines += _real_images(data)
+    # Without the images, sizes are those that the source states about itself.
     except Missing as missing:
         known = missing.outline or sources.outline(config.data)
         unknown = _why_unknown(config.data, missing)
@@ -116,6 +117,7 @@ def _capacities(config: Config, train: int) -> list[int]:
     """The most images that the pool of each generation can have."""
     grows = config.loop.control != "no_synthetic"
     return [
+        # Without synthetic images every pool is that of generation 0.
         pool_rules.capacity(config.pool, g * grows, train, config.sample.count)
         for g in range(config.loop.generations)
     ]
@@ -163,6 +165,7 @@ def _space(config: Config, networks: Networks | None, train: int | None, unknown
     image = config.data.image_size**2 * 3
     keep = config.checkpoint.keep
     per_generation = config.sample.count * image
+    # Two classifiers: that of the pool, and that of the generated images alone.
     per_generation += keep * (state["diffusion"] + 2 * state["classifier"])
     disk = config.loop.generations * per_generation + keep * state.get("annotator", 0)
     lines = [f"disk, about: {disk / MIB:.0f} MiB"]
@@ -189,5 +192,6 @@ def _images_shown(section: DiffusionConfig | LoopClassifierConfig, generations: 
 
 def _evaluations(section: SampleConfig) -> int:
     """Images times passes through the network for the samples of one generation."""
+    # Guidance evaluates the network twice, with and without the label.
     passes = solvers.SOLVERS[section.sampler].evaluations(section.steps)
     return section.count * passes * (2 if section.guidance else 1)

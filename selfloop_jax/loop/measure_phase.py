@@ -73,6 +73,7 @@ def _read(run: GenerationRun) -> Inputs:
         return lambda pixels: predict(weights, pixels)
 
     classifier = networks.predict["classifier"]
+    # A phase that did not apply has no digest.
     scored = bool(run.digests.get("generated_classifier"))
     return Inputs(
         config=context.config,
@@ -103,6 +104,7 @@ def _confusion(run: GenerationRun) -> list[np.ndarray] | None:
     """
     if "annotator" not in run.context.networks.trainers or not run.trains_generator:
         return None
+    # The record of generation 0 is written after this phase, so its own result serves there.
     first = _first_record(run) if run.number else run.results["annotator"]["record"]
     return first["annotator"]["confusion"]
 
@@ -183,6 +185,7 @@ def _composition(inputs: Inputs, samples: Images) -> Part:
         metrics["bias_aligned_share_corrected"] = aligned_share
         tables["corrected_shares"] = table
     if data.colours and inputs.config.loop.group_source == "annotator":
+        # The painted colour is the truth that the annotator is checked against.
         colour = read_group(samples.pixels, data.colours)
         metrics["annotator_agreement"] = {"value": float((samples.group == colour).mean())}
         by_colour = replace(samples, group=colour).counts(*shape)

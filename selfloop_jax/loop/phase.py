@@ -39,7 +39,7 @@ class Phase(Generic[Run, Inputs, Outputs]):
     """One phase of a study.
 
     read(run) gives verified inputs from disk. compute takes a list of inputs, one per replica, and
-    gives as many outputs; it touches no file but through the checkpoints and progress that its
+    gives as many outputs; it touches no file except through the checkpoints and progress that its
     inputs carry. write(run, outputs) writes the artifacts. memory_hint says which field to change
     when a device runs out of memory.
     """
@@ -55,6 +55,7 @@ class Phase(Generic[Run, Inputs, Outputs]):
         """Reads, computes and writes one stage."""
         if not self.applies(run):
             return SKIPPED
+        # The runner computes one stage at a time: a list of one.
         (outputs,) = self.compute([self.read(run)])
         return self.write(run, outputs)
 

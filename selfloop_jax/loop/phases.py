@@ -137,6 +137,7 @@ def _read_annotating(run: GenerationRun) -> _Annotating:
     """It learns from the images before subsampling: it is to measure the bias, not to have it."""
     data = run.context.data
     known = data.train_unbiased.take(data.train_unbiased.group >= 0)
+    # The annotator is a classifier whose classes are the groups.
     job = training_job(run, "annotator", replace(known, label=known.group), None)
     predict = run.context.networks.predict["annotator"]
     return _Annotating(job, data.validation, predict, data.groups_of_class)
@@ -149,6 +150,7 @@ def _annotate(
     outputs = []
     fitted = fit.fit([one.job for one in inputs])
     for one, network in zip(inputs, fitted, strict=True):
+        # On validation images: the annotator never saw them, and the test set stays unread.
         held_out = one.held_out
         logits = one.predict(step.ema_variables(network.state), held_out.pixels)
         groups = labelling.most_likely_group(logits, held_out.label, one.groups_of_class)
@@ -183,6 +185,7 @@ ANNOTATOR = Phase(
 def _write_pool(run: GenerationRun, images: Images) -> Result:
     data = run.context.data
     origins, counts = np.unique(images.origin, return_counts=True)
+    # An origin of -1 marks real images.
     by_origin = {int(g): int(n) for g, n in zip(origins, counts, strict=True)}
     real = by_origin.pop(-1, 0)
     pool = {
@@ -199,6 +202,7 @@ def _write_pool(run: GenerationRun, images: Images) -> Result:
     return Result(digests={"pool": pool_digest(images)}, record={"pool": pool})
 
 
+# `read` builds the pool, so `compute` passes it on.
 POOL = Phase(name="pool", read=lambda run: run.pool, compute=list, write=_write_pool)
 
 # ------------------------------------------------------------------------------------------------
@@ -239,6 +243,7 @@ def _write_samples(run: GenerationRun, outputs: tuple[sampler.Job, sampler.Sampl
         "requested_group": job.group,
     }
     store.write_npz(path_of(run.workdir, run.number), {"pixels": sampled.pixels, **requested})
+    # The chunks go once samples.npz is complete.
     job.parts.remove()
     if run.context.tensorboard:
         run.context.tensorboard.images("samples", sampled.pixels[:IN_TENSORBOARD], run.number)
@@ -265,6 +270,7 @@ def _read_labelling(run: GenerationRun) -> labelling.Job:
     """The images of this generation, and the networks that say what is on them."""
     context = run.context
     arrays = _requested_samples(run)
+    # `requested` needs no classifier: None.
     generation_of = {"previous": run.number, "frozen": 0}.get(context.config.loop.label_source)
     annotated = "annotator" in context.networks.trainers
     return labelling.Job(
@@ -296,6 +302,7 @@ def _requested_samples(run: GenerationRun) -> dict[str, np.ndarray]:
         found = {column: arrays[column] for column in columns if column in arrays}
         if store.digest_arrays(found) != run.digest(run.number, name):
             raise RunError(f"{path}: damaged: the digest of its {name} is not the recorded one")
+    # Without the columns that a killed `label` may have added: they are assigned again.
     return {column: arrays[column] for column in ("pixels", *REQUESTED)}
 
 

@@ -64,9 +64,11 @@ def _scratch(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="selfloop_replay_") as folder:
             yield Path(folder)
         return
+    # A temporary folder of one machine is not seen by the others.
     shared = path / ".replay"
     if store.leading:
         shutil.rmtree(shared, ignore_errors=True)
+    # Nobody writes before the old folder is gone, and nobody deletes while others still read.
     multihost.barrier()
     yield shared
     multihost.barrier()
@@ -108,6 +110,7 @@ def _relative(old: Any, new: Any) -> float:
     largest = 0.0
     for before, after in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
         difference = np.asarray(before) - np.asarray(after)
+        # A leaf of zeros, such as a new bias, has no scale of its own.
         scale = max(float(np.linalg.norm(before)), 1e-12)
         largest = max(largest, float(np.linalg.norm(difference)) / scale)
     return largest

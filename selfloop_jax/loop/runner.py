@@ -31,6 +31,7 @@ def run(
 
     `stop()` is asked between dispatches; when it is true, progress is saved and Preempted raised.
     """
+    # A mistake in the config must end the run before images are decoded.
     study.check(config)
     workdir.check_version(path)
     if (path / "config.json").exists():
@@ -38,6 +39,7 @@ def run(
     context = study.open(config, multihost.agree_on_stop(stop))
     manifest = environment.manifest(context.stand_in)
     bit_relevant = {name: manifest[name] for name in workdir.BIT_RELEVANT}
+    # Processes that disagree would train on without an error, to bits that nobody can repeat.
     multihost.check_same_on_all(
         {"config": config.to_dict(), "inputs": context.inputs, **bit_relevant}
     )
@@ -46,6 +48,7 @@ def run(
         study.check_branch(context, manifest, accept_manifest)
     stages = study.stages(config)
     with workdir.lock(path):
+        # Process 0 alone writes; its answer counts for all.
         exact = multihost.broadcast(
             store.leading and _prepare(context, path, manifest, source, accept_manifest)
         )
@@ -93,6 +96,7 @@ def _prepare(
         store.write_json(path / "manifest.json", store.read_json(source / "manifest.json"))
     exact = workdir.write_or_check_manifest(path, manifest, accept_manifest)
     workdir.write_or_check_config(path, context.config.to_dict())
+    # Last of all: a workdir with a generation must have its config and manifest.
     if source:
         workdir.copy_generation(source, path, 0)
         log.say(f"generation 0: copied from {source}")
@@ -104,12 +108,16 @@ def run_stage(study: Study, run: StageRun, exact: bool) -> store.Json:
     compilations = environment.count_compilations()
     for phase in study.phases:
         path = run.folder / f"{phase.name}.json"
+        # Process 0 decides: a file system may show others a new file late.
         if multihost.broadcast(not path.exists()):
+            # Each phase notes its own parents.
             run.inputs_read = {}
             started = time.perf_counter()
             result = _run_phase(phase, run)
+            # Its file says that the phase is done, so it is written after all artifacts.
             store.write_json(path, _entry(result, run, time.perf_counter() - started))
             multihost.barrier()
+        # Read back, so that a run and its resume see the same rounded values.
         run.results[phase.name] = store.read_json(path)
     record = _record(study, run, exact, compilations())
     store.write_json(run.folder / "record.json", record)

@@ -41,6 +41,7 @@ def load(config: Config, prepare: bool = True) -> dataset.Dataset:
     Without `prepare` images that still have to be downloaded or decoded raise `Missing`.
     """
     data = dataset.load(config.data, config.seed, prepare)
+    # Pools of all generations are checked before anything is trained.
     pool_rules.check_data(
         config.pool,
         (config.seed, "pool"),

@@ -14,7 +14,7 @@ from selfloop_jax.runtime.workdir import generation_dir
 
 
 class Context(Protocol):
-    """What the runner asks of that which all stages of a run share."""
+    """What the runner needs of the context that all stages of a run share."""
 
     config: Config
     inputs: store.Json  # digests of images and weights that a run must continue with
@@ -22,7 +22,7 @@ class Context(Protocol):
 
     @property
     def stand_in(self) -> str | None:
-        """What says that the images are not the real ones; None if they are."""
+        """The note that the images are not the real ones; None if they are."""
 
 
 @dataclass
@@ -62,6 +62,7 @@ class StageRun:
 
         A digest of an earlier stage is noted as an input of the phase that is running.
         """
+        # Its record is not written yet, but its phases have their results.
         if stage == self.number:
             return self.digests[name]
         digest = self.record_of(stage).get("digests", {}).get(name)

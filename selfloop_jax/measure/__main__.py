@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     try:
+        # The verb is looked up before argparse: each verb has a parser and a manual of its own.
         if not arguments or arguments[0] not in VERBS:
             verb = arguments[0] if arguments else "no verb"
             raise UsageError(f"{verb}: must be one of {' | '.join(VERBS)}")
@@ -103,6 +104,7 @@ def fairness(arguments: Sequence[str]) -> None:
     table = read_table(args.table, args.class_names, args.group_names, args.nested)
     if table.unread:
         print(f"{args.table}: columns not read: {', '.join(table.unread)}", file=sys.stderr)
+    # The names keep these random numbers apart from those of a run with the same seed.
     key_path = (args.seed, "measure", "fairness")
     test_set = table.test_set
     metrics = measured.numbers(test_set, key_path, args.replicates, args.level)
@@ -122,6 +124,7 @@ def fairness(arguments: Sequence[str]) -> None:
         "replicates": args.replicates,
         "seed": args.seed,
     }
+    # NaN is not JSON: `jsonable` writes null.
     if args.json:
         print(json.dumps(store.jsonable(result)))
     else:
@@ -169,6 +172,7 @@ def fidelity(arguments: Sequence[str]) -> None:
     from selfloop_jax.measure import fidelity as measured
     from selfloop_jax.measure.read_images import common_side, find_images
 
+    # The order in which `sets` is unpacked below.
     paths = [args.generated, args.real, *([args.held_out] if args.held_out else [])]
     sources = [find_images(path) for path in paths]
     side = common_side(sources, args.image_size)
@@ -181,6 +185,7 @@ def fidelity(arguments: Sequence[str]) -> None:
     sets = []
     for source in sources:
         extracted = network.extract(source.read(side))
+        # A folder of images has no labels, so the report has no parts by class or group.
         unknown = np.full(len(extracted), -1)
         sets.append(measured.FeatureSet(extracted, unknown, unknown))
     key_path = (args.seed, "measure", "fidelity")
@@ -194,7 +199,7 @@ def fidelity(arguments: Sequence[str]) -> None:
     metrics = dict(report.metrics)
     notes = report.notes
     if not args.held_out:
-        # Of images that were both trained on, generated ones are as near to either.
+        # The generator may have been trained on both halves: being nearer to one shows no copying.
         del metrics["memorized_share"]
         notes = [note for note in notes if not note.startswith("memorized_share")]
     result = {
@@ -221,6 +226,7 @@ VERBS = {"fairness": fairness, "fidelity": fidelity}
 def _parser(verb: str, usage: str, program: Any) -> Parser:
     """A parser whose manual is the docstring of the verb's function."""
     paragraphs = (program.__doc__ or "").split("\n\n")
+    # The source wraps its lines; joined paragraphs let argparse wrap them to the terminal.
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     parser = Parser(f"measure {verb}", f"{verb} {usage}", text)
     parser.formatter_class = _Manual
@@ -263,6 +269,7 @@ def _print_fairness(table: "Table", metrics: dict[str, Any], result: dict[str, A
     undefined = []
     for key, number in metrics.items():
         title = METRICS[key].title + ARROWS[METRICS[key].better]
+        # An undefined metric has no row: one line below the table names them all.
         if math.isnan(number["value"]):
             undefined.append(METRICS[key].title)
             continue
@@ -306,6 +313,7 @@ def _print_fidelity(result: dict[str, Any]) -> None:
     print(f"features: {network['network']}, {network['dimension']} numbers an image")
     rows = [("metric", "value", "real against real", "95 % interval")]
     for key, number in result["metrics"].items():
+        # METRICS names the network of a run; here the line above names the network.
         title = METRICS[key].title.removesuffix(" (classifier features)")
         ends = _range(number["low"], number["high"]) if "low" in number else ""
         value, baseline = (f"{number[part]:.4g}" for part in ("value", "baseline"))

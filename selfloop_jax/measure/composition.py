@@ -18,9 +18,9 @@ SMOOTHING = 0.5  # added to every subgroup before a divergence
 
 QUANTILES = (0.05, 0.5, 0.95)
 
-# Held-out images added to each group's row of a confusion matrix, for its variance alone: where no
-# error was seen its plain estimate is 0, and shares of few per cent looked certain (intervals of 95
-# % covered 83 %).
+# Held-out images added to each group's row of a confusion matrix, for its variance alone. Where no
+# error was seen the plain estimate of the variance is 0: shares of a few per cent looked certain,
+# and 95 % intervals covered 83 %.
 PSEUDO = 2.0
 
 EM_STEPS = 10_000
@@ -42,6 +42,7 @@ def summary(
     """
     values = _statistics(counts, real, members)
     result = {key: {"value": value} for key, value in zip(NULL_KEYS, values, strict=True)}
+    # Of a class that the bias ties to no group, no image is aligned.
     biased = np.flatnonzero(aligned_group >= 0)
     aligned = counts[biased, aligned_group[biased]].sum()
     total = counts[biased].sum()
@@ -58,6 +59,7 @@ def kl(p: np.ndarray, q: np.ndarray) -> float:
     """KL(p || q) in nats of two tables of counts, 0.5 added to each entry; NaN if one is 0."""
     if not p.sum() or not q.sum():
         return math.nan
+    # Without the 0.5 (Jeffreys prior) one subgroup that q lacks would make the divergence infinite.
     p = (p + SMOOTHING) / (p + SMOOTHING).sum()
     q = (q + SMOOTHING) / (q + SMOOTHING).sum()
     return float((p * np.log(p / q)).sum())
@@ -104,10 +106,12 @@ def null(
     a smaller coverage. NaN where the number itself is.
     """
     sampled_from = np.where(members, real, 0)
+    # A class without real images has no shares to sample from.
     blank = sampled_from.sum(axis=1) == 0
     size = np.where(blank, 0, counts.sum(axis=1))
     rows = np.empty((replicates, len(NULL_KEYS)))
     for replicate in range(replicates):
+        # One key path per replicate: number b is the same however many replicates there are.
         path = (*key_path, replicate)
         shares = sampled_from
         if confusion is not None:
@@ -137,9 +141,9 @@ def corrected_shares(
     `low`, `high` are 95 % score intervals over the n generated and the held-out images, Wilson's
     where the annotator is known to be perfect. Near the boundary of the simplex `share` is biased
     towards its inside, by up to its own error, and its interval begins at 0 or ends at 1: read the
-    interval there. Over the classes such biases would add up, errors average out: the bias-aligned
-    share therefore averages the inverses, cut to [0, 1] only in the end, and is not the average of
-    `share`.
+    interval there. Over the classes such biases would add up, while errors average out: the
+    bias-aligned share therefore averages the inverses, cut to [0, 1] only at the end, and is not
+    the average of `share`.
 
     Returns the table {`share`, `low`, `high`, `uncorrected` float64[C,G], NaN outside members and
     in classes without images; `condition` float64[C]: that of A, inf with a group that has no
@@ -148,6 +152,7 @@ def corrected_shares(
     the bias-aligned share {"value", "low", "high"}, NaN where it rests on a class that is not
     identified.
     """
+    # Five tables float64[C,G]; `inverse` keeps what lies outside [0, 1], `share` does not.
     share, inverse, below, above, uncorrected = np.full((5, *counts.shape), np.nan)
     condition = np.full(len(counts), np.nan)
     identified = np.zeros(len(counts), bool)
@@ -161,6 +166,7 @@ def corrected_shares(
         if read.sum():
             uncorrected[c, row] = read / read.sum()
         if read.sum() and identified[c]:
+            # q = A^T s solved for s: the estimate of Rogan and Gladen, which may leave the simplex.
             inverse[c, row] = np.linalg.solve(_rates(known).T, uncorrected[c, row])
             share[c, row] = _maximum_likelihood(inverse[c, row], uncorrected[c, row], _rates(known))
             below[c, row], above[c, row] = _score_interval(share[c, row], known, read.sum())
@@ -172,6 +178,7 @@ def corrected_shares(
         "condition": condition,
         "identified": identified,
     }
+    # Weight 0 drops classes without an aligned group: their -1 indexes the last group below.
     weight = np.where(aligned_group >= 0, counts.sum(axis=1, where=members), 0)
     own = (np.arange(len(counts)), aligned_group)
     return table, _corrected_aligned_share(weight, inverse[own], below[own], above[own])
@@ -191,12 +198,14 @@ def _p_values(observed: list[float], rows: np.ndarray) -> np.ndarray:
     outwards = np.array([1, 1, -1])
     # The same table summed in another order may differ by a rounding.
     further = (outwards * (rows - observed) >= -1e-12).sum(axis=0)
+    # The observed table counts as one replicate, or p could be 0 (Phipson and Smyth 2010).
     return np.where(np.isnan(observed), np.nan, (1 + further) / (1 + len(rows)))
 
 
 def _multinomial(shares: np.ndarray, count: np.ndarray, key_path: KeyPath) -> np.ndarray:
     """int64[R,K]: count[r] samples from each row of shares [R,K]; a row of zeros has count 0."""
     rows, columns = shares.shape
+    # Inversion: row r owns the interval [r, r + 1), and its shares divide that interval.
     edges = np.cumsum(shares, axis=1)
     edges = edges / np.where(edges[:, -1:] > 0, edges[:, -1:], 1)
     row = np.repeat(np.arange(rows), count)
@@ -215,6 +224,8 @@ def _as_read(
     for c, row in enumerate(members):
         if row.any():
             counts = np.asarray(confusion[c])
+            # A row without held-out images gets no sample, and `_rates` makes it the identity
+            # again.
             resampled = _multinomial(_rates(counts), counts.sum(axis=1), (*key_path, c))
             read[c, row] = real[c, row] @ _rates(resampled)
     return read
@@ -246,10 +257,12 @@ def _distinguishes(counts: np.ndarray) -> bool:
     held_out = counts.sum(axis=1)
     if not held_out.all():
         return False
+    # The last singular vectors are the change of shares that moves what is read the least.
     left, values, right = np.linalg.svd(_rates(counts))
     u = left[:, -1]
     v = right[-1]
     rates = _smoothed(counts)
+    # Var(u^T A v) = sum_k u_k^2 / n_k (E_k[v^2] - E_k[v]^2), E_k over row k of the rates.
     variance = (u**2 / held_out * (rates @ v**2 - (rates @ v) ** 2)).sum()
     return bool(values[-1] > Z * np.sqrt(variance))
 
@@ -261,10 +274,12 @@ def _maximum_likelihood(inverse: np.ndarray, read: np.ndarray, rates: np.ndarray
     max(g) - 1 of its maximum (Cover, 1984): the stopping rule. It starts at the inverse, which is
     the maximum if it lies inside.
     """
+    # A share of exactly 0 would stay 0: an EM step multiplies.
     share = np.maximum(inverse, EM_FLOOR)
     share /= share.sum()
     for _ in range(EM_STEPS):
         expected = share @ rates
+        # s_k <- s_k g_k with g_k = sum_j q_j A[k,j] / (A^T s)_j.
         gradient = rates @ np.divide(read, expected, out=np.zeros(len(read)), where=expected > 0)
         share = share * gradient
         if gradient.max() - 1 < EM_GAP:
@@ -281,11 +296,13 @@ def _score_interval(
     the estimate, is what makes Wilson's interval cover near 0 and 1, and Fieller's where the rates
     are uncertain. It is a quadratic in t, fixed by three of its values.
     """
+    # A class with one group has a share of 1, without an error.
     if len(share) == 1:
         return np.zeros(1), np.zeros(1)
     at0, middle, at1 = (
         _variance(_with_share_k(share, t), confusion, generated) for t in (0, 0.5, 1)
     )
+    # variance(t) = square t^2 + linear t + at0, from its values at 0, 1/2 and 1.
     square = 2 * (at0 + at1 - 2 * middle)
     linear = at1 - at0 - square
     # The ends are the roots of a t^2 - 2 b t + c.
@@ -303,6 +320,7 @@ def _score_interval(
 def _with_share_k(share: np.ndarray, value: float) -> np.ndarray:
     """The shares, in row k with the k-th set to `value` and the others in proportion."""
     own = np.eye(len(share))
+    # `tiny` leaves proportions defined where all other shares are 0.
     others = np.where(own, 0, np.maximum(share, np.finfo(float).tiny))
     return value * own + (1 - value) * others / others.sum(axis=1, keepdims=True)
 
@@ -316,7 +334,9 @@ def _variance(shares: np.ndarray, confusion: np.ndarray, generated: int) -> np.n
     inverse = np.linalg.inv(_rates(confusion)).T
     rates = _smoothed(confusion)
     read = shares @ rates
+    # Var(sum_j B[k,j] q_j) = (sum_j B[k,j]^2 q_j - (sum_j B[k,j] q_j)^2) / n of one multinomial.
     sampled = (inverse**2 * read).sum(axis=1) - (inverse * read).sum(axis=1) ** 2
+    # The same for every row of A, which true group i enters with weight s_i.
     confused = inverse**2 @ rates.T - (inverse @ rates.T) ** 2
     return sampled / generated + (shares**2 * confused / confusion.sum(axis=1)).sum(axis=1)
 

@@ -62,6 +62,7 @@ class Response:
         `coefficients` [..., 2 or 3] replace the fitted ones. ValueError where the share of the
         previous generator is needed and missing.
         """
+        # Coefficients come first, so that [paths, 1, ...] of them broadcast against shares.
         beta = np.moveaxis(self.coefficients if coefficients is None else coefficients, -1, 0)
         logit = beta[0] + beta[1] * _logit(pool, self.edge)
         if self.fine_tuned:
@@ -95,6 +96,7 @@ def fit_response(
     and no finite curve fits best.
     """
     n = np.broadcast_to(np.asarray(counts, np.float64), np.shape(generated_share))
+    # logit(0) is infinite: a share of 0 is read as half an image of the largest set.
     edge = 0.5 / n.max()
     columns = [np.ones(len(n)), _logit(pool_share, edge)]
     if previous_share is not None:
@@ -113,6 +115,7 @@ def fit_response(
     mu = special.expit(x @ beta)
     pearson = np.sum(n * (y - mu) ** 2 / (mu * (1 - mu))) / (points - unknowns)
     dispersion = max(1.0, float(pearson))
+    # Solved for the correlation at the mean count.
     correlation = min(1.0, (dispersion - 1) / max(n.mean() - 1, 1))
     return Response(beta, dispersion * np.linalg.inv(information), float(correlation), edge)
 
@@ -124,11 +127,13 @@ def _binomial_regression(
 
     By iterated weighted least squares (McCullagh and Nelder 1989, section 2.5).
     """
+    # The empirical logit, which is finite for shares of 0 and 1 too.
     eta = special.logit((n * y + 0.5) / (n + 1))
     for _ in range(50):
         mu = special.expit(eta)
         weight = n * mu * (1 - mu)
         information = x.T @ (weight[:, None] * x)
+        # The working response eta + (y - mu) / (mu (1 - mu)), times its weight: no division by 0.
         beta = np.linalg.solve(information, x.T @ (weight * eta + n * (y - mu)))
         change = np.abs(x @ beta - eta).max()
         eta = x @ beta
@@ -153,6 +158,7 @@ class GapCurve:
     def __call__(self, share: Number) -> tuple[np.ndarray, np.ndarray]:
         """Gap and standard error by straight lines between measured shares; NaN outside them."""
         share = np.asarray(share, np.float64)
+        # The segment with the share in it; a share outside all of them becomes NaN below.
         right = np.clip(np.searchsorted(self.share, share), 1, len(self.share) - 1)
         left = right - 1
         weight = (share - self.share[left]) / (self.share[right] - self.share[left])
@@ -225,8 +231,10 @@ class Noise:
 
     def coefficients(self, response: Response) -> np.ndarray:
         """float[paths, 1..., 2 or 3] from their fitted normal distribution: one curve a path."""
+        # A root by eigenvalues: unlike Cholesky's it exists for a singular covariance too.
         values, vectors = np.linalg.eigh(response.covariance)
         paths = self.shape[0]
+        # The key path has no generation in it: a path keeps its curve through all generations.
         normal = rng.normals((*self.key_path, "coefficients", len(values)), (paths, len(values)))
         spread = normal @ (vectors * np.sqrt(np.maximum(values, 0))).T
         ones = (1,) * (len(self.shape) - 1)
@@ -239,6 +247,7 @@ class Noise:
         """
         uniform = rng.inner_uniforms((*self.key_path, *name), self.shape)
         random = np.isfinite(n) & (np.asarray(n) > 0)
+        # `ppf` needs n >= 1; where nothing is random its result is replaced.
         whole = np.maximum(np.rint(np.where(random, n, 1)), 1)
         return np.where(random, stats.binom.ppf(uniform, whole, share) / whole, share)
 
@@ -246,6 +255,7 @@ class Noise:
         """Share among n of `of` images, without replacement: the binomial of equal variance."""
         n = np.asarray(n, np.float64)
         of = np.asarray(of, np.float64)
+        # The hypergeometric variance p (1-p) (of-n) / (n (of-1)) is the binomial one at this n.
         with np.errstate(divide="ignore"):
             effective = np.where(n < of, n * (of - 1) / np.maximum(of - n, 0), np.inf)
         return self.binomial(share, effective, *name)
@@ -286,6 +296,8 @@ def _expected(
     expected = None
     for g in range(generations):
         pools.append(pool_rules.expected_share(loop.shares(g, generated)))
+        # Of generation 0 the observed share enters pools, but the next generator starts from the
+        # expected one.
         expected = loop.response_of(g)(pools[g], expected)
         generated.append(expected if g or first is None else first)
     return np.stack(pools), np.stack(generated)
@@ -305,6 +317,7 @@ def _simulated(
     for g in range(generations):
         response = loop.response_of(g)
         pool = pool_rules.sampled_share(loop.shares(g, generated), noise)
+        # The pool of generation 0 is the real set: one share for all paths.
         pools.append(np.broadcast_to(pool, noise.shape))
         expected = response(pools[g], expected, noise.coefficients(response))
         if g or first is None:
@@ -320,6 +333,7 @@ def _band(mean: np.ndarray, loops: np.ndarray, weights: np.ndarray | None) -> Ba
     if weights is not None:
         mean = np.average(mean, axis=-1, weights=weights)
         loops = np.average(loops, axis=-1, weights=weights)
+    # Axis 1 is that of the simulated paths.
     low, high = np.quantile(loops, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=1)
     return Band(mean, low, high)
 

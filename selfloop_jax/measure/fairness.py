@@ -57,7 +57,7 @@ def bounds(
 def numbers(
     test_set: TestSet, key_path: KeyPath, replicates: int = 1000, level: float = 0.95
 ) -> dict[str, Number]:
-    """Every fairness metric with all that is known of its chance: {key: number}.
+    """Every fairness metric with its interval, null band and p-value: {key: number}.
 
     A number is {"value", "low", "high", "null": [5 %, 50 %, 95 % quantile], "p"}. Parts that a
     metric does not have are left out; undefined ones are NaN. `replicates` is the number of

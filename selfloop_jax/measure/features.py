@@ -16,6 +16,7 @@ from selfloop_jax.runtime import environment, keys, store
 from selfloop_jax.runtime.workdir import generation_dir
 
 WIDTHS = (32, 64, 128)  # channels of the layers of `random_conv`
+# Images at a time.
 BATCH = 256
 
 Extract = Callable[[np.ndarray], np.ndarray]  # pixels uint8[N,side,side,3] -> float32[N,D]
@@ -34,6 +35,7 @@ class FeatureNetwork:
 def load(features: str) -> FeatureNetwork:
     """The network of `--features`: one of NETWORKS, or the first classifier of a workdir."""
     if features in NETWORKS:
+        # No run is named, so threads and devices are those of the default config.
         environment_of(Config())
         return FeatureNetwork(features, NETWORKS[features])
     if not Path(features).is_dir():
@@ -64,6 +66,7 @@ def random_conv(images: np.ndarray) -> np.ndarray:
     parts = []
     for first in range(0, len(images), BATCH):
         batch = images[first : first + BATCH]
+        # A last batch of another shape would compile another program.
         padded = np.pad(batch, [(0, BATCH - len(batch)), (0, 0), (0, 0), (0, 0)])
         parts.append(np.asarray(_convolve(weights, padded))[: len(batch)])
     return np.concatenate(parts)
@@ -78,6 +81,7 @@ def _random_weights() -> list[jax.Array]:
     channels = 3
     for layer, width in enumerate(WIDTHS):
         key = keys.key((0, "features", "random_conv", layer))
+        # Variance 2 / fan-in keeps the scale of ReLU activations (He et al. 2015, equation 10).
         scale = np.float32(np.sqrt(2 / (9 * channels)))
         kernels.append(scale * jax.random.normal(key, (3, 3, channels, width)))
         channels = width
@@ -108,6 +112,7 @@ def _run_classifier(workdir: Path) -> FeatureNetwork:
     digest = record.get("digests", {}).get("classifier")
     if digest is None:
         raise UsageError(f"--features={workdir}: its generation 0 has no classifier")
+    # Environment variables of a backend count only until the first jax call starts it.
     environment_of(config)
     weights, extract = _classifier(workdir, config, len(record["data"]["classes"]), digest)
     return FeatureNetwork(
@@ -126,8 +131,10 @@ def _classifier(workdir: Path, config: Config, classes: int, digest: str) -> tup
     from selfloop_jax.training.checkpoints import Checkpoints
 
     section = config.classifier
+    # None: activations keep the dtype of their input.
     dtype = None if config.parallel.precision == "float32" else config.parallel.precision
     net = classifier.build(section, classes, dtype)
+    # The trainer never trains here: it gives the shapes that the checkpoint is restored into.
     trainer = classifier.make_trainer(net, section, config.data.image_size, 1)
     folder = generation_dir(workdir, 0) / "classifier"
     checkpoints = Checkpoints(folder, config.checkpoint.interval_steps, config.checkpoint.keep)

@@ -89,6 +89,7 @@ def report(
     class. The baseline of the memorised share asks one half of the held-out images, the other half
     being the base.
     """
+    # Shuffled, so that a set cut to its first n images is a random subset.
     generated = generated.shuffled((*key_path, "generated"))
     held_out = held_out.shuffled((*key_path, "held_out"))
     sets = (generated, real.shuffled((*key_path, "real")), held_out)
@@ -101,6 +102,7 @@ def report(
         by[place] = []
         sizes = []
         for value in range(count):
+            # A part of a shuffled set is shuffled too, so it can be cut in the same way.
             inside = [one.take(getattr(one, column) == value) for one in sets]
             by[place].append(_with_baseline(inside, k))
             sizes.append(min(map(len, inside)))
@@ -122,6 +124,7 @@ def _with_baseline(sets: Sequence[FeatureSet], k: int) -> dict[str, dict[str, fl
     sets: generated, real, held-out.
     """
     generated, real, held_out = (one.features for one in sets)
+    # FID, precision and the others shift with the number of images, so both sets have as many.
     count = min(len(generated), len(held_out)) if len(held_out) else len(generated)
     value = summary(generated[:count], real, k)
     baseline = summary(held_out[:count], real, k)
@@ -133,8 +136,10 @@ def _memorization_with_baseline(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """`memorization` with bases of the held-out set's size; its baseline, of half of that."""
     generated, real, held_out = (one.features for one in sets)
+    # Of two sets the larger has nearer neighbours by its size alone.
     base = min(len(real), len(held_out))
     half = min(len(real), len(held_out) // 2)
+    # The second half asks, the first half is the base: no image is its own neighbour.
     baseline = memorization(held_out[len(held_out) // 2 :], real[:half], held_out[:half])
     return memorization(generated, real[:base], held_out[:base]), baseline
 
@@ -220,6 +225,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     root_b = _covariance_root(b)
     overlap = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     distance = (shift**2).sum() + (root_a**2).sum() + (root_b**2).sum() - 2 * overlap
+    # Rounding may leave a distance of 0 slightly negative.
     return max(0.0, float(distance))
 
 
@@ -257,6 +263,7 @@ def _mean_off_diagonal(x: np.ndarray) -> float:
     for i, block in enumerate(blocks):
         parts = [float(part) for _, _, part in _visit(_cubes, [block], blocks[i:])]
         total += parts[0] + 2 * sum(parts[1:])
+    # The tiles on the diagonal hold i = j too, which the unbiased estimate leaves out.
     diagonal = ((x**2).sum(axis=1) ** 3).sum()
     return float(total - diagonal) / (len(x) * (len(x) - 1))
 
@@ -275,11 +282,13 @@ def manifold(real: np.ndarray, generated: np.ndarray, k: int) -> dict[str, float
     real, generated = _centred(real, generated)
     real_radii = _radii(real, k)
     generated_radii = _radii(generated, k)
+    # Over the tiles counts add up, and a ball in any tile is enough for the other two.
     containing = np.zeros(len(generated), np.int64)
     recalled = np.zeros(len(real), bool)
     covered = np.zeros(len(real), bool)
     blocks = _blocks(real, real_radii), _blocks(generated, generated_radii)
     for rows, columns, (count, in_ball, has_any) in _visit(_in_balls, *blocks):
+        # The rows behind `_length` are padding.
         containing[columns] += count[: _length(columns)]
         recalled[rows] |= in_ball[: _length(rows)]
         covered[rows] |= has_any[: _length(rows)]
@@ -296,8 +305,10 @@ def _radii(x: np.ndarray, k: int) -> np.ndarray:
     best = np.full((len(x), k + 1), np.inf, np.float32)  # the row itself is the first
     blocks = _blocks(x)
     for rows, _, smallest in _visit(partial(_smallest, k + 1), blocks, blocks):
+        # The k + 1 smallest so far, with those of this tile.
         both = np.concatenate([best[rows], smallest[: _length(rows)]], axis=1)
         best[rows] = np.partition(both, k, axis=1)[:, : k + 1]
+    # The largest of the k + 1 smallest distances: the row's own 0 is one of them.
     return best.max(axis=1)
 
 
@@ -329,11 +340,13 @@ def memorization(
         return nothing | {"count": len(generated), "base": len(train)}
     in_train, to_train = nearest(generated, train)
     in_held_out, to_held_out = nearest(generated, held_out)
+    # The nearest image of either set, numbered over both: who shares one errs together.
     nearest_image = np.where(to_train <= to_held_out, in_train, len(train) + in_held_out)
     sharing = np.bincount(nearest_image)
     effective = len(generated) ** 2 / (sharing**2).sum()
     equal = to_train == to_held_out
     with np.errstate(divide="ignore", invalid="ignore"):
+        # Equality is set apart first, because 0/0 would be NaN.
         ratio = np.where(equal, 1.0, to_train / to_held_out)
     share = float(np.where(equal, 0.5, to_train < to_held_out).mean())
     low, high = wilson(share * effective, effective)
@@ -361,15 +374,18 @@ def nearest(queries: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     if not len(base):
         raise ValueError("base: no rows, allowed are 1 or more")
+    # float32 like the tiles: distances that are equal there must compare as equal here.
     best = np.full(len(queries), np.inf, np.float32)
     index = np.zeros(len(queries), np.int64)
     base_blocks, query_blocks = map(_blocks, _centred(base, queries))
     for rows, columns, (squared, column) in _visit(_closest, query_blocks, base_blocks):
         squared = squared[: _length(rows)]
         column = column[: _length(rows)]
+        # Strictly closer, so that the first of equally near rows stays.
         closer = squared < best[rows]
         best[rows][closer] = squared[closer]
         index[rows][closer] = columns.start + column[closer]
+    # The tiles round to float32: the distance reported is computed again, block by block.
     distance = np.zeros(len(queries))
     for first in range(0, len(queries), TILE):
         rows = slice(first, first + TILE)
@@ -381,6 +397,7 @@ def nearest(queries: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarr
 @cache
 def compile_tiles(dimension: int, k: int = NEIGHBOURS) -> None:
     """Compiles every program that `report` and `nearest` need, for sets of any size."""
+    # One set for each tile edge: all pairs of the two sets need all programs.
     sets = [np.zeros((count, dimension), np.float32) for count in (k + 2, SMALL_TILE + 1)]
     for a, b in itertools.product(sets, sets):
         manifold(a, b, k)
@@ -435,7 +452,7 @@ def _visit(
     """Runs a tile program over all pairs of blocks; yields rows, columns and NumPy results."""
     for x in rows:
         for y in columns:
-            # Left before the caller goes on: the rest of the program is float32.
+            # float64 is on for the tile alone: the rest of the program is float32.
             with jax.enable_x64(True):
                 result = jax.device_get(tile(x.arrays, y.arrays))
             yield x.at, y.at, result
@@ -455,6 +472,7 @@ def _squared(x: tuple, y: tuple) -> jax.Array:
 def _smallest(count: int, x: tuple, y: tuple) -> jax.Array:
     """The `count` smallest squared distances of each row, fewer where the tile is narrower."""
     squared = _squared(x, y)
+    # `top_k` finds the largest, hence the two signs.
     return -jax.lax.top_k(-squared, min(count, squared.shape[1]))[0]
 
 

@@ -79,6 +79,7 @@ def evaluate(
     ablations = {}
     for kind in ABLATIONS:
         ablated = ablate(images.pixels, masks, kind)
+        # One trial: nothing in an ablation is random.
         ablations[kind] = _accuracies(hits(ablated)[None], images.label, num_classes)
     return {
         "count": len(images),
@@ -105,6 +106,7 @@ def _sensitivity(
     on_object = []
     around = []
     for trial in range(trials):
+        # One noisy image serves both places, so that they differ in the place alone.
         noisy = noised(images.pixels, images.id, (*key_path, "trial", trial), sigma)
         on_object.append(hits(placed(images.pixels, noisy, masks, "foreground")))
         around.append(hits(placed(images.pixels, noisy, masks, "background")))
@@ -144,6 +146,7 @@ def noised(pixels: np.ndarray, ids: np.ndarray, key_path: rng.KeyPath, sigma: fl
     """
     out = np.empty_like(pixels)
     noise_key = key(key_path)
+    # The last block begins again at image 0; the same bits are written there twice.
     for rows in _blocks(len(pixels)):
         out[rows] = _add_noise(pixels[rows], ids[rows], noise_key, np.float32(sigma))
     return out
@@ -187,6 +190,7 @@ def tile(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     out = image.copy()
     on_object = mask > 0
     for box in ndimage.find_objects(ndimage.label(on_object)[0]):
+        # Read from `image`, not from `out`: a covered part must not serve as surroundings.
         region = max(_neighbours(on_object, box), key=_area)
         out[box] = image[_repeated(region, box)] if _area(region) else GRAY
     return out
@@ -202,6 +206,7 @@ def _gray_box(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _neighbours(on_object: np.ndarray, box: Box) -> Iterator[Box]:
     """The object-free regions right of, left of, below and above a box."""
+    # Object pixels of any part end a region, not those of this part alone.
     rows, columns = box
     columns_with_object = np.asarray(on_object[rows].any(axis=0))
     rows_with_object = np.asarray(on_object[:, columns].any(axis=1))
@@ -235,6 +240,7 @@ def _repeated(region: Box, box: Box) -> tuple[np.ndarray, np.ndarray]:
     """The index that reads `region`, repeated with its own period, at the places of `box`."""
 
     def places(source: slice, target: slice) -> np.ndarray:
+        # Counted from the region, so that its pattern continues into the box.
         steps = np.arange(target.start, target.stop) - source.start
         return source.start + steps % (source.stop - source.start)
 
@@ -245,6 +251,7 @@ def _repeated(region: Box, box: Box) -> tuple[np.ndarray, np.ndarray]:
 def _accuracies(hits: np.ndarray, label: np.ndarray, num_classes: int) -> dict[str, Any]:
     """Accuracy overall, as class mean and per class, of hits bool[trials,N]."""
     recall = [_mean(hits[:, label == c]) for c in range(num_classes)]
+    # A class without images has no part in the class mean.
     present = [value for value in recall if not math.isnan(value)]
     return {"accuracy": _mean(hits), "class_mean": _mean(np.array(present)), "per_class": recall}
 

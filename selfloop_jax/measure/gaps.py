@@ -45,6 +45,7 @@ def weighted_std(rate: np.ndarray, size: np.ndarray) -> np.ndarray:
     """
     defined = size > 0
     total = size.sum(axis=1)
+    # Weight 0 times a rate of NaN would be NaN, so `where` leaves undefined groups out.
     mean = divide(np.sum(size * rate, axis=1, where=defined), total)
     squares = size * (rate - mean[:, None]) ** 2
     variance = divide(np.sum(squares, axis=1, where=defined), total)

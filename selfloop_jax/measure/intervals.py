@@ -38,8 +38,10 @@ def wilson(successes: Any, count: Any, z: float = Z) -> tuple[Any, Any]:
 
     successes and count are numbers or arrays of one shape; NaN where count is 0.
     """
+    # NaN instead of 0 gives NaN without a warning.
     count = np.where(np.asarray(count) > 0, count, np.nan)
     share = successes / count
+    # The roots t of (share - t)^2 = z^2 t (1 - t) / count.
     total = count + z**2
     centre = (successes + z**2 / 2) / total
     half = z * np.sqrt(share * (1 - share) * count + z**2 / 4) / total
@@ -104,6 +106,7 @@ class RateErrors:
     def accuracy(self) -> Rates:
         """P(yhat = y) over all images, those of unknown group too."""
         right = self.test_set.label == self.test_set.pred
+        # All in one group, so that images of unknown group count too.
         everyone = np.zeros_like(self.test_set.group)
         key_path = (*self.key_path, "accuracy")
         return _rates(right, everyone, self.test_set.source, key_path, self.replicates)
@@ -131,6 +134,7 @@ def share_interval(
         source = np.arange(len(hit))
     else:
         source = np.unique(source_id, return_inverse=True)[1]
+    # Wilson's interval reads no simulated error, so the key path does not matter.
     return share_bounds(_rates(hit, np.zeros(len(hit), np.int64), source, (0, "share"), 1), level)
 
 
@@ -154,15 +158,18 @@ def _rates(
     hit: np.ndarray, group: np.ndarray, source: np.ndarray, key_path: KeyPath, replicates: int
 ) -> Rates:
     """Rates of bool[M] hits in each group of int[M] that has rows, source int[M]."""
+    # Only groups with rows get a column.
     present, column, size = np.unique(group, return_inverse=True, return_counts=True)
     hits = np.bincount(column[hit], minlength=len(present))
     rate = hits / size
+    # Without paired rows all images are independent.
     if np.bincount(source, minlength=1).max() <= 1:
         effective = size.astype(np.float64)
         covariance = np.diag(rate * (1 - rate) / size)
     else:
         effective, covariance = _clustered(hit, column, source, rate, size)
     covariance = _with_pseudo_images(covariance, rate, effective)
+    # The pseudo-images make the covariance positive definite, so Cholesky's factor exists.
     error = normals(key_path, (replicates, len(present))) @ np.linalg.cholesky(covariance).T
     return Rates(present, size, hits, effective, rate, covariance, error)
 
@@ -176,16 +183,22 @@ def _clustered(
     its number is what gives the rate this variance, between all rows of a source alike (Kish) and
     all independent.
     """
+    # Numbered anew, since some sources have no row here.
     _, source = np.unique(source, return_inverse=True)
     k = len(size)
     sources = int(source.max()) + 1
+    # Rows and hits of each source in each group, [sources, k].
     cell = source * k + column
     rows = np.bincount(cell, minlength=sources * k).reshape(sources, k)
     hits = np.bincount(cell, hit, minlength=sources * k).reshape(sources, k)
+    # What a source adds to the error of each rate; the sum over all sources is 0.
     influence = (hits - rate * rows) / size
+    # S / (S - 1), since influences are taken about the observed rates.
     covariance = influence.T @ influence * (sources / max(sources - 1, 1))
+    # Kish 1965: worth of the rows if those of one source always agree.
     alike = size**2 / (rows**2).sum(axis=0)
     variance = np.diag(covariance)
+    # n with rate (1 - rate) / n = variance; without variance the rows count as alike.
     worth = np.divide(rate * (1 - rate), variance, out=alike.copy(), where=variance > 0)
     return np.clip(worth, alike, size), covariance
 
@@ -203,6 +216,7 @@ def _with_pseudo_images(
     total = effective + 2
     shared = covariance * shrink[:, None] * shrink
     adjusted = _adjusted(rate, effective)
+    # What Agresti and Coull's variance has more than the part shared with other groups.
     own = adjusted * (1 - adjusted) / total - np.diag(shared)
     return shared + np.diag(np.maximum(own, 0.5 / total**2))
 
@@ -213,6 +227,7 @@ def _adjusted(rate: np.ndarray, effective: np.ndarray) -> np.ndarray:
 
 
 def _quantile(values: np.ndarray, level: float) -> float:
+    # Interpolation between two replicates would lie below the level.
     return float(np.quantile(values, level, method="higher"))
 
 
@@ -232,6 +247,7 @@ def smallest_bounds(classes: Sequence[Rates], level: float) -> Bounds:
     classes = [rates for rates in classes if len(rates.rate)]
     if not classes:
         return UNDEFINED
+    # The largest error of all rates at once, in standard errors, float64[B] per class.
     largest = [np.max(np.abs(r.error) / np.sqrt(np.diag(r.covariance)), axis=1) for r in classes]
     critical = _quantile(np.max(largest, axis=0), level)
     ends = [wilson(r.rate * r.effective, r.effective, critical) for r in classes]
@@ -252,6 +268,7 @@ def mean_range_bounds(classes: Sequence[Rates], level: float) -> Bounds:
     if not classes:
         return UNDEFINED
     centre = float(np.mean([gaps.difference(r.rate[None]) for r in classes]))
+    # A range rises with one group and falls with another: at worst the pair of largest error.
     slope = [float(_pairs(r)[1].max()) for r in classes]
     above, below = _spread_margins([gaps.difference(r.error) for r in classes], slope, level)
     return max(0.0, centre - above), min(1.0, centre + below)
@@ -299,6 +316,7 @@ def smallest_ratio_bounds(classes: Sequence[Rates], level: float) -> Bounds:
     """
     classes = comparable(classes)
     low, high = _range_ends([_logarithms(rates) for rates in classes], level)
+    # Without a class to compare both ends are NaN.
     never_hit = any((rates.hits == 0).any() for rates in classes)
     return 0.0 if never_hit else math.exp(-high), math.exp(-low)
 
@@ -308,6 +326,7 @@ def odds_bounds(recall: Sequence[Rates], false_positive: Sequence[Rates], level:
     ranges: list[Rates] = []
     for pair in zip(recall, false_positive, strict=False):  # of nested groups there is no second
         if len(comparable(pair)) == 2:
+            # Two kinds of rate, one family: a common critical value covers both.
             ranges += pair
     return largest_range_bounds(ranges, level)
 
@@ -326,6 +345,7 @@ def contrast_bounds(
     for rates, aligned in zip(recall, aligned_group, strict=True):
         inside = rates.group == aligned
         if inside.any() and len(inside) >= 2:
+            # +1 for the aligned group; the others share -1.
             weight = np.where(inside, 1, -1 / (len(inside) - 1))
             value.append(weight @ rates.rate)
             variance.append(weight @ rates.covariance @ weight)
@@ -398,6 +418,7 @@ def _steepest_std(rates: Rates) -> float:
     A slope of |A x| is A.T @ a unit vector.
     """
     weight = rates.size / rates.size.sum()
+    # A x holds sqrt(w_i) (x_i - w @ x): its length is the weighted deviation.
     a = np.sqrt(weight)[:, None] * (np.eye(len(weight)) - weight)
     return math.sqrt(np.linalg.eigvalsh(a @ rates.covariance @ a.T)[-1])
 
@@ -405,6 +426,7 @@ def _steepest_std(rates: Rates) -> float:
 def _logarithms(rates: Rates) -> Rates:
     """Logarithms of the adjusted rates, covariance and errors by the delta method."""
     adjusted = _adjusted(rates.rate, rates.effective)
+    # The derivative of log r is 1 / r.
     covariance = rates.covariance / adjusted[:, None] / adjusted
     return rates._replace(
         rate=np.log(adjusted), covariance=covariance, error=rates.error / adjusted

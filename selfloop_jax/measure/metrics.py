@@ -56,7 +56,7 @@ class Metric:
 
     @property
     def has_null(self) -> bool:
-        """Whether permuted groups say anything of it; in the plain accuracy they play no part."""
+        """Whether permuting the groups can change it; plain accuracy does not depend on them."""
         return self.value is not None and not self.whole and self.key != "accuracy"
 
 
@@ -111,6 +111,7 @@ def aligned_contrast(test_set: TestSet) -> float:
     recall = test_set.recall
     others = (np.arange(test_set.num_groups) != aligned[:, None]) & ~np.isnan(recall)
     mean = gaps.divide(np.sum(recall, axis=1, where=others), others.sum(axis=1))
+    # An aligned group of -1 reads the last group here; the line below drops it.
     contrast = recall[np.arange(test_set.num_classes), aligned] - mean
     return gaps.over_defined(np.mean, np.where(aligned >= 0, contrast, np.nan))
 
@@ -121,6 +122,7 @@ def undefined_subgroups(test_set: TestSet) -> float:
     return float(np.sum(size.sum(axis=0) == 0) if test_set.nested else np.sum(size == 0))
 
 
+# Computed by `value` from a test set.
 _add(
     Metric(
         "accuracy",
@@ -227,6 +229,7 @@ _add(
     ),
 )
 
+# Computed in `composition.py`; here are title and direction.
 _add(
     Metric("kl_to_real", "KL to real", "composition", "lower"),
     Metric("total_variation_to_real", "total variation to real", "composition", "lower"),
@@ -240,6 +243,7 @@ _add(
     ),
 )
 
+# Computed in `loop/measure_phase.py`.
 _add(
     Metric("classifier_agreement", "classifier agreement", "content", "higher"),
     Metric("annotator_agreement", "annotator agreement", "content", "higher"),
@@ -247,6 +251,7 @@ _add(
     Metric("cas_ratio", "CAS ratio to real", "content", "higher"),
 )
 
+# Computed in `fidelity.py`. A memorised share has no direction: about 0.5 is right.
 _add(
     Metric("fid", "FID (classifier features)", "fidelity", "lower"),
     Metric("kid", "KID (classifier features)", "fidelity", "lower"),
@@ -257,6 +262,7 @@ _add(
     Metric("memorized_share", "memorized share", "fidelity"),
 )
 
+# Computed in `foreground.py`.
 _add(
     Metric("ablation_none", "accuracy, original images", "foreground"),
     Metric("ablation_object", "accuracy, object gray", "foreground"),

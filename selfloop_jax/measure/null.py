@@ -29,6 +29,7 @@ def null(test_set: TestSet, key_path: KeyPath, replicates: int = 1000) -> dict[s
     """
     metrics = [metric for metric in METRICS.values() if metric.has_null]
     known = test_set.group >= 0
+    # From all rows: an image is paired even where its other rows have no known group.
     stratum = _strata(test_set.label, test_set.source)[known]
     test_set = test_set.take(known)
     # An order that does not depend on that of the rows, so that neither does the result.
@@ -42,6 +43,8 @@ def null(test_set: TestSet, key_path: KeyPath, replicates: int = 1000) -> dict[s
     values = np.empty((replicates, len(metrics)))
     for replicate in range(replicates):
         random = words((*key_path, "null", replicate), len(test_set))
+        # The stratum leads every word and the rows are sorted by it, so each stratum keeps its
+        # place.
         permutation = np.argsort(leading | (random >> bits))
         permuted = test_set.with_groups(test_set.group[permutation])
         for column, metric in enumerate(metrics):
@@ -51,10 +54,10 @@ def null(test_set: TestSet, key_path: KeyPath, replicates: int = 1000) -> dict[s
 
 
 def compare(better: str, value: float, permuted: np.ndarray) -> dict[str, Any]:
-    """Null band and p-value of a value beside its permuted ones float64[R]: {"null", "p"}.
+    """Null band and p-value of a value, given its permuted values: {"null", "p"}.
 
-    null: 5, 50 and 95 % quantiles. p = (1 + permutations at least as bad) / (R + 1), one-sided;
-    two-sided for a metric of which neither direction is better. NaN for an undefined value.
+    permuted: float64[R]. null: 5, 50 and 95 % quantiles. p = (1 + permutations at least as bad) /
+    (R + 1), one-sided; two-sided where neither direction is better. NaN for an undefined value.
     """
     if math.isnan(value):
         return {"null": [math.nan] * len(QUANTILES), "p": math.nan}
@@ -64,6 +67,7 @@ def compare(better: str, value: float, permuted: np.ndarray) -> dict[str, Any]:
         excess = permuted - value
     else:
         excess = np.abs(permuted) - abs(value)
+    # The observed grouping counts as one permutation, or p could be 0 (Phipson and Smyth 2010).
     p = (1 + np.sum(excess >= -ROUNDING)) / (len(permuted) + 1)
     return {"null": np.quantile(permuted, QUANTILES).tolist(), "p": float(p)}
 
@@ -74,4 +78,5 @@ def _strata(label: np.ndarray, source: np.ndarray) -> np.ndarray:
     Those of one source image or, where it has a single row, those of the class.
     """
     several = np.bincount(source, minlength=1)[source] > 1
+    # -1 - label is below 0: no source image has such a number.
     return np.unique(np.where(several, source, -1 - label), return_inverse=True)[1]

@@ -38,6 +38,7 @@ class ImageSource:
             if self.size == (side, side):
                 return self.pixels
             return np.stack([decode.square(image, side) for image in self.pixels])
+        # `skip` collects the images that fail, so that the message can count them.
         decoded = decode.decode_all(self.files, side, None, "skip", str(self.path))
         if decoded.bad:
             file, reason = decoded.bad[0]
@@ -93,12 +94,14 @@ def common_side(sources: Sequence[ImageSource], wanted: int | None) -> int:
 
 def _folder(path: Path) -> ImageSource:
     files = sorted(file for file in path.rglob("*") if file.is_file())
+    # Refused instead of left out: the numbers would be those of another set.
     unread = [file for file in files if file.suffix.lower() in NOT_READ]
     if unread:
         raise UsageError(f"{unread[0]}: images must be PNG, JPEG or WebP files")
     files = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not files:
         raise UsageError(f"{path}: no PNG, JPEG or WebP image in it")
+    # One file of every size is enough for the message.
     sizes = {_size(file): file for file in files}
     first = sorted(sizes)[:2]
     shown = " and ".join(f"{_text(size)} ({sizes[size].name})" for size in first)

@@ -53,11 +53,13 @@ def read_table(
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     columns = _read_npz(path) if path.suffix.lower() == ".npz" else _read_csv(path)
+    # Every predictions.npz has `id`, which nothing here needs: no notice of it.
     unread = [name for name in columns if name not in (*REQUIRED, OPTIONAL, "id")]
     if "logits" in columns and "pred" not in columns:
         unread.remove("logits")
         logits = _logits(path, columns.pop("logits"))
         columns["pred"] = logits.argmax(axis=1).tolist()
+        # Logits have a column per class, also of classes that no image has.
         class_names = class_names or [str(c) for c in range(logits.shape[1])]
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
@@ -76,6 +78,7 @@ def read_table(
         )
     source = _sources(path, columns[OPTIONAL]) if OPTIONAL in columns else None
     if nested is None:
+        # Columns of different length are refused by TestSet below.
         nested = label.shape == group.shape and is_nested(label, group)
     try:
         test_set = TestSet(
@@ -89,10 +92,12 @@ def read_table(
 def _read_csv(path: Path) -> dict[str, list[str]]:
     """The cells of each column, without blanks around them."""
     try:
+        # Spreadsheets begin a UTF-8 file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: no text in UTF-8") from error
     header, _, _ = text.partition("\n")
+    # The separator is the one that the header has most of.
     separator = max(SEPARATORS, key=header.count)
     lines = io.StringIO(text, newline="")
     rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
@@ -117,7 +122,10 @@ def _read_csv(path: Path) -> dict[str, list[str]]:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UsageError(f"{path}: two columns are called {twice[0]}")
-    return {name: [row[i] for row in cells] for i, name in enumerate(names)}
+    columns = {}
+    for i, name in enumerate(names):
+        columns[name] = [row[i] for row in cells]
+    return columns
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -152,6 +160,7 @@ def _classes(
             raise UsageError(f"{path}: {name}: empty in row {cells.index(None) + 1}")
     label_numbers = _numbers(columns["label"])
     pred_numbers = _numbers(columns["pred"])
+    # Numbers only if both columns have them: else a name would meet its number.
     if label_numbers is not None and pred_numbers is not None:
         columns = {"label": label_numbers, "pred": pred_numbers}
         for name, values in columns.items():
@@ -177,6 +186,7 @@ def _groups(path: Path, group: Any, names: Sequence[str] | None) -> tuple[np.nda
         groups = list(known)
     else:
         of_cell = iter(numbers)
+        # The numbers go back to their rows, between the empty cells.
         cells = [None if cell is None else next(of_cell) for cell in cells]
         cells = [None if cell == -1 else cell for cell in cells]
         present = [cell for cell in cells if cell is not None]

@@ -28,6 +28,7 @@ def sign_flip(d: np.ndarray) -> float:
     It is never below 2 / 2^S. Above 20 seeds 2^20 - 1 patterns are sampled and the observed one
     counted in, which is valid too. ValueError where a contrast is not finite.
     """
+    # Every pattern of signs is equally likely under the null; `least` lets ties count.
     sums, least = _flipped(d)
     return float(np.mean(np.abs(sums) >= abs(sums[0]) - least))
 
@@ -43,11 +44,13 @@ def _flipped(d: np.ndarray) -> tuple[np.ndarray, float]:
     d = np.asarray(d, np.float64)
     if d.ndim != 1 or not np.isfinite(d).all():
         raise ValueError(f"contrasts of shape {d.shape}: allowed are finite numbers, one per seed")
+    # Each seed doubles the patterns, so the first one always is the observed one.
     sums = np.zeros(1) if len(d) <= MOST_SEEDS else np.zeros(2**MOST_SEEDS)
     for seed, value in enumerate(d):
         if len(d) <= MOST_SEEDS:
             sums = np.concatenate([sums + value, sums - value])
         else:
+            # One random bit per pattern.
             minus = words(("sign flip", seed), len(sums)) & np.uint64(1)
             minus[0] = 0
             sums += np.where(minus, -value, value)
@@ -66,6 +69,7 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     """
     p = np.asarray(p, np.float64)
     order = np.argsort(p, kind="stable")
+    # The smallest p times M, the next times M - 1, ...; no one falls below its predecessor.
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(stepped, 1)
@@ -107,7 +111,9 @@ def smallest_detectable(d: np.ndarray, metrics: int, alpha: float) -> float:
     if seeds < least_seeds(metrics, alpha):
         return math.inf
     spread = float(np.std(d, ddof=1))
+    # The second smallest p is 4 / 2^S: beyond the level, only S equal signs are significant.
     if 4 / 2**seeds > level:
+        # S normal contrasts are all above 0 with probability Phi(mean / spread)^S.
         return spread * float(stats.norm.ppf(POWER ** (1 / seeds)))
     quantiles = stats.t.ppf(1 - level / 2, seeds - 1) + stats.t.ppf(POWER, seeds - 1)
     return spread * float(quantiles) / math.sqrt(seeds)
@@ -137,6 +143,7 @@ def verdicts(
             )
     values = {name: np.asarray(d, np.float64) for name, d in contrasts.items()}
     kept = {name: d[~np.isnan(d)] for name, d in values.items()}
+    # Two questions, two families: Holm is applied to each by itself.
     change = _tested({name: sign_flip(d) for name, d in kept.items()})
     none = _tested({name: equivalent(kept[name], margin) for name, margin in margins.items()})
     rows = {}
@@ -156,7 +163,7 @@ def _tested(p: dict[str, float]) -> dict[str, tuple[float, float]]:
 
 
 def _summary(d: np.ndarray, metrics: int, alpha: float) -> dict[str, Any]:
-    """What is said of the contrasts d float[S] beside their tests."""
+    """What is reported of the contrasts d float[S] in addition to their tests."""
     low, high = interval(d, 1 - alpha)
     return {
         "mean": float(np.mean(d)) if len(d) else math.nan,
@@ -172,6 +179,7 @@ def _decide(
 ) -> tuple[str, str]:
     """Verdict and reason, without the full stop."""
     seeds = row["seeds"]
+    # Too few seeds for even one metric: no test could come out.
     if seeds < least_seeds(1, alpha):
         return "not distinguishable", _too_few(seeds, 1, alpha)
     mean = f"{row['mean']:+.3g} over {_seeds(seeds)}"
@@ -179,6 +187,7 @@ def _decide(
     p_margin = f"(adjusted p = {row['p_equivalence_holm']:.3g})"
     changed = row["p_holm"] <= alpha
     within = row["p_equivalence_holm"] <= alpha  # NaN without a margin: never
+    # Both tests came out: a change is there, and it is smaller than what was said to matter.
     if changed and within:
         return "no change", (
             f"a real change of {mean} {p_change} that lies within the margin of {margin:g} "

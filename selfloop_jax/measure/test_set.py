@@ -59,6 +59,7 @@ class TestSet:
         _check_range("label", columns["label"], 0, self.num_classes)
         _check_range("pred", columns["pred"], 0, self.num_classes)
         _check_range("group", columns["group"], -1, self.num_groups)
+        # The fields of a frozen dataclass are set through `object`.
         for name, column in columns.items():
             object.__setattr__(self, name, column.astype(np.int64, copy=False))
         if self.aligned_group is not None:
@@ -86,6 +87,7 @@ class TestSet:
         _check_range("group", group, -1, self.num_groups)
         # Not `replace`: of a thousand permutations each would have its labels checked again.
         other = object.__new__(TestSet)
+        # The fields alone: every cached rate depends on the groups.
         other.__dict__.update({field.name: getattr(self, field.name) for field in fields(self)})
         other.__dict__["group"] = group.astype(np.int64, copy=False)
         if self.nested:
@@ -109,9 +111,8 @@ class TestSet:
         known = self.group >= 0
         shape = (self.num_classes, self.num_groups, self.num_classes)
         index = (self.label[known], self.group[known], self.pred[known])
-        return np.bincount(np.ravel_multi_index(index, shape), minlength=math.prod(shape)).reshape(
-            shape
-        )
+        flat = np.ravel_multi_index(index, shape)
+        return np.bincount(flat, minlength=math.prod(shape)).reshape(shape)
 
     @cached_property
     def subgroup_size(self) -> np.ndarray:
@@ -180,6 +181,7 @@ class TestSet:
                 f"{self.label.shape}"
             )
         names, first = np.unique(self.source_id, return_index=True)
+        # The label of each source's first row, at all its rows.
         expected = self.label[first][self.source]
         mixed = np.flatnonzero(expected != self.label)
         if mixed.size:
@@ -202,6 +204,7 @@ class TestSet:
 def is_nested(label: np.ndarray, group: np.ndarray) -> bool:
     """Whether each known group of int[N] occurs with one of several labels of int[N] only."""
     known = group >= 0
+    # Nested: each known group is in one pair (label, group).
     pairs = np.unique(np.stack([label[known], group[known]]), axis=1)
     several = len(np.unique(label)) > 1
     return bool(several and known.any() and len(np.unique(pairs[1])) == pairs.shape[1])

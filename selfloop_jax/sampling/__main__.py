@@ -63,6 +63,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--count={args.count}: must be > 0")
     if args.group is not None and config.diffusion.condition_on != "label_group":
         raise UsageError("--group: the generator of this run takes labels alone")
+    # Old images among new ones would pass for samples of this generator.
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UsageError(f"--out={args.out}: allowed are new and empty folders")
     ids = np.arange(args.count)
@@ -92,6 +93,7 @@ def _config(args: argparse.Namespace) -> Config:
         sample_section = dataclasses.replace(sample_section, guidance=args.guidance)
     seed = config.seed if args.seed is None else args.seed
     config = dataclasses.replace(config, sample=sample_section, seed=seed)
+    # The run's own rules judge the arguments too.
     configs.check(config)
     return config
 
@@ -100,6 +102,7 @@ def _checkpoint_folders(workdir: Path) -> dict[int, Path]:
     """The folders of generators that have a finished checkpoint, by generation."""
     found = {}
     for folder in sorted(workdir.glob("gen_*/diffusion")):
+        # A finished checkpoint is named by its step alone.
         if any(path.name.isdigit() for path in folder.iterdir() if path.is_dir()):
             found[int(folder.parent.name.removeprefix("gen_"))] = folder
     return found
@@ -158,10 +161,12 @@ def _generate(
 
     data = record["data"]
     side = config.data.image_size
+    # None: activations keep the dtype of their input.
     dtype = None if config.parallel.precision == "float32" else config.parallel.precision
     net, process = generator.build(
         config.diffusion, len(data["classes"]), len(data["groups"]), dtype
     )
+    # The trainer gives the shapes that the checkpoint is restored into.
     trainer = generator.make_trainer(net, process, config.diffusion, side, 1)
     folder = _checkpoint_folders(workdir)[generation]
     checkpoints = Checkpoints(folder, config.checkpoint.interval_steps, config.checkpoint.keep)
@@ -169,6 +174,7 @@ def _generate(
     state = checkpoints.load(step, trainer.abstract, _recorded_digest(workdir, generation))
     params = parallel.replicate(ema_variables(state)["params"])
     sampler = make_sampler(net, process, config.sample, side)
+    # The key path of the run's own phase `sample`, so that its images come out again.
     key = parallel.replicate(keys.key((config.seed, "generation", generation, "sample", "noise")))
     count = len(label)
     devices = parallel.device_count()
@@ -176,6 +182,7 @@ def _generate(
     parts = []
     for first in range(0, count, chunk):
         ids = np.arange(first, first + chunk, dtype=np.uint32)
+        # The surplus of the last chunk repeats the last image, and is cut off.
         rows = np.minimum(ids, count - 1)
         pixels = sampler(params, key, ids, label[rows], group[rows])
         parts.append(pixels[: count - first])

@@ -16,6 +16,7 @@ class Parts:
 
     def finished(self, firsts: range) -> np.ndarray:
         """bool per chunk: whether its file exists; process 0 decides for all processes."""
+        # Processes that skip different chunks would wait for each other without end.
         return multihost.broadcast(np.array([self._path(first).exists() for first in firsts]))
 
     def save(self, first: int, pixels: np.ndarray) -> None:

@@ -18,8 +18,9 @@ def requested_labels(
 
     By `sample.request`: `uniform` goes through the subgroups in turn; `pool` and `real` go through
     the labels and groups of that set in a keyed order, starting over at its end. Labels are
-    stratified rather than sampled, so the requested shares are exact. The group matters only to a
-    generator that is conditioned on it. groups_of_class bool[C,G]: the groups that a class has.
+    stratified rather than sampled, so the requested shares are exact where the count is a multiple
+    of the set's size. The group matters only to a generator that is conditioned on it.
+    groups_of_class bool[C,G]: the groups that a class has.
     """
     ids = np.arange(section.count)
     if section.request == "uniform":

@@ -42,11 +42,15 @@ def make_sampler(
         network = _conditional(model, params, rows["label"], group, section.guidance)
 
         def denoise(x, time):
+            # At high noise the estimate leaves the range of pixels, and each step builds on the
+            # last.
             x_0 = process.denoise(network, x, time)
             return jnp.clip(x_0, -1, 1) if section.clip else x_0
 
+        # The process says how wide its noise starts; a temperature below 1 narrows it.
         start = noise(START) * (process.prior_scale * section.temperature)
         x = solvers.SOLVERS[section.sampler](process, denoise, start, section.steps, noise)
+        # Rounded: cutting off would darken the images a little in every generation.
         return jnp.rint((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
     program = parallel.map_over_devices(one_device)
@@ -138,6 +142,7 @@ def _sample(job: Job) -> Sampled:
             # The last chunk is filled up with the last image, so that one program serves all.
             rows = np.minimum(ids, count - 1)
             pixels = job.sampler(job.params, key, ids, job.label[rows], job.group[rows])
+            # At most one chunk waits, and a full disk raises here instead of at the end.
             if writing:
                 writing.result()
             writing = disk.submit(job.parts.save, first, pixels[: count - first])

@@ -36,6 +36,7 @@ def crop(x: jax.Array, key: jax.Array, padding: int) -> jax.Array:
 
 def brightness(x: jax.Array, key: jax.Array, amount: float) -> jax.Array:
     """Every value, counted from black, times a factor."""
+    # Black is -1.
     return jnp.clip((x + 1) * _factor(key, amount) - 1, -1, 1)
 
 
@@ -92,6 +93,7 @@ def augment(
     """
     values = {name: getattr(section, name, 0) for name in TRANSFORMS}
     if not any(values.values()):
+        # What is off costs nothing, not even the keys.
         return pixels
 
     def one(x: jax.Array, key: jax.Array) -> jax.Array:
@@ -104,15 +106,17 @@ def augment(
 
 
 def check(config: Config) -> None:
-    """Raises UsageError where a classifier's images cannot be changed so, or change their group."""
+    """Raises UsageError for an augmentation that is impossible or that changes an image's group."""
     side = config.data.image_size
     coloured = config.data.colorize != "none"
     for classifier in classifiers(config):
         path = f"{classifier}.augment"
         section = getattr(config, classifier).augment
         if section.crop >= side:
+            # A shift by a whole side would leave nothing but the repeated edge.
             refuse(f"{path}.crop", section.crop, f"< {side} for images of {side} pixels")
         for name in CHANGES_COLOUR if coloured else ():
+            # Painted colours are the groups: another colour would be another group.
             amount = getattr(section, name)
             if amount:
                 refuse(f"{path}.{name}", amount, "0 where an image's colour is its group")

@@ -30,6 +30,7 @@ class Checkpoints:
         time for host arrays.
         """
         path = self.directory / str(step)
+        # Orbax would write nothing here either, and say so by a value that is easily lost.
         if path.exists():
             return
         self.directory.mkdir(parents=True, exist_ok=True)

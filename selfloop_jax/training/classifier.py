@@ -106,6 +106,7 @@ def loss(params, batch_stats, batch, key, *, model: nn.Module, section: Classifi
     augment_key, dropout_key = jax.random.split(key)
     x = augment(to_unit_range(batch["pixels"]), augment_key, batch["position"], section.augment)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, batch["position"])
+    # Among the classifiers VGG alone has dropout.
     dropout: Options = {"keys": keys} if isinstance(model, VGG) else {}
     logits, updated = model.apply(
         {"params": params, "batch_stats": batch_stats},
@@ -201,6 +202,7 @@ def make_predict(
 
     def predict(weights: step.Variables, pixels: np.ndarray) -> np.ndarray:
         # Without images one batch of padding still gives the shape of the answer.
+        # Batches of one shape need one compiled program, whatever the size of the set.
         batches = max(1, -(-len(pixels) // batch))
         padding = np.zeros((batches * batch - len(pixels), *pixels.shape[1:]), np.uint8)
         padded = np.concatenate([pixels, padding])

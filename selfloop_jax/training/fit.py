@@ -95,6 +95,7 @@ def _fit(job: Job) -> Fitted:
     per_dispatch = trainer.steps_per_dispatch
     state = _resumed(trainer, checkpoints) or job.start()
     first = int(state.step)
+    # Indices stay below `size`: the padding is never trained on.
     size = len(next(iter(job.columns.values())))
     arrays = put_on_devices(job.columns, job.capacity, job.placement)
     noise_key = parallel.replicate(keys.key((*job.key_path, "noise")))
@@ -122,6 +123,7 @@ def _fit(job: Job) -> Fitted:
             # A forgotten mean over devices shows after one step, before hours are spent.
             parallel.check_replicas(state, where)
         if stopping or done % checkpoints.interval == 0 or done >= job.steps:
+            # Reads the outstanding losses first: one that is not finite raises and is not saved.
             progress.flush()
             parallel.check_replicas(state, where)
             _save(checkpoints, done, state, where)

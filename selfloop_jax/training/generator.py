@@ -20,6 +20,7 @@ def build(
     section: DiffusionConfig, num_classes: int, num_groups: int, dtype: str | None = None
 ) -> tuple[UNet, processes.Process]:
     """Network and process of section `diffusion`; `dtype` of activations, None: the input's."""
+    # With 0 groups the U-Net has no embedding of groups.
     groups = num_groups if section.condition_on == "label_group" else 0
     model = UNet(
         num_classes=num_classes, num_groups=groups, dtype=dtype, **dataclasses.asdict(section.unet)
@@ -47,7 +48,9 @@ def loss(
     augment_key = jax.random.fold_in(key, np.uint32(2**31))  # beyond any place in a batch
     x_0 = augment(to_unit_range(batch["pixels"]), augment_key, batch["position"], section.augment)
     x, level, target = jax.vmap(process.training_target)(example_keys, x_0)
+    # Dropped labels train the unconditional output of guidance (Ho and Salimans 2022).
     dropped = jax.vmap(partial(jax.random.bernoulli, p=section.label_dropout))(drop_keys)
+    # Both are dropped together: guidance subtracts one unconditional output.
     label = jnp.where(dropped, model.num_classes, batch["label"])
     group = jnp.where(dropped | (batch["group"] < 0), model.num_groups, batch["group"])
     output: Any = model.apply({"params": params}, x, level, label, group, net_keys)

@@ -18,6 +18,7 @@ def normalize(x: jax.Array, kind: str) -> jax.Array:
     """float32[N,H,W,3] in [-1, 1] -> the same (unit), or standardised (imagenet)."""
     if kind == "unit":
         return x
+    # The statistics of [0, 1] carried over to [-1, 1].
     mean = (2 * MEAN - 1).reshape(1, 1, 1, 3)
     deviation = (2 * DEVIATION).reshape(1, 1, 1, 3)
     return (x - mean) / deviation

@@ -46,6 +46,7 @@ def optimizer(
 
     def build(learning_rate, total_steps):
         def schedule(count):
+            # count + 1: a first learning rate of 0 would waste the step.
             warm = jnp.minimum(1.0, (count + 1) / section.warmup_steps)
             done = jnp.minimum(count.astype(jnp.float32) / total_steps, 1.0)
             return learning_rate * warm * 0.5 * (1 + jnp.cos(jnp.pi * done))
@@ -59,6 +60,7 @@ def optimizer(
                 mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
             ),
         )
+        # Unmasked where all is trained: a mask adds a level to the tree of every checkpoint.
         return chain if trainable is train_all else optax.masked(chain, trainable)
 
     return optax.inject_hyperparams(build)(learning_rate=0.0, total_steps=1.0)
@@ -79,6 +81,7 @@ def make_step(
         )
 
     def held_loss(params, *rest):
+        # No gradient of a frozen leaf is computed.
         return loss(chosen(params, jax.lax.stop_gradient(params)), *rest)
 
     def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
@@ -88,6 +91,7 @@ def make_step(
         # Optax raises floats to integer powers, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        # `optax.masked` passes on the gradients of frozen leaves, so their old values return here.
         params = chosen(optax.apply_updates(state.params, updates), state.params)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)) if ema_decay else 0.0
         ema = jax.tree.map(
@@ -127,16 +131,19 @@ def make_trainer(
     tx = optimizer(section, trainable)
 
     def new(key):
+        # A network without BatchNorm has the same fields in its state as the others.
         return {"batch_stats": {}, **init(key)}
 
     def start(variables, learning_rate, steps):
         return _start(tx, variables, learning_rate, steps)
 
+    # On every device from the start: the mapped step takes a replicated state.
     place = parallel.replicated()
     return Trainer(
         init=jax.jit(new, out_shardings=place),
         start=jax.jit(start, out_shardings=place),
         program=parallel.train_program(make_step(loss, tx, section.ema_decay, trainable)),
+        # Shapes alone, nothing is computed: what checkpoints are restored into.
         abstract=jax.eval_shape(lambda key: start(new(key), 0.0, 1.0), jax.random.key(0)),
         batch=section.batch,
         steps_per_dispatch=steps_per_dispatch,
