@@ -26,6 +26,7 @@ def group_table(section: BiasConfig, groups_of_class: np.ndarray) -> np.ndarray:
         groups = np.flatnonzero(row)
         # Crossed, classes share the groups out among them; nested, the first of a class is its own.
         own = c * len(groups) // len(groups_of_class) if groups_of_class.all() else 0
+        # The first share is that of the class's own group; the roll puts it there.
         table[c, groups] = np.roll(_shares(section, len(groups)), own)
     return table
 
@@ -46,9 +47,11 @@ def _given_table(section: BiasConfig, groups_of_class: np.ndarray) -> np.ndarray
     for c, row in enumerate(rows if fits else ()):
         groups = np.flatnonzero(groups_of_class[c])
         share = np.array(row, np.float64)
+        # Of two groups a number is P(second), as in arXiv 2403.07857.
         if not share.ndim and len(groups) == 2:
             share = np.array([1 - share, share])
         shares = share.shape == groups.shape and (share >= 0).all()
+        # Probabilities in decimal notation need not add up to exactly 1.
         fits = bool(shares and abs(share.sum() - 1) <= 1e-6)
         if not fits:
             break
@@ -66,6 +69,7 @@ def _given_table(section: BiasConfig, groups_of_class: np.ndarray) -> np.ndarray
 def aligned_groups(table: np.ndarray, margin: float = 1e-9) -> np.ndarray:
     """int32[C]: each class's most probable group, -1 where another comes within `margin` of it."""
     best = table.max(axis=1, keepdims=True)
+    # A tie, as in an unbiased table, ties no group to the class.
     unique = (table > best - margin).sum(axis=1) == 1
     return np.where(unique, table.argmax(axis=1), UNKNOWN).astype(np.int32)
 
@@ -82,6 +86,7 @@ def subsample(
     """
     subgroup, have = _subgroups(images, len(names[0]), len(names[1]))
     share, most = _shares_and_limits(have, table)
+    # The scarcest subgroup limits the set; 1e-9 makes up for the rounding of have / share.
     largest = int(most.min() + 1e-9)
     if not largest:
         c, g = np.unravel_index(most.argmin(), most.shape)
@@ -93,6 +98,7 @@ def subsample(
             f"data.train_size = {size}: allowed are up to {largest} images under this data.bias"
         )
     wanted = splits.largest_remainder(share * (size or largest))
+    # In a small set a class can be rounded away, and nothing could then be said about it.
     for c in np.flatnonzero((wanted.sum(axis=1) == 0) & (have.sum(axis=1) > 0)):
         raise UsageError(
             f"data.train_size = {size or largest}: too few to leave an image of class "
@@ -100,6 +106,7 @@ def subsample(
         )
     # An image's rank within its subgroup, by its keyed number.
     order = np.lexsort((rng.uniforms(key_path, images.id), subgroup))
+    # searchsorted gives the place in `order` where an image's subgroup begins.
     rank = np.arange(len(order)) - np.searchsorted(subgroup[order], subgroup[order])
     return images.take(np.sort(order[rank < wanted.ravel()[subgroup[order]]]))
 
@@ -121,6 +128,7 @@ def _subgroups(images: Images, classes: int, groups: int) -> tuple[np.ndarray, n
 
     The first column is that of unknown groups.
     """
+    # Unknown groups are -1 and get column 0.
     subgroup = images.label * (groups + 1) + images.group + 1
     counts = np.bincount(subgroup, minlength=classes * (groups + 1))
     return subgroup, counts.reshape(classes, groups + 1)
@@ -135,5 +143,6 @@ def _shares_and_limits(have: np.ndarray, table: np.ndarray | None) -> tuple[np.n
         known = have[:, 1:]
         of_class = known.sum(axis=1, keepdims=True) / known.sum()
         share = np.concatenate([np.zeros((len(have), 1)), of_class * table], axis=1)
+    # A subgroup without a share sets no limit, whatever the quotient.
     with np.errstate(divide="ignore", invalid="ignore"):
         return share, np.where(share > 0, have / share, np.inf)

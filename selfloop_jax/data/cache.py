@@ -32,7 +32,7 @@ FORMAT = 2
 KEY_DIGITS = 16
 
 
-# What an entry takes beside its arrays' own bytes, at most.
+# What an entry takes in addition to its arrays' own bytes, at most.
 OVERHEAD = 1 << 20
 
 
@@ -48,17 +48,20 @@ def cached(
 ) -> Entry:
     """The arrays and facts (JSON) that `make()` returns, from the disk where it has run before.
 
-    `key` is JSON and holds all that the result depends on beside Pillow's version; `nbytes` bounds
+    `key` is JSON and holds all that the result depends on but Pillow's version; `nbytes` bounds
     the size of the arrays, so that a full disk is noticed before the work. `make` runs in one
     process at a time; where it raises, nothing is kept. Raises UsageError where `cache_dir` ('' is
     DEFAULT) cannot be created or opened, RunError where its disk is full or fails.
     """
     root = Path(os.path.expanduser(cache_dir or DEFAULT))
+    # Another version of Pillow can decode the same bytes to other pixels.
     text = json.dumps({"format": FORMAT, "pillow": PIL.__version__, **key}, sort_keys=True)
     path = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]}"
+    # Without the lock first: what has the final name is whole, and a reader needs no write access.
     with contextlib.suppress(Damaged, FileNotFoundError):
         return _load(path)
     with _locked(root, path):
+        # Another process may have made the entry while this one waited for the lock.
         found = _intact(path)
         return _made(root, path, nbytes, make) if found is None else found
 
@@ -76,6 +79,7 @@ def _stamp(path: Path) -> tuple[int | None, int | None]:
         found = path.stat()
     except (OSError, ValueError):  # ValueError: no file can have such a name.
         return None, None
+    # In place of a digest of the contents, which would read a whole ImageNet at every start.
     return found.st_size, found.st_mtime_ns
 
 
@@ -109,6 +113,7 @@ def _locked(root: Path, path: Path) -> Iterator[None]:
     """The right to make the entry, waited for."""
     with _opening(root):
         root.mkdir(parents=True, exist_ok=True)
+        # The file is never removed: else two processes could each lock a file of this name.
         file = open(_beside(path, ".lock"), "a")  # noqa: SIM115 - closed below; only opening may fail here.
     with file:
         with _writing(_beside(path, ".lock")):
@@ -118,6 +123,7 @@ def _locked(root: Path, path: Path) -> Iterator[None]:
 
 def _wait(file: TextIO, path: Path) -> None:
     try:
+        # A first try that does not wait, so that the user learns what the program waits for.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         say(f"{path}: waiting for another process that decodes the same images")
@@ -132,6 +138,8 @@ def _intact(path: Path) -> Entry | None:
         return None
     except Damaged as error:
         say(f"{error}; decoding again")
+    # Renamed before it is removed: a removal that is interrupted leaves nothing under the final
+    # name.
     aside = _beside(path, ".tmp")
     with _writing(path):
         shutil.rmtree(aside, ignore_errors=True)
@@ -142,6 +150,7 @@ def _intact(path: Path) -> Entry | None:
 
 def _made(root: Path, path: Path, nbytes: int, make: Callable[[], Entry]) -> Entry:
     """Runs `make` and keeps what it returns."""
+    # Before the space is checked, since leftovers take some of it.
     _sweep(root)
     store.check_space(path, nbytes + OVERHEAD)
     arrays, facts = make()
@@ -150,10 +159,13 @@ def _made(root: Path, path: Path, nbytes: int, make: Callable[[], Entry]) -> Ent
     temporary = _beside(path, ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     with _opening(root):
+        # Here, too, the folder of the cache can turn out to be read-only.
         temporary.mkdir()
     try:
         _write(temporary, arrays, facts)
         with _writing(path):
+            # The name comes last; after it, the folder is synced, or a power failure could undo the
+            # rename.
             os.rename(temporary, path)
             _sync(root)
     finally:
@@ -169,6 +181,7 @@ def _write(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -
             np.save(file, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
+    # Digests of the files as written, so that a load checks the bytes on the disk.
     content = {"arrays": {name: _digest(folder / f"{name}.npy") for name in arrays}, "facts": facts}
     with _writing(folder / "index.json"):
         store.write_json(
@@ -187,6 +200,7 @@ def _load(path: Path) -> Entry:
     try:
         stored = json.loads(index.read_bytes())
         content = stored["content"]
+        # The index has a digest of its own: damage in the facts would not show in an array.
         sound = stored["sha256"] == _json_digest(content)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise Damaged(f"{index}: missing or damaged") from error

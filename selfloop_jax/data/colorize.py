@@ -58,6 +58,7 @@ def paint(gray: np.ndarray, group: np.ndarray, colours: Colours) -> np.ndarray:
     """
     level = np.arange(256)[:, None, None]
     if colours.place == "stroke":
+        # [256,1,1] and [G,3] give [256,G,3]: the colour of every gray level in every group.
         table = np.rint(level / 255.0 * colours.palette)
     else:
         table = np.where(level == 0, colours.palette, level)
@@ -69,15 +70,18 @@ def read_group(pixels: np.ndarray, colours: Colours) -> np.ndarray:
 
     An image without colour is gray, or -1 where the palette has no gray.
     """
+    # float64[N,3]: the mean colour, so that the stroke's shape does not count.
     mean = pixels.reshape(len(pixels), pixels.shape[1] * pixels.shape[2], 3).mean(
         axis=1, dtype=np.float64
     )
+    # Without its gray part a colour keeps its hue at any brightness.
     chroma = mean - mean.mean(axis=1, keepdims=True)
     anchors = colours.palette - colours.palette.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(anchors, axis=1)
     # A gray anchor has no hue to be near to.
     cosine = np.where(norms > 0, chroma @ anchors.T / np.maximum(norms, 1e-9), -np.inf)
     nearest = cosine.argmax(axis=1)
+    # The chroma of a stroke grows with its ink; that of a background does not.
     limit = GRAY_STROKE * mean.mean(axis=1) if colours.place == "stroke" else GRAY_BACKGROUND
     colourless = colours.groups.index("gray") if "gray" in colours.groups else UNKNOWN
     nearest = np.where(np.linalg.norm(chroma, axis=1) <= limit, colourless, nearest)
@@ -88,6 +92,7 @@ def colorize(gray: Images, table: np.ndarray, colours: Colours, key_path: rng.Ke
     """Gives each image one colour, sampled from P(group | its label) by its id."""
     u = rng.uniforms(key_path, gray.id)
     # Inversion: the number of cumulative probabilities that u has passed.
+    # The last sum is left out: it is 1 but for rounding, and u must not pass it.
     ends = np.cumsum(table[gray.label], axis=1)[:, :-1]
     group = (u[:, None] >= ends).sum(axis=1).astype(np.int32)
     return _coloured(gray, group, colours)
@@ -106,6 +111,7 @@ def every_colour(gray: Images, colours: Colours) -> Images:
 def _coloured(gray: Images, group: np.ndarray, colours: Colours) -> Images:
     """Ids encode digit and colour, so that the same image always has the same id."""
     return Images(
+        # Gray images have three equal channels; one is enough.
         pixels=paint(gray.pixels[..., 0], group, colours),
         label=gray.label,
         group=group,

@@ -69,6 +69,7 @@ class Dataset:
     def _digest(self) -> str:
         """sha256 of all pixels, labels, groups, ids and masks."""
         arrays = {}
+        # An annotator learns from the images before subsampling, so their bits count as well.
         for split, images in (self.splits | {"train_unbiased": self.train_unbiased}).items():
             for name in ("pixels", "label", "group", "id", "mask"):
                 if name in images.columns:
@@ -81,8 +82,10 @@ def check(config: Config) -> None:
     section = config.data
     sources.check(section)
     coloured = section.colorize != "none"
+    # Gray images come without groups, so there is no natural share to keep.
     if coloured and section.bias.kind == "natural":
         refuse("data.bias.kind", "natural", "another where data.colorize gives images their groups")
+    # The oracle reads a colour that `colorize` has painted.
     if not coloured and config.loop.group_source == "oracle":
         refuse("loop.group_source", "oracle", "annotator | requested where data.colorize = none")
 
@@ -122,6 +125,7 @@ def _one_group(source: Source) -> Source:
 
 def _coloured(source: Source, section: DataConfig, seed: int) -> Dataset:
     """Gray images, coloured: the bias is in the colours, held-out images come in every colour."""
+    # Images whose channels differ have colours of their own, which paint would replace.
     gray = not any((x.pixels != x.pixels[..., :1]).any() for x in (source.train, source.test))
     if source.groups or not gray:
         raise UsageError(
@@ -131,6 +135,7 @@ def _coloured(source: Source, section: DataConfig, seed: int) -> Dataset:
     colours = colorize.MODES[section.colorize]
     groups_of_class = np.ones((len(source.classes), len(colours.groups)), bool)
     table = bias.group_table(section.bias, groups_of_class)
+    # One path for all sets: an image has one colour, in `train` as in `train_unbiased`.
     key_path: rng.KeyPath = (seed, "data", "colour")
     kept = source.train
     if section.train_size:
@@ -163,6 +168,7 @@ def _subsampled(source: Source, section: DataConfig, seed: int) -> Dataset:
     groups_of_class = counts > 0 if source.nested else np.ones_like(counts, bool)
     names = (source.classes, source.groups)
     key_path = (seed, "data", "subsample")
+    # These two alone lose images: validation and test must not depend on bias or seed.
     train = source.train
     reserve = source.reserve
     if section.bias.kind == "natural":
@@ -189,6 +195,7 @@ def _subsampled(source: Source, section: DataConfig, seed: int) -> Dataset:
         groups=source.groups,
         train_unbiased=source.train,
         control_pool=_held_out(source, train),
+        # A class with one group has nothing that this group could be compared with.
         aligned_group=np.where(groups_of_class.sum(axis=1) > 1, aligned, np.int32(UNKNOWN)),
         groups_of_class=groups_of_class,
         nested=source.nested,
@@ -208,5 +215,6 @@ def _check_known_groups(section: DataConfig, source: Source, counts: np.ndarray)
 
 def _held_out(source: Source, train: Images) -> Images:
     """The reserve, and the training images that subsampling left out: no arm trains on them."""
+    # By id, as a subset keeps its images' ids and no places in the larger set.
     left_out = source.train.take(~np.isin(source.train.id, train.id))
     return concatenate([source.reserve, left_out])

@@ -1,6 +1,6 @@
 """Image files to arrays of one size: what is read, how it is turned into RGB, resized and cropped.
 
-PNG, JPEG and WebP are told apart by their first bytes, whatever the file is called. Of an animation
+The first bytes tell PNG, JPEG and WebP apart, whatever the file is called. Of an animation
 the first frame counts. Gray, palette and CMYK images become RGB by Pillow's rules, 16-bit gray is
 scaled to 8 bits, and what is transparent lies on white.
 """
@@ -29,6 +29,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime.log import say
 
+# A file of a few kilobytes can unpack to gigabytes.
 MAX_PIXELS = 100_000_000
 
 
@@ -83,6 +84,7 @@ def square(image: bytes | np.ndarray, side: int) -> np.ndarray:
         if isinstance(image, bytes):
             whole = _read(image, RECORD_KINDS)
         else:
+            # Pillow knows no array whose last axis has length 1.
             whole = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         return np.asarray(_fill(_rgb(whole), side))
 
@@ -138,6 +140,7 @@ def decode_all(
             f"{what}: {len(bad)} of {len(paths)} images cannot be used, first {where(path)}: "
             f"{reason}; data.on_bad_image = refuse: skip leaves them out"
         )
+    # Places in the list, by which a source finds labels and ids.
     kept = np.array([i for i, (reason, _) in enumerate(outcomes) if reason is None], np.int64)
     if bad:
         pixels = pixels[kept]
@@ -153,6 +156,7 @@ def _in_threads(work: Callable[[int], tuple], count: int, what: str) -> Iterator
         with _quiet():
             yield from _with_progress(pool.map(work, range(count)), count, what)
     finally:
+        # After an error, thousands of images can still be queued.
         pool.shutdown(cancel_futures=True)
 
 
@@ -182,10 +186,12 @@ def _decode(
 ) -> tuple[np.ndarray, np.ndarray | None, str | None]:
     """Pixels, mask and the mode that the image was converted from, None if it was plain RGB."""
     image = _read(path)
+    # A PNG in RGB can declare one colour transparent.
     plain = image.mode == "RGB" and not image.has_transparency_data
     converted = None if plain else image.mode
     if geometry == "fill":
         return np.asarray(_fill(_rgb(_upright(image)), side)), None, converted
+    # A mask is fitted to the stored image, before both are resized and cropped.
     cut = None if mask is None else _cut(mask, image.size, side)
     return np.asarray(_imagenet(_rgb(image), side)), cut, converted
 
@@ -199,6 +205,7 @@ def _cut(path: Path, size: tuple[int, int], side: int) -> np.ndarray:
         gray = _aligned(_read(path), size)
     except BadImage as error:
         raise BadImage(f"its mask: {error}") from error
+    # Masks are published as JPEGs, whose values are not exactly 0 and 255.
     half = np.asarray(gray).max() / 2
     return np.where(np.asarray(_imagenet(gray, side)) > half, 255, 0).astype(np.uint8)
 
@@ -210,11 +217,14 @@ def _read(source: Path | bytes, kinds: Kinds = KINDS) -> Image.Image:
             kind = _kind(file.read(16), kinds)
             file.seek(0)
             image = kind(file)
+            # The header gives the size before `load` takes memory for the pixels.
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width} x {image.height}"
                 raise BadImage(f"{size} pixels are more than {MAX_PIXELS // 10**6} megapixels")
+            # Pillow reads pixels only when asked, and the file closes with this block.
             image.load()
             return image
+    # Too little memory is no fault of the file, and ends the run.
     except (BadImage, MemoryError):
         raise
     except FileNotFoundError as error:
@@ -237,11 +247,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """16-bit gray as 8-bit gray; Pillow's own conversion clips in some versions."""
     if not image.mode.startswith("I"):
         return image
+    # 65535 = 257 * 255.
     return Image.fromarray((np.asarray(image).astype(np.int64) // 257).astype(np.uint8))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     image = _eight_bits(image)
+    # Palettes can be transparent, too; as RGBA all kinds are the same.
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -258,6 +270,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _aligned(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The mask in gray at its image's size; one pixel of its sides may be rounding."""
+    # Cross products compare the aspects without a division; `max(size)` allows for one pixel.
     if abs(mask.width * size[1] - size[0] * mask.height) > max(size):
         raise BadImage(
             f"{mask.width} x {mask.height} pixels have another aspect than {size[0]} x {size[1]}"
@@ -272,7 +285,9 @@ def _fill(image: Image.Image, side: int) -> Image.Image:
     In one step, so that a strip of pixels never grows huge.
     """
     short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
+    left = (image.width - short) // 2
+    top = (image.height - short) // 2
+    # The crop is a box of the resize, so the part that is cut off is never resized.
     box = (left, top, left + short, top + short)
     return image.resize((side, side), Image.Resampling.BILINEAR, box)
 

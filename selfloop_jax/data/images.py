@@ -36,6 +36,7 @@ class Images:
     mask: np.ndarray | None = None
 
     def __post_init__(self):
+        # Another dtype would work at first, and then change digests and file sizes.
         kinds = {"pixels": np.uint8, "id": np.uint32, "source_id": np.uint32, "mask": np.uint8}
         for name, value in self.columns.items():
             if value.dtype != kinds.get(name, np.int32) or len(value) != len(self.pixels):
@@ -57,6 +58,7 @@ class Images:
     def counts(self, num_classes: int, num_groups: int) -> np.ndarray:
         """int64[C,G]: images per subgroup (label, group); unknown groups are left out."""
         known = self.group >= 0
+        # One number per subgroup, so that one bincount counts them all.
         subgroup = self.label[known] * num_groups + self.group[known]
         counts = np.bincount(subgroup, minlength=num_classes * num_groups)
         return counts.reshape(num_classes, num_groups)
@@ -78,6 +80,7 @@ def batch_indices(key_path: rng.KeyPath, size: int, batch: int, step: int) -> np
     """
     first = step * batch
     last = first + batch
+    # A batch can reach into the next epoch, and into several where it is larger than the set.
     epochs = range(first // size, (last - 1) // size + 1)
     order = np.concatenate([_epoch(key_path, size, epoch) for epoch in epochs])
     start = first - epochs[0] * size

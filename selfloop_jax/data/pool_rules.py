@@ -240,6 +240,7 @@ class AccumulateSubsample(Accumulate):
     def sampled_share(self, shares: ShareInputs, noise: Noise) -> np.ndarray:
         """With the noise of the subset."""
         sizes = shares.sizes
+        # Numbers per class: the subset's expected size, and all images that it is taken from.
         kept = shares.section.budget * sizes.class_share
         everything = sizes.real + shares.g * np.asarray(sizes.generated)
         return noise.subset(expected_share(shares), kept, everything, "subset", shares.g)
@@ -265,7 +266,9 @@ class Substitute(PoolRule):
         alpha = parts.section.alpha
         real = parts.real
         latest = parts.latest
+        # Keyed by the run and not by g: every generation replaces the same images.
         u = rng.uniforms((*parts.key_path, "swap"), real.id)
+        # Keyed by the generation that made the candidates.
         shuffled = rng.permutation((*parts.key_path, parts.g - 1, "stand-in"), len(latest))
         offered = _requested_label(latest)[shuffled]
         wanted = real.label
@@ -278,6 +281,7 @@ class Substitute(PoolRule):
         replacement = np.full(len(real), -1)
         for kind in np.unique(wanted):
             swapped = np.flatnonzero((wanted == kind) & (u < alpha))
+            # By u, so that a larger alpha keeps the pairs of a smaller one and adds others.
             swapped = swapped[np.argsort(u[swapped], kind="stable")]
             candidates = shuffled[offered == kind]
             if len(swapped) > len(candidates):
@@ -287,6 +291,8 @@ class Substitute(PoolRule):
                 )
             replacement[swapped] = candidates[: len(swapped)]
 
+        # Row i of the pool is real image i or its replacement, which comes after all real ones in
+        # `both`.
         both = concatenate([real, latest])
         kept = np.arange(len(real))
         return both.take(np.where(replacement >= 0, len(real) + replacement, kept))
@@ -301,6 +307,7 @@ class Substitute(PoolRule):
         count: int,
     ) -> None:
         """Which images are replaced is known in advance."""
+        # In all and not by label: which labels will be generated is not known yet.
         swapped = int((rng.uniforms((*key_path, "swap"), real.id) < section.alpha).sum())
         if generations > 1 and swapped > count:
             raise UsageError(
@@ -351,6 +358,7 @@ class Fresh(PoolRule):
                 f"images, the reserve has {len(reserve)}"
             )
         order = self._order(parts.key_path, reserve)
+        # Slices of one order are disjoint, so no real image comes back in a later generation.
         new = reserve.take(np.sort(order[(g - 1) * section.n_real : g * section.n_real]))
         key_path = (*parts.key_path, g, "generated")
         latest = _subset(key_path, parts.latest, section.n_generated, "pool.n_generated")
@@ -360,6 +368,7 @@ class Fresh(PoolRule):
         self, section: PoolConfig, generations: int, real: int, reserve: int, count: int
     ) -> None:
         """The reserve must last for all generations."""
+        # Generation 0 takes nothing from the reserve.
         needed = section.n_real * (generations - 1)
         if needed > reserve or section.n_real < 0:
             raise UsageError(
@@ -428,6 +437,7 @@ def build(
     Without generated images, in generation 0 or in a control, it is the real images, or a subset.
     """
     rule = POOL_RULES[section.rule]
+    # Generation 0 and the control `no_synthetic` have none.
     if not generated and not rule.subsamples_real:
         return real
     return rule.build(PoolInputs(section, key_path, g, real, reserve, generated))

@@ -20,5 +20,6 @@ def area_resize(gray: np.ndarray, side: int) -> np.ndarray:
     """uint8[N,H,H] -> uint8[N,side,side] by the mean over equal squares; side divides H."""
     n, height, _ = gray.shape
     factor = height // side
+    # [N,side,factor,side,factor]; the mean runs over both axes of a square.
     blocks = gray.reshape(n, side, factor, side, factor).mean(axis=(2, 4))
     return np.rint(blocks).astype(np.uint8)

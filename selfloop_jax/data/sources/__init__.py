@@ -155,9 +155,11 @@ def _check_source(section: DataConfig, source: Source) -> None:
     splits = (source.train, source.validation, source.reserve, source.test)
     where = f"data.source = {section.source}"
     ids = np.concatenate([images.id for images in splits])
+    # An id keys the colour of an image, and tells held-out images from trained ones.
     if len(np.unique(ids)) < len(ids):
         raise UsageError(f"{where}: two images have one id; allowed are splits that share none")
     label = np.concatenate([images.label for images in splits])
+    # A negative label would count from the end of a table, and a large one fail far from its cause.
     if label.min(initial=0) < 0 or label.max(initial=0) >= len(source.classes):
         raise UsageError(f"{where}: a label is not among the {len(source.classes)} classes")
     for images in splits:

@@ -36,6 +36,7 @@ class Table:
         """Directory name of the copy prepared from these archives: one for each content."""
         if self.stand_in is None:
             return "official"
+        # By content: a copy that was made from another table is never taken for this one.
         contents = repr([(archive.name, archive.sha256) for archive in self.archives])
         return f"stand_in_{hashlib.sha256(contents.encode()).hexdigest()[:16]}"
 
@@ -101,6 +102,7 @@ def check_folder(folder: str) -> None:
     if not folder:
         return
     try:
+        # A real read, because permissions alone do not show every reason for a failure.
         os.listdir(os.path.expanduser(folder))
     except OSError as error:
         raise UsageError(
@@ -113,6 +115,7 @@ def _fault(path: Path, archive: Archive) -> str | None:
     """What is wrong with a file, or None."""
     if not path.is_file():
         return "is missing"
+    # The length first: it shows a download that was cut short without reading the file.
     size = path.stat().st_size
     if size != archive.size:
         return f"has {size} bytes instead of {archive.size}"

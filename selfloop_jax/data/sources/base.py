@@ -51,6 +51,7 @@ def four_splits(
     subgroup = train.label * (int(train.group.max(initial=0)) + 2) + train.group
     rest = stratified_order((0, "split", section.source), subgroup)
     if validation is None:
+        # Every stretch of the stratified order has the subgroups in proportion.
         count = round(section.validation_share * len(train))
         validation = train.take(np.sort(rest[:count]))
         rest = rest[count:]

