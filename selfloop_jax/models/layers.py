@@ -26,9 +26,8 @@ def convolve(
         and padding in ONE_PIXEL
         and kernel.shape[2] == c
     )
-    dilated = any(
-        d != 1 for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or ()
-    )
+    dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
+    dilated = any(factor != 1 for factor in dilations)
     if max(h, w) > 2 or not plain or dilated:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     # Output pixel (i, j) reads input pixel (k, l) through element (k - i + 1, l - j + 1) of the
@@ -36,6 +35,7 @@ def convolve(
     row, column = (1 + np.arange(side)[:, None] - np.arange(side) for side in (h, w))
     matrix = kernel[row[:, None, :, None], column[None, :, None, :]]  # [k, l, i, j, C, D]
     matrix = matrix.transpose(0, 1, 4, 2, 3, 5).reshape(h * w * c, -1)
+    # [N, k l C] times [k l C, i j D].
     product = jnp.matmul(x.reshape(n, -1), matrix, precision=options.get("precision"))
     return product.reshape(n, h, w, -1)
 
@@ -70,6 +70,7 @@ class GroupNorm(nn.Module):
             return values.sum(1).sum(1).reshape(n, groups, -1).sum(-1) * (groups / (h * w * c))
 
         center = mean(wide)
+        # E[x^2] - E[x]^2 takes one pass; rounding can make it negative, hence the maximum.
         inverse = jax.lax.rsqrt(jnp.maximum(mean(wide * wide) - center * center, 0) + EPSILON)
         # (x - center) * inverse * scale + bias, as one multiply-add: x * slope + offset.
         slope, offset = (jnp.repeat(v, c // groups, axis=1) for v in (inverse, -center * inverse))
@@ -85,6 +86,7 @@ def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
     """[N,H,W,C] -> [N,H/f,W/f,f*f*C]."""
     n, h, w, c = x.shape
     x = x.reshape(n, h // factor, factor, w // factor, factor, c)
+    # [N,H/f,f,W/f,f,C] -> [N,H/f,W/f,f,f,C]: each square becomes the channels of one pixel.
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // factor, w // factor, factor * factor * c)
 
 
@@ -102,6 +104,7 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     """
     if keys is None or not rate:
         return x
+    # [N,H,W,C] or [N,D]; the values that stay are scaled up, so that the mean does not change.
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
     return jnp.where(keep, x / (1 - rate), 0)
 
@@ -116,6 +119,7 @@ def batch_norm(train: bool, axis_name: str | None, dtype: str | None) -> Callabl
         use_running_average=not train,
         momentum=0.9,
         axis_name=axis_name if train else None,
+        # Two passes: E[x^2] - E[x]^2 in one loses digits where the mean is large.
         use_fast_variance=False,
         dtype=dtype,
     )

@@ -47,12 +47,16 @@ class ResidualBlock(nn.Module):
         dense = partial(nn.Dense, dtype=x.dtype)
         h = conv(use_bias=False)(nn.silu(GroupNorm()(x)))
         modulation = dense((1 + self.scale_shift) * self.channels)(nn.silu(embedding))
+        # [N,M] -> [N,1,1,M]: the same for all pixels.
         modulation = modulation[:, None, None]
         if self.scale_shift:
             scale, shift = jnp.split(modulation, 2, axis=-1)
+            # Adaptive group normalisation (arXiv 2105.05233, section 3.1), in place of the norm's
+            # own scale and bias.
             h = GroupNorm(affine=False)(h) * (1 + scale) + shift
         else:
             h = GroupNorm()(h + modulation)
+        # Kernel 0: at first the block is its shortcut.
         h = conv(kernel_init=zeros)(dropout(nn.silu(h), self.dropout, keys))
         return h + (x if x.shape[-1] == self.channels else dense(self.channels, name="skip")(x))
 
@@ -119,6 +123,7 @@ class UNet(nn.Module):
             layer += 1
             layer_keys = None
             if keys is not None:
+                # Every layer has its own mask, and every example its own.
                 layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
             return self.block(layer - 1, h, embedding, multiplier, layer_keys)
 
@@ -139,8 +144,10 @@ class UNet(nn.Module):
             for _ in range(self.blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), multiplier)
             if level:
+                # Nearest neighbours by `repeat`, whose gradient is a plain sum and no scatter.
                 h = conv(h.shape[-1])(h.repeat(2, axis=1).repeat(2, axis=2))
         h = nn.silu(GroupNorm()(h))
+        # Kernel 0: the first prediction is 0 everywhere, whatever the noise level.
         out = conv(self.stem**2 * x.shape[-1], kernel_init=zeros, name="out")(h)
         return depth_to_space(out, self.stem).astype(x.dtype)
 
@@ -150,6 +157,7 @@ class UNet(nn.Module):
         dense = partial(nn.Dense, width, dtype=self.dtype)
         embed = partial(nn.Embed, features=width, dtype=self.dtype)
         h = dense()(nn.silu(dense()(sinusoid(noise_level, 2 * (self.channels // 2)))))
+        # One row more than classes: the null condition of guidance (arXiv 2207.12598).
         h += embed(self.num_classes + 1, name="label")(label)
         if self.num_groups:
             h += embed(self.num_groups + 1, name="group")(group)

@@ -168,6 +168,7 @@ def _outline(
     train = len(names["train"])
     test = len(names.get("val", ()))
     if fields.group == "rank":
+        # By rank the test images are held out of the training images.
         test = len(CLASSES) * fields.bands * fields.holdout
         train = len(set(names["train"]) & set(itertools.chain(*ranking.values()))) - test
     return Outline(len(CLASSES), fields.bands, train, test)
@@ -424,6 +425,7 @@ def _holdout(
     No seed enters, nor the place in the listing, which depends on the other images: with masks
     fewer are listed.
     """
+    # A hash puts the names in an order that is as good as random, and the same everywhere.
     lots = np.array([hashlib.sha256(os.fsencode(f"hold-out/{name}")).hexdigest() for name in names])
     held = np.zeros(len(images), bool)
     for (label, wnid), (group, name) in itertools.product(enumerate(wnids), enumerate(groups)):

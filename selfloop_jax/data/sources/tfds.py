@@ -59,6 +59,7 @@ def cifar(section: DataConfig, coarse: bool, prepare: bool) -> Source:
     builder = tfds_prepare.official(SelfloopCifar100, section, prepare)
     # One file gives both levels; `coarse` decides which of them is the label.
     label, group = ("coarse_label", "label") if coarse else ("label", "")
+    # CIFAR-100 reads its label alone; its superclass cannot be a group.
     paths = tuple(filter(None, (label, group)))
     train, test = _official(builder, section.image_size, paths, (50_000, 10_000))
     splits = four_splits(
@@ -200,6 +201,7 @@ def _shrunk(images: list[np.ndarray], side: int) -> np.ndarray:
     """
     block = np.stack(images)
     n, height, _, channels = block.shape
+    # MNIST's 28 pixels become 32, of which 16 and 8 are whole parts.
     margin = (32 - height) // 2
     # [n,h,w,C] -> [n * C,h,w], as `area_resize` takes planes.
     planes = np.moveaxis(block, 3, 1).reshape(n * channels, height, height)

@@ -102,6 +102,7 @@ def prepared(
             "data.tfds.dir",
             f"data.tfds.dir = {folder}: {builder.info.full_name} is not prepared there",
         )
+    # Before the lock, which creates the folder.
     check()
     try:
         with _lock(folder, builder.name), quiet():
@@ -256,6 +257,7 @@ def _scratch(builder: Any) -> Iterator[Path]:
     What a killed preparation left is removed first.
     """
     folder = Path(builder.data_dir_root) / f".{builder.name}.downloads"
+    # Nobody else writes there: the caller holds the lock.
     for leftover in (folder, *Path(builder.data_path).parent.glob("incomplete.*")):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
