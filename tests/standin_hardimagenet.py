@@ -68,7 +68,7 @@ def make(
 
 
 def _write_meta(folder: Path, ranking: dict[int, list[str]]) -> None:
-    """The four pickles, of the types that the public code takes them for."""
+    """Writes the four pickles with the types that the public code expects."""
     names = [f"class {i}" for i in range(1000)]
     wnids = {i: f"n{i:08d}" for i in range(1000)}
     for index, wnid, name in CLASSES:
@@ -85,7 +85,7 @@ def _write_meta(folder: Path, ranking: dict[int, list[str]]) -> None:
 
 
 def _write(path: Path, mask_path: Path | None, photos: list, label: int, rank: float) -> None:
-    """One image and its mask, a function of the image's name, class and rank in [0, 1)."""
+    """Writes one image and its mask from the image's name, class and rank in [0, 1)."""
     u = rng.uniforms((0, "stand-in", path.name), np.arange(14))
     width, height = (80 + 120 * u[:2]).astype(int)
     behind = label if u[2] >= rank * 0.9 else int(u[3] * len(CLASSES))
@@ -103,7 +103,7 @@ def _write(path: Path, mask_path: Path | None, photos: list, label: int, rank: f
 
 
 def _crop(photo: np.ndarray, place: int, width: int, height: int, jitter: np.ndarray) -> np.ndarray:
-    """uint8[height,width,3]: the surroundings of one of 15 places in a photograph, a little moved."""
+    """Returns uint8[height,width,3]: one of 15 places in a photograph, shifted a little."""
     row, column = divmod(place, 5)
     top, left = row * 130 + int(jitter[0] * 20), column * 120 + int(jitter[1] * 20)
     cut = Image.fromarray(photo[top : top + 110, left : left + 110])
@@ -111,7 +111,7 @@ def _crop(photo: np.ndarray, place: int, width: int, height: int, jitter: np.nda
 
 
 def _ellipse(width: int, height: int, u: np.ndarray) -> np.ndarray:
-    """bool[height,width]: an ellipse around the middle, 20 to 55 % of the image wide and high."""
+    """Returns bool[height,width]: an ellipse of 20 to 55 % of the image near its middle."""
     y, x = np.ogrid[:height, :width]
     middle = (0.4 + 0.2 * u[:2]) * (width, height)
     radii = (0.1 + 0.175 * u[2:]) * (width, height)

@@ -1,8 +1,8 @@
-"""STAND-IN archives: MNIST's and CIFAR-100's file format to the byte, their pixels cut from two photographs.
+"""Writes STAND-IN archives of MNIST and CIFAR-100, their pixels cut from two photographs.
 
-A label says where in which photograph an image is cut, up to a shift, a mirror and brightness, so
-there is something to learn. They stand in for the official archives in tests and demonstrations,
-never in results.
+The files have the official format to the byte. A label decides the photograph and the place of an
+image, up to shift, mirror and brightness, so that a classifier can learn it. Tests and
+demonstrations use them; results never do.
 """
 
 import functools
@@ -59,14 +59,14 @@ CHUNK = 5000
 
 
 def mnist_archives(folder, train=60_000, test=10_000):
-    """The four IDX files, of `train` and `test` images, in `folder`."""
+    """Writes the four IDX files of `train` and `test` images into `folder`."""
     for prefix, count in {"train": train, "t10k": test}.items():
         label = labels(prefix, count, 10)
         gray = crops(
             prefix, label, 10, 28, [photo.mean(axis=2, keepdims=True) for photo in photos()]
         )
         gray = gray[:, 0].astype(np.float32)
-        # What is darker than the image's mean is black, as MNIST's background is.
+        # MNIST's background is black, so pixels below the image's mean become black.
         pixels = np.clip(2 * (gray - gray.mean(axis=(1, 2), keepdims=True)), 0, 255).astype(
             np.uint8
         )
@@ -76,7 +76,7 @@ def mnist_archives(folder, train=60_000, test=10_000):
 
 
 def cifar100_archive(folder, train=50_000, test=10_000):
-    """The tar.gz of the binary version, of `train` and `test` images, in `folder`."""
+    """Writes the tar.gz of the binary version, of `train` and `test` images, into `folder`."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         directory = tarfile.TarInfo("cifar-100-binary/")
@@ -95,7 +95,7 @@ def cifar100_archive(folder, train=50_000, test=10_000):
 
 
 def cifar100_records(split, count):
-    """Records of a coarse byte, a fine byte and 3,072 bytes in planes."""
+    """Returns records of a coarse byte, a fine byte and 3,072 bytes in planes."""
     fine = labels(split, count, 100)
     planes = crops(split, fine, 100, 32, photos()).reshape(count, -1)
     coarse = COARSE_OF_FINE[fine].astype(np.uint8)
@@ -103,7 +103,7 @@ def cifar100_records(split, count):
 
 
 def checksums(folder, url="https://stand-in.invalid"):
-    """The table of the archives in `folder`, written beside them; `url` is where they would be served."""
+    """Writes the checksum table of the archives in `folder`, as if served from `url`."""
     path = Path(folder, "checksums.tsv")
     rows = []
     for archive in sorted(Path(folder).glob("*.gz")):
@@ -116,12 +116,12 @@ def checksums(folder, url="https://stand-in.invalid"):
 
 
 def labels(split, count, classes):
-    """uint8[count]: the classes as evenly as they go, shuffled."""
+    """Returns shuffled labels uint8[count], as even over the classes as possible."""
     return (rng.permutation((0, "stand-in", split, "label"), count) % classes).astype(np.uint8)
 
 
 def crops(split, label, classes, side, pictures):
-    """uint8[N,C,side,side] planes, cut from the pictures [H,W,C] where the label says."""
+    """Returns planes uint8[N,C,side,side], cut from the pictures [H,W,C] by label."""
     shape = (pictures[0].shape[2], side, side)
     pixels = np.empty((len(label), *shape), np.uint8)
     ids = np.arange(len(label))
@@ -150,7 +150,7 @@ def crops(split, label, classes, side, pictures):
 
 
 def places(classes, side):
-    """Rows, columns and photographs of the labels' top left corners: the richest of 5 x 10 cells on each."""
+    """Returns row, column and photograph of each label's corner: places of most contrast."""
     size = side + SHIFT
     height, width = photos()[0].shape[:2]
     photo, row, column = np.indices((2, 5, 10)).reshape(3, -1)
@@ -165,12 +165,12 @@ def places(classes, side):
 
 @functools.cache
 def photos():
-    """Two uint8[427,640,3] photographs that scikit-learn ships, china.jpg and flower.jpg."""
+    """Returns scikit-learn's two photographs uint8[427,640,3], china.jpg and flower.jpg."""
     return [np.asarray(image) for image in sklearn.datasets.load_sample_images().images]
 
 
 def write_gzip(path, data):
-    """The same bytes every time: no name, no date."""
+    """Writes gzip without name and date, so that the bytes are reproducible."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
         packed.write(data)

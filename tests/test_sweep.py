@@ -1,4 +1,4 @@
-"""Many runs from one list: in order, resumable, one failure told and the others made."""
+"""Tests sweeps of many runs: order, resuming, and failures that do not stop the others."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def sweep(out):
 """
 
 
-def test_runs_are_made_in_order_once_and_a_failure_is_told(tmp_path, capsys):
+def test_runs_start_in_order_once_and_a_failure_is_reported(tmp_path, capsys):
     config, out = tmp_path / "tiny.py", tmp_path / "out"
     config.write_text(CONFIG)
     arguments = [str(config), f"--out={out}", "--jobs=2"]
@@ -55,7 +55,7 @@ def test_runs_are_made_in_order_once_and_a_failure_is_told(tmp_path, capsys):
     assert (out / "one/gen_0001/record.json").exists()
 
 
-def test_a_sweep_that_is_ended_ends_its_runs_and_goes_on(tmp_path):
+def test_a_terminated_sweep_stops_its_runs(tmp_path):
     config, out = tmp_path / "tiny.py", tmp_path / "out"
     config.write_text(CONFIG.replace("classifier.steps = 4", "classifier.steps = 100_000"))
     command = [sys.executable, "-m", "selfloop_jax.sweep", str(config), f"--out={out}", "--jobs=1"]
@@ -73,7 +73,7 @@ def test_a_sweep_that_is_ended_ends_its_runs_and_goes_on(tmp_path):
     assert not (out / "two").exists()
 
 
-def test_a_mistake_ends_in_one_line(tmp_path, capsys):
+def test_a_usage_error_is_one_line(tmp_path, capsys):
     config = tmp_path / "tiny.py"
     config.write_text(CONFIG)
     broken = tmp_path / "broken.txt"

@@ -1,4 +1,4 @@
-"""The shipped configs on a machine without their data: what they cost, their arguments, what they miss."""
+"""Tests the shipped configs: arguments, dry runs without data, `tiny`, missing folders."""
 
 import itertools
 import re
@@ -31,11 +31,11 @@ UNKNOWN = {"hardimagenet.py": "data.hardimagenet.images_dir", "folder.py": "data
 
 @pytest.fixture
 def bare(tmp_path):
-    """A home without data sets, caches or anything else."""
+    """Makes an empty home: no data sets and no caches."""
     return {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", "TFDS_DATA_DIR": str(tmp_path / "tfds")}
 
 
-def test_every_shipped_config_is_here():
+def test_every_shipped_config_has_a_case():
     assert set(CONFIGS) == set(STUDIES)
 
 
@@ -57,7 +57,7 @@ def test_a_dry_run_needs_no_data(name, bare, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["hardimagenet.py", "folder.py"])
-def test_without_its_images_a_run_says_where_to_put_them(name, bare, tmp_path):
+def test_a_run_without_its_images_says_where_to_put_them(name, bare, tmp_path):
     workdir = tmp_path / "run"
     ended = main(f"--config=configs/{name}", f"--workdir={workdir}", environment=bare)
     assert ended.returncode == 2
@@ -79,7 +79,7 @@ def test_an_argument_names_one_of_each_option_in_any_order():
             parse_arg(wrong, *options)
 
 
-def test_an_option_may_be_a_word_or_none():
+def test_an_option_may_be_empty():
     options = ("mnist5k", "full"), ("", "tiny")
     assert parse_arg("full", *options) == ["full", ""]
     assert parse_arg("tiny", *options) == ["mnist5k", "tiny"]
@@ -88,7 +88,7 @@ def test_an_option_may_be_a_word_or_none():
 
 
 def every_argument(name):
-    """All arguments of a config file without `tiny`, from its own message about a wrong one."""
+    """Returns all arguments of a config file but `tiny`, as listed in its error message."""
     with pytest.raises(UsageError) as caught:
         get_config(name, "nonsense")
     lists = str(caught.value).partition(": allowed after the colon are ")[2].split(", ")
@@ -103,7 +103,7 @@ def get_config(name, arg):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_tiny_shrinks_the_work_and_leaves_the_data(name):
+def test_tiny_shrinks_the_work_and_keeps_the_data(name):
     for arg in every_argument(name):
         whole, tiny = (configs.typed(get_config(name, f"{arg}{word}")) for word in ("", ",tiny"))
         setup.check(whole)
@@ -118,19 +118,19 @@ def test_tiny_shrinks_the_work_and_leaves_the_data(name):
         assert tiny.sample.count < whole.sample.count
 
 
-def test_a_tiny_run_goes_from_data_to_report(tmp_path):
+def test_a_tiny_run_ends_with_a_report(tmp_path):
     done = main("--config=configs/quickstart.py:tiny", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-def test_an_unknown_argument_is_a_mistake_of_the_user():
+def test_an_unknown_argument_is_a_usage_error():
     ended = main("--config=configs/colormnist.py:mnist6k", "--dry_run")
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: --config=FILE:mnist6k: allowed after the colon")
 
 
-def test_the_two_arms_of_a_study_differ_in_nothing_but_the_bias():
+def test_the_two_arms_of_cifar20_differ_only_in_the_bias():
     arms = []
     for bias in ("biased", "unbiased"):
         shown = main(f"--config=configs/cifar20.py:{bias}", "--dry_run", "--workdir=x").stdout

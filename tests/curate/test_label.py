@@ -49,7 +49,7 @@ def test_a_class_without_groups_has_none_to_give():
     assert most_likely_group(np.ones((2, 2)), np.array([0, 1]), members).tolist() == [0, -1]
 
 
-def test_a_nested_group_asked_for_is_none_under_another_label():
+def test_a_requested_nested_group_is_unknown_under_another_label():
     nested = SimpleNamespace(groups=tuple("abcde"), colours=None, groups_of_class=NESTED)
     asked, label = np.array([0, 1, 4, -1], np.int32), np.array([0, 1, 1, 0], np.int32)
     found = assign_groups(
@@ -75,7 +75,7 @@ def test_confusion_counts_true_against_found_within_each_class(members):
                 assert table[i, j] == ((label == c) & (group == true) & (found == told)).sum()
 
 
-def test_each_source_of_groups_says_its_own():
+def test_each_group_source_gives_its_own_groups():
     asked, label = np.array([1, 0], np.int32), np.array([0, 1], np.int32)
     pixels = np.zeros((2, 4, 4, 3), np.uint8)
     pixels[0, :2, :, 0] = 200  # red
@@ -90,7 +90,7 @@ def test_each_source_of_groups_says_its_own():
     assert told == {"requested": [1, 0], "oracle": [0, 1], "annotator": [0, 0]}
 
 
-def test_with_one_group_in_all_there_is_nothing_to_tell():
+def test_a_single_group_needs_no_annotator():
     lone = data(groups=("all",), groups_of_class=np.ones((2, 1), bool))
     found = assign_groups(
         section(), None, np.zeros(3, np.int32), np.zeros((3, 4, 4, 3), np.uint8), None, lone
@@ -98,7 +98,7 @@ def test_with_one_group_in_all_there_is_nothing_to_tell():
     assert found.tolist() == [0, 0, 0]
 
 
-def test_each_source_of_labels_says_its_own():
+def test_each_label_source_gives_its_own_labels():
     condition = np.array([2, 1], np.int32)
     logits = {"previous": np.eye(3)[[0, 1]], "frozen": np.eye(3)[[1, 2]]}
     told = {

@@ -1,4 +1,4 @@
-"""The initial bias put in by subsampling: tables for crossed and nested groups, and what is left out."""
+"""Tests the initial bias by subsampling: tables of crossed and nested groups, left-out images."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ ADDRESS = (0, "data", "subsample")
 
 
 def images(counts):
-    """Images whose joint histogram is `counts` int[C,G+1], its first column those of unknown group."""
+    """Returns images with histogram `counts` int[C,G+1]; column 0 holds unknown groups."""
     counts = np.asarray(counts)
     label, group = np.repeat(
         np.indices(counts.shape).reshape(2, -1), counts.ravel(), axis=1

@@ -1,4 +1,4 @@
-"""From a source to the four sets: splits set aside, groups missing here or there, sources without groups."""
+"""Tests the four splits of a source, with groups missing in some of them or in all."""
 
 import dataclasses
 

@@ -258,7 +258,7 @@ def test_a_missing_file_and_a_folder_say_so(tmp_path):
 @SETTINGS
 @given(share=st.floats(0, 0.95), flip=st.booleans())
 def test_damage_is_a_bad_image_or_none(tmp_path_factory, kind, share, flip):
-    """Cut short a file is bad; with a byte changed it may still be an image, but raises nothing else."""
+    """A truncated file is a bad image. A file with one changed byte is a bad image or none."""
     path = tmp_path_factory.mktemp("damage") / "a"
     saved(path, noise(16, 16, 3), format=kind)
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The user's own images: what a folder gives, each wrong one with its line, and builds killed half-way."""
+"""Tests data from the user's folder: what it loads, its error messages, and killed builds."""
 
 import dataclasses
 import errno
@@ -197,7 +197,7 @@ def test_groups_have_names_where_a_file_gives_them(tmp_path):
 
 
 def test_a_table_from_a_spreadsheet_is_read(tmp_path):
-    """Byte order mark, carriage returns, quotes, white space, columns in another order and more of them."""
+    """The table has a byte order mark, CRLF, quotes, spaces, and reordered and extra columns."""
     mine = build(tmp_path)
     rows = [
         "group,label,note,file_name",
@@ -543,7 +543,7 @@ print(deaths, parts)
 
 
 def test_a_killed_build_leaves_no_part_of_an_entry(tmp_path):
-    """Killed at moments spread over the whole build; the next one gives the same files, and no leftovers."""
+    """Kills the build at many moments; the next build gives the same files and no leftovers."""
     pixels = np.random.Philox(key=1).random_raw(150 * 150 * 3).astype(np.uint8).reshape(150, 150, 3)
     for split, count in (("train", 24), ("test", 6)):
         for i in range(count):

@@ -1,4 +1,4 @@
-"""Hard ImageNet from a stand-in in the official layout: classes, groups, hold-out, masks, wrong input."""
+"""Tests Hard ImageNet on stand-in data: classes, groups, hold-out, masks, wrong input."""
 
 import errno
 import json
@@ -113,7 +113,7 @@ def test_a_second_start_reads_the_cache_and_needs_no_preparation(made, caches):
 
 
 def test_groups_follow_the_ranking(made, caches):
-    """Names count up along the stand-in's ranking, so halves of the sorted numbers are the bands."""
+    """The stand-in numbers its files along the ranking, so halves by number are the bands."""
     source = load(made["own"], cache_dir=caches)
     names = sorted(path.name for path in (Path(made["own"]["masks_dir"]) / "train").glob("*.JPEG"))
     for images in (source.train, source.test):
@@ -149,7 +149,7 @@ def test_the_holdout_is_apart_and_fixed(made, caches):
 
 
 def test_the_holdout_hangs_on_names_and_not_on_places(made, copy, caches):
-    """Without the mask of one class's last image all others lie one place further up in the listing."""
+    """Deleting the mask of a class's last image moves other files up in the listing."""
 
     def held(source, dirs):
         names = sorted(path.name for path in Path(dirs["masks_dir"], "train").iterdir())
@@ -188,7 +188,7 @@ def test_a_skipped_image_moves_no_other(made, copy, caches):
 
 
 def test_masks_lie_on_the_objects_of_their_images(copy):
-    """Images that are white where their masks are, of odd sizes: after resize and crop they still match."""
+    """Images of odd sizes are white where their masks are, also after resize and crop."""
     for mask in Path(copy["masks_dir"], "val").iterdir():
         wnid, file = mask.name.split("_", 1)
         image = Path(copy["images_dir"], "val", wnid, file)
@@ -311,10 +311,8 @@ def test_a_class_whose_masks_are_all_empty_is_named(copy):
             empty = Image.new("L", drawn.size, 0)
         mask.unlink()
         empty.save(mask)
-    assert (
-        f"data.hardimagenet.masks_dir = {copy['masks_dir']}: no object in any val mask for {WNIDS[3]} (ski)"
-        in message(copy)
-    )
+    field = f"data.hardimagenet.masks_dir = {copy['masks_dir']}"
+    assert f"{field}: no object in any val mask for {WNIDS[3]} (ski)" in message(copy)
     wnid, file = masks[0].name.split("_", 1)
     mask, image = masks[0], Path(copy["images_dir"], "val", wnid, file)
     with Image.open(image) as drawn:

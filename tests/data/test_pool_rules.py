@@ -79,7 +79,7 @@ def reserve_images(n=N_RESERVE):
 
 
 def drawn(g, n=COUNT, relabel=True):
-    """What the generator of generation g drew: some images carry another label than they were asked for."""
+    """Returns generated images of generation g; some labels differ from the requested ones."""
     whole = images(n, g)
     asked = whole.label.copy()
     label = np.where(relabel & (np.arange(n) % 7 == 0), (asked + 1) % CLASSES, asked).astype(

@@ -1,4 +1,4 @@
-"""MNIST, CIFAR-100 and other TFDS data sets: prepared once, whole or not at all, read as they came."""
+"""Tests MNIST, CIFAR-100 and other TFDS data sets: atomic preparation and exact reading."""
 
 import errno
 import functools
@@ -360,14 +360,22 @@ def rewrite_tar(folder, **members):
     ("load", "change", "told"),
     [
         (mnist, lambda f: (f / MNIST).write_bytes(b"plain"), "not a gzip file"),
-        (mnist, lambda f: standins.write_gzip(f / MNIST, b"\0\0\x08\x01" + bytes(20)), "not an IDX file"),
+        (
+            mnist,
+            lambda f: standins.write_gzip(f / MNIST, b"\0\0\x08\x01" + bytes(20)),
+            "not an IDX file",
+        ),
         (mnist, lambda f: standins.write_gzip(f / MNIST, b""), "not an IDX file"),
         (
             mnist,
             lambda f: standins.write_gzip(f / MNIST, np.array([0x803, 9, 28, 28], ">u4").tobytes()),
             "do not fit its shape",
         ),
-        (mnist, lambda f: shutil.copy(f / "t10k-images-idx3-ubyte.gz", f / MNIST), "do not fit 10 digits"),
+        (
+            mnist,
+            lambda f: shutil.copy(f / "t10k-images-idx3-ubyte.gz", f / MNIST),
+            "do not fit 10 digits",
+        ),
         (cifar, lambda f: (f / CIFAR).write_bytes(b"plain"), "not a gzipped tar"),
         (cifar, lambda f: rewrite_tar(f, train_bin=b""), "fine_label_names.txt' not found"),
     ],
@@ -825,14 +833,15 @@ def test_a_folder_of_archives_that_there_is_not_is_told(tmp_path):
 
 
 def test_what_a_data_set_lacks_is_named(tmp_path):
-    for fields, told in (
-        ({"label_feature": "label"}, "feature = label: allowed are attributes.Age, attributes.Male, kind"),
-        ({"group_feature": "attributes"}, "data.tfds.group_feature = attributes: allowed are"),
-        ({"group_feature": "attributes.Height"}, "data.tfds.group_feature = attributes.Height: allowed are"),
-        ({"label_feature": ""}, "data.tfds.label_feature = : allowed are"),
-    ):  # fmt: skip
-        with pytest.raises(UsageError, match=told) as error:
-            named("small_faces", tmp_path, **fields)
+    for field, value, known in (
+        ("label_feature", "label", "attributes.Age, attributes.Male, kind"),
+        ("group_feature", "attributes", ""),
+        ("group_feature", "attributes.Height", ""),
+        ("label_feature", "", ""),
+    ):
+        message = f"data.tfds.{field} = {value}: allowed are {known}"
+        with pytest.raises(UsageError, match=message) as error:
+            named("small_faces", tmp_path, **{field: value})
         one_line(error)
     with pytest.raises(
         UsageError, match="its splits are train; needed are train, and test or validation"

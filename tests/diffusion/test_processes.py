@@ -1,8 +1,8 @@
-"""Samplers against the closed form of Gaussian data, training targets against their definitions, and drawing.
+"""Tests samplers against the closed form for Gaussian data, and training targets.
 
 For data N(MEAN, COV) the ideal denoiser E[x_0 | x_t] is affine, so a sampler is an affine map of
-its initial x and of the noise it draws. The map is read off by probing it with unit impulses; the
-reference is a float64 recursion of mean and covariance that shares no formula with the module.
+its initial x and of the noise it adds. Unit impulses at its inputs give the map. The reference is a
+float64 recursion of mean and covariance that shares no formula with the module.
 """
 
 from dataclasses import replace
@@ -65,7 +65,7 @@ def case_name(value):
 
 
 def reference_alphas_bar(schedule, timesteps):
-    """Ho et al.'s betas one by one; Nichol and Dhariwal's eq. 17 in closed form, its last beta clipped."""
+    """Returns alphas_bar: Ho et al.'s product of betas, or Nichol and Dhariwal's eq. 17."""
     if schedule == "linear":
         first, last = 0.1 / timesteps, 20 / timesteps
         table = [1.0]
@@ -79,13 +79,13 @@ def reference_alphas_bar(schedule, timesteps):
 
 
 def reference_sigmas(process, steps):
-    """Karras et al., eq. 5, term by term."""
+    """Returns the noise levels of Karras et al., eq. 5, term by term."""
     high, low = process.sigma_max ** (1 / process.rho), process.sigma_min ** (1 / process.rho)
     return [(high + i / (steps - 1) * (low - high)) ** process.rho for i in range(steps)] + [0.0]
 
 
 def gaussian_denoiser(signal, variance):
-    """(gain, offset) of E[x_0 | x] for x = signal x_0 + sqrt(variance) noise."""
+    """Returns (gain, offset) of E[x_0 | x] for x = signal x_0 + sqrt(variance) noise."""
     gain = signal * COV @ np.linalg.inv(signal**2 * COV + variance * np.eye(DIM))
     return gain, MEAN - gain @ (signal * MEAN)
 
@@ -95,7 +95,7 @@ def after_map(mean, cov, gain, offset, deviation=0.0):
 
 
 def start_moments(process):
-    """The data's exact marginal at the time that the sampler starts from."""
+    """Returns the moments of the exact marginal at the time where sampling starts."""
     if isinstance(process, processes.Edm):
         return MEAN, COV + process.sigma_max**2 * np.eye(DIM)
     a = reference_alphas_bar(process.schedule, T)[T]
@@ -103,7 +103,7 @@ def start_moments(process):
 
 
 def reference_ddpm(sampler, process, steps):
-    """Mean and covariance of the output."""
+    """Returns mean and covariance of the output of DDIM or ancestral sampling."""
     table = reference_alphas_bar(process.schedule, T)
     mean, cov = start_moments(process)
     for i in range(steps):
@@ -128,7 +128,7 @@ def reference_ddpm(sampler, process, steps):
 
 
 def reference_edm(sampler, process, steps):
-    """The same for dx/dsigma = (x - D(x; sigma)) / sigma, by Euler or the trapezoid rule, Euler last."""
+    """Returns mean and covariance of the output of Euler or Heun, whose last step is Euler."""
     sigmas = reference_sigmas(process, steps)
     mean, cov = start_moments(process)
 
@@ -156,7 +156,7 @@ def affine(gain, offset, x):
 
 
 def ideal_denoiser(process):
-    """E[x_0 | x_t] as the samplers call it."""
+    """Returns E[x_0 | x_t] as a function that the samplers can call."""
     if isinstance(process, processes.Ddpm):
         table = reference_alphas_bar(process.schedule, process.timesteps)
         gains, offsets = zip(*(gaussian_denoiser(np.sqrt(a), 1 - a) for a in table), strict=True)
@@ -176,7 +176,10 @@ def ideal_denoiser(process):
 
 
 def probed(sampler, process, steps, denoise):
-    """Start scale, (A [DIM,DIM], B [steps,DIM,DIM], b [DIM]) of x -> A x / scale + sum of B_i noise_i + b."""
+    """Returns scale and (A [DIM,DIM], B [steps,DIM,DIM], b [DIM]) of a sampler's affine map.
+
+    The map is x -> A x / scale + sum of B_i noise_i + b.
+    """
     draws = steps if sampler == "ancestral" else 0
     scale = float(process.prior_scale)
     impulses = np.zeros((1 + DIM + draws * DIM, DIM), np.float32)
@@ -187,7 +190,7 @@ def probed(sampler, process, steps, denoise):
     noises = jnp.asarray(noises.reshape(-1, len(impulses), *SHAPE))
 
     def noise(step):
-        assert draws, "a deterministic sampler drew noise"
+        assert draws, "a deterministic sampler requested noise"
         return noises[step]
 
     run = jax.jit(partial(solvers.SOLVERS[sampler], process, denoise, steps=steps, noise=noise))
@@ -197,7 +200,7 @@ def probed(sampler, process, steps, denoise):
 
 
 def output_moments(sampler, process, steps):
-    """Mean and covariance of the sampler's output, started from the exact marginal."""
+    """Returns the moments of the sampler's output, started from the exact marginal."""
     scale, start, noises, offset = probed(sampler, process, steps, ideal_denoiser(process))
     mean, cov = start_moments(process)
     return start @ mean / scale + offset, start @ (cov / scale**2) @ start.T + sum(
@@ -293,7 +296,7 @@ def test_one_step_of_either_edm_solver_is_the_denoiser_at_sigma_max():
 
 
 def examples(process, count=4000, std=1.0):
-    """Input, level and target of `count` one-pixel images of standard deviation `std`, and the images."""
+    """Returns inputs, levels and targets of `count` one-pixel images, and the images."""
     x_0 = std * jax.random.normal(jax.random.key(4), (count, 1, 1, 1))
     keys = jax.random.split(jax.random.key(3), count)
     return *jax.jit(jax.vmap(process.example))(keys, x_0), x_0
@@ -302,7 +305,7 @@ def examples(process, count=4000, std=1.0):
 @partial(jax.jit, static_argnums=0)
 @partial(jax.vmap, in_axes=(None, 0, 0, 0))
 def denoised(process, x, time, output):
-    """D(x, time) of a network that answers `output`, and the input and level that it was asked for."""
+    """Returns D(x, time) for a network with this output, and the network's input and level."""
     asked = []
 
     def network(x, level):
@@ -347,7 +350,7 @@ def test_ddpm_input_and_target_have_unit_variance_at_every_noise_level(predictio
         assert np.var(target[near]) == pytest.approx(1, abs=0.08)
 
 
-def test_ddpm_draws_every_time_from_1_to_the_last_equally_often():
+def test_ddpm_trains_on_every_time_equally_often():
     _, level, _, _ = examples(processes.Ddpm("linear", 4, "eps"))
     values, counts = np.unique(level, return_counts=True)
     assert values.tolist() == [250, 500, 750, 1000]
@@ -498,18 +501,18 @@ def conditions(condition, count, seed=0, members=CROSSED):
     return requests.requested_labels(section, (seed, "sample"), POOL, REAL, members)
 
 
-def cells(label, group):
+def subgroups(label, group):
     return sorted(zip(label.tolist(), group.tolist(), strict=True))
 
 
-def test_uniform_conditions_fill_every_cell_equally():
+def test_uniform_requests_fill_every_subgroup_equally():
     label, group = conditions("uniform", 24)
-    assert cells(label, group) == sorted([(c, g) for c in range(3) for g in range(2)] * 4)
+    assert subgroups(label, group) == sorted([(c, g) for c in range(3) for g in range(2)] * 4)
     uneven = np.bincount(conditions("uniform", 100)[0])
     assert uneven.max() - uneven.min() <= 1
 
 
-def test_uniform_conditions_stay_among_the_groups_of_a_class():
+def test_uniform_requests_stay_among_the_groups_of_a_class():
     members = np.array([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 1]], bool)
     label, group = conditions("uniform", 24, members=members)
     assert members[label, group].all()
@@ -518,30 +521,30 @@ def test_uniform_conditions_stay_among_the_groups_of_a_class():
 
 
 @pytest.mark.parametrize(("condition", "reference"), [("pool", POOL), ("real", REAL)])
-def test_conditions_of_a_set_have_exactly_its_composition(condition, reference):
-    once = cells(reference.label, reference.group)
+def test_requests_like_a_set_have_exactly_its_composition(condition, reference):
+    once = subgroups(reference.label, reference.group)
     label, group = conditions(condition, 3 * len(reference))
-    assert cells(label, group) == sorted(3 * once)
+    assert subgroups(label, group) == sorted(3 * once)
     for start in range(0, len(label), len(reference)):
         part = slice(start, start + len(reference))
-        assert cells(label[part], group[part]) == once
+        assert subgroups(label[part], group[part]) == once
 
 
 @pytest.mark.parametrize("condition", ["uniform", "pool", "real"])
-def test_conditions_of_an_id_do_not_depend_on_the_count(condition):
+def test_the_request_of_an_id_does_not_depend_on_the_count(condition):
     few, many = conditions(condition, 7), conditions(condition, 45)
     for short, long in zip(few, many, strict=True):
         assert short.dtype == np.int32
         np.testing.assert_array_equal(short, long[:7])
 
 
-def test_order_of_a_sets_conditions_follows_the_address():
+def test_the_key_path_decides_the_order_of_requests():
     orders = {conditions("pool", len(POOL), seed)[0].tobytes() for seed in range(8)}
     assert len(orders) > 4
     assert conditions("pool", 10)[0].tobytes() == conditions("pool", 10)[0].tobytes()
 
 
-def draw_section(**changes):
+def sample_section(**changes):
     return SimpleNamespace(
         **{
             "sampler": "ancestral",
@@ -555,8 +558,8 @@ def draw_section(**changes):
 
 
 @pytest.fixture(scope="module")
-def draw():
-    """Draws 8 images by a small U-Net of random weights: `(ids, label, group, key=...) -> pixels`."""
+def sample():
+    """Returns `(ids, label, group, seed=0) -> pixels` of a small U-Net of random weights."""
     net = UNet(
         3, 2, channels=8, multipliers=(1,), blocks=1, attention=(), heads=1, dropout=0.0, stem=2
     )
@@ -568,7 +571,7 @@ def draw():
     params = jax.tree.map(
         lambda s: random.normal(0, 0.2, s.shape).astype(np.float32), shapes["params"]
     )
-    program = make_sampler(net, COSINE, draw_section(), 8)
+    program = make_sampler(net, COSINE, sample_section(), 8)
 
     def call(ids, label, group, seed=0):
         return program(
@@ -584,43 +587,45 @@ IDS = np.array([3, 17, 4, 9, 250, 1, 0, 70_000])
 LABEL, GROUP = np.arange(8) % 3, np.arange(8) % 2
 
 
-def test_an_image_is_the_same_bits_in_another_slot_and_other_company(draw):
-    pixels = draw(IDS, LABEL, GROUP)
+def test_an_image_does_not_depend_on_its_slot_or_on_the_other_images(sample):
+    pixels = sample(IDS, LABEL, GROUP)
     order = np.array([6, 0, 7, 5, 1, 2, 3, 4])
-    np.testing.assert_array_equal(draw(IDS[order], LABEL[order], GROUP[order]), pixels[order])
+    np.testing.assert_array_equal(sample(IDS[order], LABEL[order], GROUP[order]), pixels[order])
     ids, label, group = IDS + 1000, (LABEL + 1) % 3, 1 - GROUP
     ids[5], label[5], group[5] = IDS[2], LABEL[2], GROUP[2]
-    other = draw(ids, label, group)
+    other = sample(ids, label, group)
     np.testing.assert_array_equal(other[5], pixels[2])
     assert all(np.any(other[i] != pixels[i]) for i in range(8) if i != 5)
 
 
-def test_an_image_depends_on_key_id_label_and_group(draw):
-    pixels = draw(IDS, LABEL, GROUP)
+def test_an_image_depends_on_key_id_label_and_group(sample):
+    pixels = sample(IDS, LABEL, GROUP)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (8, 8, 8, 3)
     assert pixels.std() > 10
     for changed in (
-        draw(IDS, LABEL, GROUP, seed=1),
-        draw(IDS + 1, LABEL, GROUP),
-        draw(IDS, (LABEL + 1) % 3, GROUP),
-        draw(IDS, LABEL, 1 - GROUP),
+        sample(IDS, LABEL, GROUP, seed=1),
+        sample(IDS + 1, LABEL, GROUP),
+        sample(IDS, (LABEL + 1) % 3, GROUP),
+        sample(IDS, LABEL, 1 - GROUP),
     ):
         assert np.all(np.any(changed != pixels, axis=(1, 2, 3)))
 
 
-def test_an_unknown_group_is_drawn_as_the_null_group(draw):
-    np.testing.assert_array_equal(draw(IDS, LABEL, np.full(8, -1)), draw(IDS, LABEL, np.full(8, 2)))
+def test_an_unknown_group_is_sampled_as_the_null_group(sample):
+    np.testing.assert_array_equal(
+        sample(IDS, LABEL, np.full(8, -1)), sample(IDS, LABEL, np.full(8, 2))
+    )
 
 
-def draw_toy(answer, values, guidance=0.0, **changes):
-    """Images in [-1, 1] of a network `answer(values, level, label) -> [N]`, constant over an image."""
+def sample_toy(answer, values, guidance=0.0, **changes):
+    """Samples images in [-1, 1] of a network whose output is constant over an image."""
 
     def apply(variables, x, level, label, group):
         return jnp.zeros_like(x) + answer(variables["params"], level, label)[:, None, None, None]
 
     model = SimpleNamespace(num_classes=2, num_groups=0, apply=apply)
-    section = draw_section(**{"sampler": "euler", "guidance": guidance, "clip": False, **changes})
+    section = sample_section(**{"sampler": "euler", "guidance": guidance, "clip": False, **changes})
     program = make_sampler(model, replace(EDM, sigma_min=0.1, sigma_max=1.0), section, 8)
     ids, label, group = np.uint32(IDS), np.int32(LABEL % 2), np.zeros(8, np.int32)
     return program(np.float32(values), key((0,)), ids, label, group) / 127.5 - 1
@@ -634,14 +639,14 @@ def constant(values, level, label):
 def test_guidance_extrapolates_from_the_null_condition(w):
     a, b, null = 0.3, -0.2, 0.1
     mixed = [(1 + w) * a - w * null, (1 + w) * b - w * null, np.nan]
-    guided = draw_toy(constant, [a, b, null], guidance=w)
-    np.testing.assert_allclose(guided, draw_toy(constant, mixed), atol=1 / 127)
+    guided = sample_toy(constant, [a, b, null], guidance=w)
+    np.testing.assert_allclose(guided, sample_toy(constant, mixed), atol=1 / 127)
 
 
 def test_temperature_scales_the_initial_noise():
     # One step from sigma = 1 with a network that answers 0 leaves c_skip = 0.25 / 1.25 of the
     # noise.
-    hot, cold = (draw_toy(constant, [0, 0, 0], steps=1, temperature=t) for t in (1.0, 0.5))
+    hot, cold = (sample_toy(constant, [0, 0, 0], steps=1, temperature=t) for t in (1.0, 0.5))
     assert hot.std() == pytest.approx(0.2, rel=0.1)
     np.testing.assert_allclose(cold, hot / 2, atol=1 / 127)
 
@@ -653,7 +658,7 @@ def test_clip_bounds_every_estimate_of_the_data():
     def answer(values, level, label):
         return jnp.where(level > -1, 10.0, -5.0)
 
-    free, kept = (draw_toy(answer, [], steps=2, clip=clip) for clip in (False, True))
+    free, kept = (sample_toy(answer, [], steps=2, clip=clip) for clip in (False, True))
     assert np.all(free == 1)
     assert kept.mean() == pytest.approx(0.375, abs=0.03)
     assert kept.std() == pytest.approx(0.096, rel=0.1)

@@ -202,7 +202,10 @@ def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path)
         (["loop.control=oracle_resample"], "loop.control_of = ''"),
         (["loop.control_of={loop}"], "'' unless loop.control = oracle_resample"),
         (["loop.control=oracle_resample", "loop.control_of={tmp}"], "allowed are folders of runs"),
-        (["loop.control=fresh_real", "pool.rule=fresh", "pool.n_real=9"], "none | no_synthetic where"),
+        (
+            ["loop.control=fresh_real", "pool.rule=fresh", "pool.n_real=9"],
+            "none | no_synthetic where",
+        ),
         (["verdict.metrics=('accuracy',)"], "verdict.metrics = ('accuracy',)"),
         (["measure.level=1.0"], "measure.level = 1.0"),
     ],

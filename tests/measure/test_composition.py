@@ -257,7 +257,7 @@ def test_nulls_of_nested_groups_draw_inside_each_class():
     assert found["kl_to_real"]["null"] == pytest.approx(expected, rel=0.3)
 
 
-def test_a_null_is_its_address_s():
+def test_a_null_depends_on_its_key_path_alone():
     real = np.array([[30, 20, 10], [5, 5, 50]])
     one, again, other = (
         null(real, real, everything(2, 3), (seed, "null"), replicates=50) for seed in (0, 0, 1)

@@ -63,7 +63,7 @@ REAL, HELD_OUT = biased(N_REAL), biased(RESERVE, 1000)
 
 
 def loops(rule, seeds, count=COUNT, generations=GENERATIONS, **values):
-    """Aligned shares float[seeds,generations,C] in the pools and among the images drawn."""
+    """Aligned shares float[seeds,generations,C] in the pools and among the generated images."""
     rules = section(rule, **values)
     found = [
         closed_form.multinomial_loop(rules, (seed, "loop"), REAL, HELD_OUT, generations, count, 2)
@@ -185,7 +185,7 @@ def test_the_fit_solves_the_likelihood_equations_with_shares_of_0_and_1():
 
 
 def test_intervals_of_the_coefficients_cover_under_scatter_between_generators():
-    """Beta-binomial draws: generators trained alike differ, and the covariance knows."""
+    """Beta-binomial samples: equal training gives different generators; intervals cover them."""
     random, pools, inside, correlations = (
         np.random.default_rng(1),
         np.tile(np.linspace(0.2, 0.8, 5), 6),
@@ -203,7 +203,7 @@ def test_intervals_of_the_coefficients_cover_under_scatter_between_generators():
     assert np.mean(correlations) == pytest.approx(0.05, abs=0.01)
 
 
-def test_scatter_between_generators_does_not_shrink_with_the_number_drawn():
+def test_scatter_between_generators_does_not_shrink_with_the_number_of_images():
     response = dynamics.Response(np.array([0.0, 1.0]), np.zeros((2, 2)), correlation=0.02)
     assert response.effective(1) == 1
     assert response.effective(10**9) == pytest.approx(50, rel=1e-3)
@@ -393,7 +393,7 @@ def test_a_fine_tuned_generator_has_one_before_it():
     np.testing.assert_allclose(drawn.mean, np.broadcast_to(ALIGNED, drawn.mean.shape))
 
 
-def test_memory_is_of_what_was_expected_and_not_of_the_noise_of_drawing():
+def test_memory_is_of_the_expected_share_without_sampling_noise():
     """Generation 0 generates 0.8 for an expected 0.5; a generator that is all memory stays."""
     remembering = dynamics.Loop(
         section("replace"), 0.5, Sizes(100, 100), certain(0, 1), certain(0, 0, 1)
@@ -416,7 +416,7 @@ def test_all_classes_together_scatter_less_than_one():
     np.testing.assert_allclose(spread * 4, single, rtol=0.1)
 
 
-def test_predictions_hang_on_their_address_alone():
+def test_predictions_depend_on_their_key_path_alone():
     one, again = predict("fresh"), predict("fresh")
     np.testing.assert_array_equal(one[1].low, again[1].low)
 

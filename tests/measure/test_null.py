@@ -245,7 +245,7 @@ def test_groups_of_a_class_share_nothing_with_other_classes():
 
 
 @pytest.mark.parametrize("groups", [2, 5, 10])
-def test_critical_value_of_equal_cells_is_that_of_tukey(groups):
+def test_critical_value_of_equal_subgroups_is_that_of_tukey(groups):
     columns = subgroups(*[(80, 100)] * groups)
     low, high = bounds(columns, None, (2, groups), replicates=20000)[0][
         "equal_opportunity_difference_max"
@@ -470,7 +470,7 @@ def test_nested_compares_the_groups_of_a_class():
     assert ours["disparate_impact_ratio_min"] != theirs["disparate_impact_ratio_min"]
 
 
-def test_numbers_belong_to_their_address():
+def test_numbers_depend_on_their_key_path_alone():
     columns, source = with_gap()
     results = [
         fairness.numbers(make(columns, source, (3, 4), [0, 1, 2]), address, 100)

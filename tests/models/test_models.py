@@ -1,4 +1,4 @@
-"""Networks: shapes, conditioning, dropout by example, what has parameters, and BatchNorm over devices."""
+"""Tests the networks: shapes, conditioning, dropout, parameters, BatchNorm over devices."""
 
 from dataclasses import replace
 
@@ -80,7 +80,7 @@ BFLOAT16 = {
 
 @pytest.mark.parametrize("name", BFLOAT16)
 def test_bfloat16_is_for_activations_alone(name):
-    """Weights and what comes out stay float32; the output is near, and not equal."""
+    """Weights and outputs stay float32; the output is close to that of float32, not equal."""
     (exact, arguments), (rounded, _) = (BFLOAT16[name](dtype) for dtype in (None, "bfloat16"))
     variables = exact.init(jax.random.key(0), *arguments)
     again = rounded.init(jax.random.key(0), *arguments)
@@ -203,7 +203,7 @@ def test_unet_output_has_the_shape_of_its_input(side, changes):
     assert out.dtype == jnp.float32
 
 
-def test_unet_answers_zero_when_new():
+def test_a_new_unet_returns_zero():
     model = u_net(multipliers=(1,), blocks=0, stem=2)
     out, variables = jax.jit(model.init_with_output)(jax.random.key(0), *inputs(2, 8))
     np.testing.assert_array_equal(out, 0)
@@ -222,12 +222,12 @@ def conditioned():
     )
 
 
-def test_every_label_and_the_null_label_give_another_output(conditioned):
+def test_the_output_differs_for_every_label_and_the_null_label(conditioned):
     outputs = [conditioned(label, 0) for label in range(4)]
     assert all(relative(outputs[i], outputs[j]) > 1e-3 for i in range(4) for j in range(i))
 
 
-def test_every_group_and_the_null_group_give_another_output(conditioned):
+def test_the_output_differs_for_every_group_and_the_null_group(conditioned):
     outputs = [conditioned(0, group) for group in range(3)]
     assert all(relative(outputs[i], outputs[j]) > 1e-3 for i in range(3) for j in range(i))
 
@@ -251,7 +251,7 @@ def test_output_depends_on_the_noise_level(conditioned):
     )
 
 
-def test_attention_is_where_it_is_named_and_in_the_middle():
+def test_attention_is_at_the_configured_sides_and_in_the_middle():
     def count(attention):
         params = jax.eval_shape(u_net(attention=attention).init, jax.random.key(0), *inputs(1, 8))[
             "params"
@@ -374,7 +374,7 @@ def test_networks_have_their_known_number_of_parameters(network, layout, classes
 @pytest.mark.parametrize("layout", ["small", "imagenet"])
 @pytest.mark.parametrize("side", [8, 28])
 @pytest.mark.parametrize("network", ["lenet", "resnet", "resnet50", "vgg11"])
-def test_classifiers_answer_one_logit_per_class_at_any_side(network, side, layout):
+def test_classifiers_return_one_logit_per_class_at_any_side(network, side, layout):
     model = classifier.build(section(network=network, stages=(1, 1, 1), width=4, layout=layout), 7)
     out, _ = jax.eval_shape(
         model.init_with_output, jax.random.key(0), jnp.zeros((5, side, side, 3))

@@ -1,4 +1,4 @@
-"""Weights from files: logits against PyTorch's, what does not fit, what must not run, and frozen networks."""
+"""Tests weights from files: PyTorch's logits, misfits, malicious pickles, frozen networks."""
 
 import json
 import os
@@ -33,19 +33,19 @@ def section(**changes):
 
 
 def weights(shapes):
-    """{torchvision's name: float32} by formula."""
+    """Returns {torchvision's name: float32 array} by formula."""
     return {name: formula.tensor(name, shape) for name, shape in shapes.items()}
 
 
 def torch_save(path, pickled):
-    """An archive as torch.save lays it out, around any pickle."""
+    """Writes an archive in the layout of torch.save around any pickle."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/data.pkl", pickled)
 
 
 @pytest.mark.parametrize(("network", "width"), [("resnet18", 64), ("resnet50", 64), ("vgg11", 8)])
 def test_logits_are_those_of_torchvision(network, width, tmp_path, capsys):
-    """From uint8 to logits, by the way that training and prediction take."""
+    """Compares logits from uint8 pixels, by the code of training and of prediction."""
     case = json.loads((REFERENCE / f"{network}.json").read_text())
     file = str(tmp_path / "weights.safetensors")
     save_file(weights(case["shapes"]), file)
@@ -110,7 +110,7 @@ class Evil:
         return (os.mkdir, (self.path,))
 
 
-def test_a_file_that_wants_to_run_something_is_refused_and_runs_nothing(tmp_path):
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
     for number, payload in enumerate(({"w": Evil(tmp_path / "ran")}, Evil(tmp_path / "ran"))):
         file = tmp_path / f"{number}.pth"
         torch_save(file, pickle.dumps(payload, protocol=2))
@@ -124,7 +124,7 @@ def test_a_file_that_wants_to_run_something_is_refused_and_runs_nothing(tmp_path
 
 
 def storage_of(numbers, length):
-    """Pickle of a tensor of `length` numbers over a storage of as many as `numbers`, as torch.save has it."""
+    """Returns a torch.save pickle of `length` numbers over a storage of `numbers` numbers."""
     name = b"ctorch._utils\n_rebuild_tensor_v2\n"
     reference = b"((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI%d\ntQ" % numbers
     return b"(dVw\n" + name + reference + b"I0\n(I%d\nt(I1\nttRs." % length
@@ -183,7 +183,7 @@ def narrow():
 
 
 def pretrained(tmp_path, tensors, classes=10, **changes):
-    """The trainer of a network that starts from a file of `tensors`."""
+    """Returns the trainer of a network that starts from a file of `tensors`."""
     file = tmp_path / "w.safetensors"
     save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, file)
     asked = section(**{**NARROW, "init_from": str(file), **changes})
@@ -224,7 +224,7 @@ def misfit(tmp_path, tensors, **changes):
     return str(caught.value).removeprefix(start)
 
 
-def test_what_does_not_fit_is_named(narrow, tmp_path):
+def test_tensors_that_do_not_fit_are_named(narrow, tmp_path):
     assert misfit(tmp_path, narrow, layout="small") == (
         "its stem is 7x7: allowed with classifier.layout = imagenet"
     )
@@ -260,7 +260,7 @@ def check(name="classifier", **changes):
     classifier.check(Config(loop=loop, **{name: kind(**changes)}))
 
 
-def test_check_refuses_what_a_network_cannot_have():
+def test_check_refuses_init_from_and_freeze_where_they_cannot_apply():
     file = str(REFERENCE / "tiny.pth")
     check(init_from=file, freeze=True)
     with pytest.raises(
@@ -276,7 +276,7 @@ def test_check_refuses_what_a_network_cannot_have():
 
 
 def run(trainer, weights, steps=3, total=10.0):
-    """The state after some steps on random images, on the host."""
+    """Returns the state after some steps on random images, on the host."""
     random = np.random.default_rng(0)
     pool = Images(
         pixels=random.integers(0, 256, (16, SIDE, SIDE, 3), np.uint8),
@@ -296,7 +296,7 @@ def run(trainer, weights, steps=3, total=10.0):
     return jax.device_get(state)
 
 
-def test_of_a_frozen_network_only_the_head_changes_a_bit(narrow, tmp_path):
+def test_only_the_head_of_a_frozen_network_changes(narrow, tmp_path):
     narrow = narrow | {
         "bn1.bias": np.float32([-0.0, 0.0])
     }  # adding zero would turn the first into the second

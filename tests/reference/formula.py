@@ -1,4 +1,4 @@
-"""Weights and images by formula, the same with and without PyTorch: NumPy alone, from names and shapes."""
+"""Makes weights and images by formula from names and shapes, with NumPy alone."""
 
 import hashlib
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 def numbers(name, count):
-    """float64[count] in [0, 1): Philox's words, keyed by the head of the name's sha256."""
+    """Returns float64[count] in [0, 1) from Philox, keyed by the name's sha256."""
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
     return (np.random.Philox(key=key).random_raw(count) >> np.uint64(11)) * 2.0**-53
 
 
 def tensor(name, shape):
-    """float32: He-uniform kernels; scales and variances around one half to one; the rest around zero."""
+    """Returns float32: He-uniform kernels, positive scales and variances, the rest near 0."""
     uniform = numbers(name, int(np.prod(shape))).reshape(shape)
     if len(shape) > 1:
         return np.float32((2 * uniform - 1) * np.sqrt(6 / np.prod(shape[1:])))
@@ -24,5 +24,5 @@ def tensor(name, shape):
 
 
 def images(count, side):
-    """uint8[count,side,side,3]."""
+    """Returns images uint8[count,side,side,3]."""
     return np.uint8(256 * numbers("images", count * side * side * 3)).reshape(count, side, side, 3)

@@ -1,7 +1,8 @@
-"""Logits of torchvision's networks under weights by formula, and a small file as torch.save writes it.
+"""Writes torchvision's logits for weights by formula, and a small file of torch.save.
 
 Run where torch and torchvision are installed, `python tests/reference/make_torch_logits.py`, after
-a change to formula.py; the tests read what it leaves beside itself and need neither.
+a change to formula.py. The tests read the files that it writes into its own folder; they need
+neither package.
 """
 
 import json
@@ -15,14 +16,15 @@ from torch import nn
 FOLDER = Path(__file__).parent
 
 
-MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+MEAN = torch.tensor([0.485, 0.456, 0.406])
+DEVIATION = torch.tensor([0.229, 0.224, 0.225])
 
 
 CLASSES = 10
 
 
 def narrow_vgg11(width):
-    """torchvision's VGG-11 with BatchNorm at another width than 64, its head at that share of 4096."""
+    """Returns torchvision's VGG-11 with BatchNorm, its width and head scaled to `width`."""
     cfg = [width * n if n != "M" else n for n in (1, "M", 2, "M", 4, 4, "M", 8, 8, "M", 8, 8, "M")]
     net = torchvision.models.VGG(torchvision.models.vgg.make_layers(cfg, batch_norm=True), CLASSES)
     hidden = 64 * width
@@ -34,7 +36,7 @@ def narrow_vgg11(width):
 
 
 def fill(net):
-    """Every tensor by its name and shape; {name: shape}."""
+    """Fills every tensor by its name and shape; returns {name: shape}."""
     state = net.state_dict()
     shapes = {
         name: tuple(x.shape)
@@ -47,7 +49,7 @@ def fill(net):
 
 
 def case(net, count, side):
-    """The network in evaluation mode on images by formula, standardised as for ImageNet."""
+    """Runs the network in evaluation mode on images by formula, standardised for ImageNet."""
     shapes = fill(net)
     pixels = torch.from_numpy(formula.images(count, side)).float() / 255
     with torch.no_grad():
@@ -56,7 +58,7 @@ def case(net, count, side):
 
 
 def tiny():
-    """Tensors of every type that is read, strided and sharing storage; also as values."""
+    """Writes tensors of every type that is read, some strided or shared; returns their values."""
     base = torch.arange(12, dtype=torch.float32).reshape(3, 4)
     tensors = {
         "float": base,
@@ -79,7 +81,7 @@ def tiny():
 
 
 def write(name, value):
-    """One JSON file beside this one."""
+    """Writes a JSON file into this folder."""
     (FOLDER / name).write_text(json.dumps(value, indent=None) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Two processes with two devices each make one run: its bits, its ends, and mistakes in starting it."""
+"""Tests runs of two processes with two devices each: bits, signals, launch mistakes."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def start(workdir: Path, *extra: str, second: tuple[str, ...] = ()) -> list[subprocess.Popen]:
-    """Both processes of a shrunk run; `second` are further arguments of process 1. Output to files."""
+    """Starts both processes of a shrunk run; `second` are further arguments of process 1."""
     port, processes = free_port(), []
     for process in (0, 1):
         command = runs.command(workdir, *PROCESSES, *extra, *(second if process else ()))
@@ -54,7 +54,7 @@ def start(workdir: Path, *extra: str, second: tuple[str, ...] = ()) -> list[subp
 def end(
     processes: list[subprocess.Popen], workdir: Path, seconds: float = 300
 ) -> tuple[list[int], list[str]]:
-    """Exit codes and what both said."""
+    """Waits for both processes; returns their exit codes and what they printed."""
     until = time.monotonic() + seconds
     try:
         codes = [process.wait(max(until - time.monotonic(), 0.1)) for process in processes]
@@ -73,17 +73,17 @@ def digests(workdir: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A run of two processes."""
+    """Makes a run of two processes."""
     workdir = tmp_path_factory.mktemp("two") / "run"
     codes, said = end(start(workdir), workdir)
     assert codes == [0, 0], said
     assert "generation 1 done" in said[0]
-    assert said[1] == ""  # process 0 speaks
+    assert said[1] == ""  # only process 0 logs
     return workdir
 
 
-def test_images_drawn_by_two_processes_are_those_of_one_from_the_same_weights(made, tmp_path):
-    """One process with as many devices takes over the two processes' weights and draws."""
+def test_two_processes_generate_the_images_of_one_from_the_same_weights(made, tmp_path):
+    """One process with as many devices samples from the weights of the two processes."""
     workdir = Path(shutil.copytree(made, tmp_path / "run"))
     shutil.rmtree(workdir / "gen_0001")
     for name in ("sample", "label", "generated_classifier", "measure", "record"):
@@ -96,7 +96,7 @@ def test_images_drawn_by_two_processes_are_those_of_one_from_the_same_weights(ma
     done = runs.run(workdir, *one)
     assert done.returncode == 0, done.stderr
     (alone,), both = digests(workdir), digests(made)[0]
-    assert alone["diffusion"] == both["diffusion"]  # taken over, not trained
+    assert alone["diffusion"] == both["diffusion"]  # kept, not trained again
     assert alone["pixels"] == both["pixels"]
     assert alone["samples.npz"] == both["samples.npz"]
 
@@ -106,7 +106,7 @@ def past(workdir: Path, *name: str):
 
 
 def interrupt(workdir: Path, moment, process: int, sent: int) -> tuple[list[int], list[str], float]:
-    """Starts the run, signals one process once the moment has come; exit codes, words, seconds to the end."""
+    """Signals one process at `moment`; returns exit codes, output and seconds to the end."""
     processes = start(workdir)
     while not moment() and all(one.poll() is None for one in processes):
         time.sleep(0.01)
@@ -116,15 +116,14 @@ def interrupt(workdir: Path, moment, process: int, sent: int) -> tuple[list[int]
     return codes, said, time.monotonic() - sent_at
 
 
-def test_stopped_or_killed_in_one_process_the_same_command_ends_in_the_same_bits(made, tmp_path):
+def test_a_run_with_one_process_stopped_or_killed_resumes_to_the_same_bits(made, tmp_path):
     workdir = tmp_path / "run"
     moment = past(workdir, "gen_0000", "diffusion", "8")
     codes, said, seconds = interrupt(workdir, moment, 1, signal.SIGTERM)
     assert codes == [143, 143], said
     assert "stopped at generation 0" in said[0]
     assert seconds < 60
-    # Killed, a process says nothing; the other one ends within a minute, and not as if it were
-    # done.
+    # A killed process prints nothing. The other one must end within a minute, with an error code.
     moment = past(workdir, "gen_0000", "sample.json")
     codes, said, seconds = interrupt(workdir, moment, 1, signal.SIGKILL)
     assert codes[1] == -signal.SIGKILL
@@ -150,7 +149,7 @@ def test_two_processes_replay_their_run(made, tmp_path):
     assert not (workdir / ".replay").exists()
 
 
-def test_processes_of_different_configs_end_at_once(tmp_path):
+def test_processes_with_different_configs_end_with_an_error(tmp_path):
     workdir = tmp_path / "run"
     codes, said = end(start(workdir, second=("--config.diffusion.batch=64",)), workdir)
     assert codes == [2, 2]
@@ -162,7 +161,7 @@ def test_processes_of_different_configs_end_at_once(tmp_path):
     assert not (workdir / "config.json").exists()
 
 
-def test_a_run_in_use_ends_both_processes(made, tmp_path):
+def test_a_workdir_in_use_ends_both_processes(made, tmp_path):
     workdir = Path(shutil.copytree(made, tmp_path / "run"))
     with lock(workdir):
         codes, said = end(start(workdir, "--config.loop.generations=3"), workdir, 60)
@@ -180,7 +179,7 @@ sys.exit(main.main(sys.argv))
 """
 
 
-def test_who_does_not_come_is_not_waited_for_forever(tmp_path):
+def test_a_process_that_never_connects_ends_the_run_with_an_error(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", IMPATIENT, *runs.command(tmp_path / "run", *PROCESSES)[3:]],
         cwd=runs.ROOT,
@@ -193,7 +192,7 @@ def test_who_does_not_come_is_not_waited_for_forever(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_as_many_processes_as_configured_have_to_be_started(tmp_path):
+def test_a_wrong_number_of_processes_is_a_usage_error(tmp_path):
     done = subprocess.run(
         runs.command(tmp_path / "run"),
         cwd=runs.ROOT,
@@ -215,7 +214,7 @@ def launch(script: str, *arguments: str, **environment: str) -> subprocess.Compl
     )
 
 
-def test_launch_scripts_refuse_what_they_cannot_start():
+def test_launch_scripts_refuse_a_wrong_n_and_a_missing_slurm():
     done = launch("local_multiprocess.sh", "two")
     assert (done.returncode, done.stderr.split(":")[:2]) == (2, ["error", " N = two"])
     environment = {name: value for name, value in os.environ.items() if name != "SLURM_NTASKS"}
@@ -228,7 +227,7 @@ def test_launch_scripts_refuse_what_they_cannot_start():
     )
 
 
-def test_slurm_starts_as_many_processes_as_tasks_and_says_how_to_go_on(tmp_path):
+def test_slurm_starts_one_process_per_task_and_says_how_to_resume(tmp_path):
     (tmp_path / "srun").write_text('#!/usr/bin/env bash\necho "$@"\nexit 143\n')
     (tmp_path / "srun").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"

@@ -1,4 +1,4 @@
-"""Programs over four devices against plain computations on one, and where their arrays lie."""
+"""Tests programs on four devices against plain computations on one, and array placement."""
 
 from collections import deque
 from dataclasses import replace
@@ -83,7 +83,7 @@ PLAIN = {
 
 @pytest.fixture(scope="module")
 def trainers():
-    """Trainers by kind and steps per dispatch."""
+    """Returns trainers by kind and steps per dispatch."""
 
     def make(kind, k):
         if kind == "diffusion":
@@ -94,7 +94,7 @@ def trainers():
 
 
 def start(trainer):
-    """Step 0 from random weights, none of which is zero."""
+    """Returns the state of step 0 with random weights, none of which is zero."""
     random = np.random.default_rng(1)
     params = jax.tree.map(
         lambda x: random.normal(0, 0.2, x.shape).astype(np.float32), trainer.abstract.params
@@ -108,7 +108,7 @@ def indices(steps=STEPS):
 
 
 def run(trainer, state, key):
-    """State and losses after STEPS steps, as many a dispatch as the trainer wants."""
+    """Returns state and losses after STEPS steps."""
     pool = put_on_devices(fitting.training_columns(POOL), 24, "device")
     losses = []
     for index in np.split(indices(), STEPS // trainer.steps_per_dispatch):
@@ -119,7 +119,7 @@ def run(trainer, state, key):
 
 
 def run_plain(kind, state, key):
-    """The same on one device in one piece: gradient of the mean over the batch, AdamW, average of weights."""
+    """Returns state and losses of the same steps, computed plainly on one device."""
     tx = optimizer(SECTION)
 
     @jax.jit
@@ -143,7 +143,7 @@ def run_plain(kind, state, key):
 
 
 def assert_close(state, expected, tolerance=2e-5):
-    """Relative L2 per leaf: weights, averages, statistics and Adam's moments."""
+    """Compares weights, averages, statistics and Adam's moments by relative L2 per leaf."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     for (path, leaf), other in zip(leaves, jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(leaf, np.float64), np.asarray(other, np.float64)
@@ -171,7 +171,7 @@ def test_four_steps_a_dispatch_are_close_to_four_dispatches(trainers, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_training_keeps_the_averaged_weights_and_starts_the_rest_over(trainers, kind):
+def test_a_new_training_keeps_the_averaged_weights_and_resets_the_rest(trainers, kind):
     trainer = trainers[kind, 1]
     trained, _ = run(trainer, start(trainer), jax.random.key(5))
     state = jax.device_get(trainer.start(ema_variables(trained), 0.5, 7.0))
@@ -187,7 +187,7 @@ def test_a_new_training_keeps_the_averaged_weights_and_starts_the_rest_over(trai
 
 
 def fit(trainer, folder, placement):
-    """The final digest of STEPS steps of `train.fit`."""
+    """Returns the final digest of STEPS steps of `training.fit`."""
     folder.mkdir(exist_ok=True)
     progress = log.Progress(log.Metrics(folder / "metrics.jsonl"), 0, "test", 1)
     checkpoints = Checkpoints(folder / "checkpoints", STEPS, 1)
@@ -231,7 +231,7 @@ def test_pool_on_the_host_gives_the_bits_of_pool_on_the_devices(trainers, kind, 
 
 
 @pytest.mark.parametrize("placement", ["device", "host"])
-def test_training_copies_nothing_to_the_devices_behind_our_back(trainers, placement, tmp_path):
+def test_training_makes_no_implicit_transfer_to_the_devices(trainers, placement, tmp_path):
     trainer = trainers["classifier", 1]
     calls = []
 
@@ -303,7 +303,7 @@ class Weights:
 
 
 def probe(state, batch, key):
-    """Tells what every device was given, in the order of the devices."""
+    """Returns the inputs of every device, in the order of the devices."""
     seen = {**batch, "key": jax.random.key_data(key), "devices": jnp.ones(())}
     return Counter(state.step + 1), jax.lax.all_gather(seen, parallel.AXIS)
 
@@ -337,7 +337,7 @@ def test_the_state_is_donated(trainers):
 
 
 def copies(values):
-    """A replicated array whose copy on device i is `values[i]`."""
+    """Returns a replicated array whose copy on device i is `values[i]`."""
     shards = [
         jax.device_put(np.float32(value), device)
         for value, device in zip(values, jax.devices(), strict=True)

@@ -1,4 +1,4 @@
-"""The optimizer against NumPy, and the loop over steps: resuming, checkpoints, damage, losses that break."""
+"""Tests the optimizer against NumPy, and `fit`: resuming, checkpoints, damage, NaN losses."""
 
 import json
 import shutil
@@ -48,7 +48,10 @@ def slope_trainer(section):
 
 
 def trajectory(trainer, slopes, learning_rate, total):
-    """Weights, and their average, after 0, 1, ... steps: each float64[steps + 1, 7], vector before matrix."""
+    """Returns weights and their average after each step, both float64[steps + 1, 7].
+
+    The vector comes before the matrix.
+    """
 
     def flat(params):
         return np.concatenate([params["vector"], np.ravel(params["matrix"])], dtype=np.float64)
@@ -64,7 +67,7 @@ def trajectory(trainer, slopes, learning_rate, total):
 
 
 def reference_rates(learning_rate, total, warmup, steps):
-    """Linear warm-up that reaches its peak at step `warmup`, times half a cosine that ends at `total`."""
+    """Returns rates: linear warm-up to step `warmup` times half a cosine to step `total`."""
     rates = []
     for count in range(steps):
         warm = (count + 1) / warmup if count < warmup else 1.0
@@ -73,7 +76,7 @@ def reference_rates(learning_rate, total, warmup, steps):
 
 
 def reference_trajectory(section, slopes, rates):
-    """AdamW with decoupled decay of the matrix, clipping by global norm, warmed-up average of weights."""
+    """Returns weights and their average by AdamW with clipping, in float64."""
     weights = np.concatenate([VECTOR, MATRIX.ravel()]).astype(np.float64)
     decays = np.array([0, 0, 0, 1, 1, 1, 1]) * section.weight_decay
     m, v, average = np.zeros(7), np.zeros(7), weights
@@ -167,7 +170,7 @@ def linear_init(key):
 
 @pytest.fixture(scope="module")
 def trainers():
-    """By steps per dispatch."""
+    """Returns trainers by steps per dispatch."""
     section = changed(ema_decay=0.3)
     return {k: make_trainer(linear_init, linear_loss, section, k) for k in (1, 2, 3)}
 
@@ -221,7 +224,7 @@ def stop_at_call(number):
 
 @pytest.fixture(scope="module")
 def whole(trainers, tmp_path_factory):
-    """Digest of an uninterrupted run, by steps per dispatch."""
+    """Returns digests of uninterrupted runs by steps per dispatch."""
     return {k: fit(trainers[k], tmp_path_factory.mktemp(f"whole{k}")) for k in (1, 2)}
 
 
@@ -263,7 +266,7 @@ def test_finished_training_is_not_run_again(trainers, whole, tmp_path):
     assert fit(idle, tmp_path) == whole[1]
 
 
-def test_order_of_the_data_and_noise_follow_from_the_address(trainers, whole, tmp_path):
+def test_the_key_path_decides_the_order_of_the_data_and_the_noise(trainers, whole, tmp_path):
     assert fit(trainers[1], tmp_path / "again") == whole[1]
     assert fit(trainers[1], tmp_path / "other", pool=POOL.take(np.arange(11)[::-1])) != whole[1]
 
@@ -309,7 +312,7 @@ def test_a_new_state_starts_at_step_0_with_its_average_on_the_weights(trainers):
     assert trainers[1].parameters == 1200
 
 
-def test_training_leaves_the_weights_that_it_started_from_alone(trainers):
+def test_training_does_not_change_its_initial_weights(trainers):
     weights = trainers[1].init(jax.random.key(0))
     before = state_digest(weights)
     state = trainers[1].start(weights, 0.1, 5.0)
@@ -381,7 +384,7 @@ BITS = np.random.default_rng(5).integers(0, 2**32, (12, 100), np.uint32).view(np
 
 @pytest.fixture
 def checkpoint(trainers, tmp_path):
-    """Checkpoints that hold one, of step 5; its weights are random bits, which no compression hides."""
+    """Returns a folder with a checkpoint of step 5, whose random bits do not compress."""
     checkpoints = Checkpoints(tmp_path, 1, 1)
     checkpoints.save(5, replace(state_of(trainers[1], 0), params=parallel.replicate({"w": BITS})))
     return checkpoints
@@ -422,7 +425,7 @@ def test_a_checkpoint_must_have_the_digest_that_the_record_names(trainers, check
         checkpoint.load(5, trainers[1].abstract, "0" * 64)
 
 
-def test_what_a_killed_save_leaves_behind_is_ignored(trainers, checkpoint, tmp_path):
+def test_remains_of_a_killed_save_are_ignored(trainers, checkpoint, tmp_path):
     half = tmp_path / "7.orbax-checkpoint-tmp-0"
     half.mkdir()
     (half / "data").write_bytes(b"half")
@@ -451,7 +454,7 @@ def test_a_states_digest_covers_values_type_and_shape(trainers, change):
     assert state_digest(replace(state, params={"v": state.params["w"]})) != state_digest(state)
 
 
-def test_weights_that_the_last_update_broke_are_not_saved(trainers, tmp_path):
+def test_weights_that_are_not_finite_are_not_saved(trainers, tmp_path):
     with pytest.raises(RunError, match="generation 3, toy, step 1: weights are not finite"):
         fit(trainers[1], tmp_path, steps=1, rate=np.inf)
     assert not list(tmp_path.glob("toy/1"))
