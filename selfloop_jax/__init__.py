@@ -29,6 +29,7 @@ __all__ = ["METRICS", "TestSet", "__version__", "default_config", "fairness", "r
 
 def __getattr__(name: str) -> Any:
     """The public object of that name, imported now."""
+    # PEP 562: called only for a name that the module lacks.
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _PUBLIC[name]

@@ -1,4 +1,4 @@
-"""The two ways a run ends badly; `main` prints one line and exits with the code of the class."""
+"""The two errors that end a run: `main` prints one line and exits with the class's code."""
 
 
 class UsageError(Exception):

@@ -71,6 +71,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
             part = {name: array[rows] for name, array in arrays.items()}
             _write_split(args.out / split, part, data["classes"], data["groups"])
             sizes[split] = int(rows.sum())
+    # metadata.csv has numbers of groups; their names are here.
     if len(data["groups"]) > 1:
         (args.out / "groups.txt").write_text("".join(f"{name}\n" for name in data["groups"]))
     return {"out": str(args.out), "generation": generation, "images": sizes}
@@ -79,10 +80,12 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
 def _test_rows(label: np.ndarray, share: float) -> np.ndarray:
     """bool[N]: a keyed share of each class, the same in every export; at least one if any."""
     test = np.zeros(len(label), bool)
+    # A fixed key path: the split must not depend on the seed of the run.
     order = rng.permutation((0, "export", "test"), len(label))
     for c in np.unique(label):
         of_class = order[label[order] == c]
         count = round(share * len(of_class))
+        # A class of two images or more has one in test/, however small the share.
         test[of_class[: max(count, 1 if share and len(of_class) > 1 else 0)]] = True
     return test
 

@@ -1,6 +1,6 @@
 """`python -m selfloop_jax.main --config=configs/quickstart.py [--config.seed=1] [--workdir=DIR]`.
 
-Runs the study that a config describes, or goes through one that exists:
+Runs the study that a config describes, or recomputes a generation of an existing run:
 
     --config=FILE[:words]         a file of configs/, perhaps with words that choose a variant
     --config.SECTION.FIELD=VALUE  another value of a field; --dry_run lists all with their meaning
@@ -32,6 +32,7 @@ from selfloop_jax.errors import RunError, UsageError
 
 def main(argv: list[str]) -> int:
     """Parses flags, runs, and turns the errors a user can cause into one line and an exit code."""
+    # Before absl sees it: its help lists the flags of every imported module.
     if {"--help", "-h"} & set(argv):
         print(__doc__)
         return 0
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> int:
         return _run(config, workdir, options)
     except (UsageError, RunError) as error:
         return _fail(error, error.exit_code)
+    # For example a full disk, or a folder without permission.
     except OSError as error:
         return _fail(error, 1)
 
@@ -81,6 +83,7 @@ def _config_and_workdir(options: flags.FlagValues) -> tuple[Config, Path]:
             raise UsageError("--config is missing: for example --config=configs/quickstart.py")
         return read_config(workdir), workdir
     file, _, words = Path(config_flags.get_config_filename(options["config"])).name.partition(".py")
+    # Variants of one config get folders of their own, in characters that every system allows.
     name = file + words.replace(":", "-").replace(",", "-")
     return typed(options.config), workdir or Path("runs") / name
 
@@ -123,6 +126,7 @@ def _run(config: Config, workdir: Path, options: flags.FlagValues) -> int:
     environment.configure(parallel.nproc, parallel.cpu_devices, parallel.deterministic)
     multihost.connect(parallel.processes)
     stop = _Stop().listen()
+    # Imported here: they need jax, whose environment is set by now.
     from selfloop_jax.loop import replay, runner
     from selfloop_jax.studies import study_of
     from selfloop_jax.training import fit
@@ -137,9 +141,10 @@ def _run(config: Config, workdir: Path, options: flags.FlagValues) -> int:
             same = replay.replay(study, config, workdir, options.replay, stop.is_set)
             return 0 if same else 1
         runner.run(study, config, workdir, options.accept_manifest, stop.is_set)
+    # Progress is on disk, so a run that was asked to end has not failed.
     except fit.Preempted as stopped:
         print(f"stopped at {stopped}; the same command resumes", file=sys.stderr)
-        # No signal of its own: another process of the run was told to stop.
+        # Without a signal of its own, another process of the run got one.
         return 128 + (stop.signal or signal.SIGTERM)
     return 0
 
@@ -167,12 +172,14 @@ class _Stop(threading.Event):
     def _note(self, number: int, _frame: object) -> None:
         self.signal = number
         self.set()
+        # The second signal finds the system's own handler, which ends the process.
         signal.signal(number, signal.SIG_DFL)
 
 
 def program(arguments: Sequence[str] | None = None) -> int:
-    """`main` as a program; of several processes one that failed does not wait for the others."""
+    """Runs `main` as a program; a process that failed does not wait for the others."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs is raised, in one line
+    # XLA's own warnings would hide the one line of an error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     argv = [sys.argv[0], *(sys.argv[1:] if arguments is None else arguments)]
     code = main(argv)

@@ -30,7 +30,7 @@ Stage = list[tuple[str, str, dict[str, Any]]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs all runs of the lists; 0 if all are complete, 1 if one failed, 2 on a usage mistake."""
+    """Makes the runs of the lists; 0 if all are complete, 1 if one failed, 2 on a usage mistake."""
     parser = Parser("sweep", "CONFIG.py [--lists=sweep] [--out=DIR] [--jobs=2]", __doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument(
@@ -83,17 +83,19 @@ def _module(config: Path) -> ModuleType:
 
 
 def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:
-    """Runs all runs, `jobs` at a time and stage after stage; whether all of them succeeded."""
+    """Makes all runs, `jobs` at a time and stage after stage; whether all of them succeeded."""
     started = time.perf_counter()
     ended: list[tuple[str, int]] = []
     left = sum(map(len, stages))
     for stage in stages:
+        # A stage may branch from runs of the stage before, so all of those end first.
         with ThreadPoolExecutor(jobs) as pool:
             for name, code, seconds in pool.map(lambda one: _one(config, out, *one), stage):
                 left -= 1
                 if seconds is None:
                     continue
                 ended.append((name, code))
+                # Time per ended run, whatever ran in parallel, times the runs left.
                 minutes = (time.perf_counter() - started) / len(ended) * left / 60
                 how = f"failed with exit code {code}" if code else "done"
                 _say(
@@ -116,11 +118,13 @@ def _one(
     command = ["-m", "selfloop_jax.main", f"--config={config}:{argument}", *flags]
     asked = {"command": command, "config": hashlib.sha256(config.read_bytes()).hexdigest()}
     done = out / f"{name}.json"  # what was asked of a run that is complete
+    # Another command or an edited config file is another run, which is not complete.
     if done.exists() and store.read_json(done) == asked:
         return name, 0, None
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with open(out / f"{name}.log", "a") as log:
+        # Without reports of single runs: one of all runs together is made afterwards.
         code = _wait(
             [sys.executable, *command, f"--workdir={out / name}", "--config.report.enabled=False"],
             log,
@@ -138,6 +142,7 @@ def _wait(command: list[str], log: Any) -> int:
     """The exit code of a process; none is begun once the sweep was asked to end."""
     if _stopped.is_set():
         return 128 + signal.SIGTERM
+    # Unbuffered, so that the log is current while the process runs.
     process = subprocess.Popen(
         command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
@@ -150,6 +155,7 @@ def _wait(command: list[str], log: Any) -> int:
 def _stop(number: int, _frame: object) -> None:
     """SIGTERM or Ctrl-C: running runs save and end; the same command resumes them."""
     _stopped.set()
+    # A copy: other threads remove processes from the set meanwhile.
     for process in list(_running):
         process.terminate()
 
@@ -164,7 +170,7 @@ def _last_line(path: Path) -> str:
 
 
 def program(argv: Sequence[str] | None = None) -> int:
-    """`main` as a program of its own: SIGTERM and Ctrl-C let the runs under way save first."""
+    """Runs `main` as a program: SIGTERM and Ctrl-C let the runs under way save first."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     return main(argv)

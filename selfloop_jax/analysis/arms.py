@@ -51,6 +51,7 @@ class Arm:
     @property
     def without_rule(self) -> bool:
         """Whether its pools are the same under every pool rule."""
+        # Without synthetic images a rule adds nothing, but it may still subsample the real ones.
         rule = POOL_RULES.get(self.setting("pool.rule"))
         return self.control == "no_synthetic" and not (rule and rule.subsamples_real)
 
@@ -82,6 +83,7 @@ class Arm:
         known = ~np.isnan(values)
         total = np.nansum(values, axis=0)
         undefined = np.full(len(total), np.nan)
+        # Not `np.nanmean`, which warns where no seed has the number.
         return np.divide(total, known.sum(axis=0), where=known.any(axis=0), out=undefined)
 
     def interval(self, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +120,7 @@ def arms(rows: Sequence[Row]) -> list[Arm]:
 def _one_per_seed(runs: dict[str, dict[int, Row]]) -> dict[str, dict[int, Row]]:
     longest: dict[int, str] = {}
     for name, rows in runs.items():
+        # Strictly longer: of equally long runs the first stays.
         seed = _seed(rows)
         if seed not in longest or len(rows) > len(runs[longest[seed]]):
             longest[seed] = name
@@ -155,6 +158,7 @@ def _interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
     The interval of two seeds is wider than any plot and says less than their two curves.
     """
     n = np.sum(~np.isnan(values), axis=0)
+    # Divisors are kept above 0 to avoid warnings; `n` decides below which columns count.
     mean = np.nansum(values, axis=0) / np.maximum(n, 1)
     deviation = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(n - 1, 1))
     quantile = stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1))

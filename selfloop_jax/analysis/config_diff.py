@@ -16,6 +16,7 @@ def differences(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
     """
     configs = [store.flatten(run.config) for run in runs]
     fields: dict[str, tuple[str, ...]] = {}
+    # Fields of any run, in the order of their first appearance: a run may lack some.
     for config in configs:
         for field in config:
             fields[field] = tuple(_text(other, field) for other in configs)

@@ -61,6 +61,7 @@ def curves(side: Sequence[Row]) -> Curves | None:
 
     None where it has no aligned groups, or fewer than two levels of bias for the gap curve.
     """
+    # A control generates nothing, and without aligned groups there is no share.
     rows = [row for row in side if "generated.aligned_counts" in row]
     rows = [row for row in rows if row["pool.aligned_counts"].any()]
     if len({_level(row) for row in rows}) < 2:
@@ -70,8 +71,10 @@ def curves(side: Sequence[Row]) -> Curves | None:
     tuned = []  # points of generation 1 with the pool shares of generation 0
     for row in rows:
         before = by_generation.get((row["run"], row["generation"] - 1))
+        # Every generation 0 starts from scratch; later ones do so unless they are fine-tuned.
         if row["generation"] == 0 or (before and row[LATER_START] != "previous"):
             scratch_points.append(_points(row))
+        # Only generation 1: what its previous generator was expected to generate is known.
         elif row["generation"] == 1 and before:
             tuned.append((_points(row), _points(before)[:, 0]))
     # Runs that branch from one generation 0 share it: it counts once.
@@ -94,6 +97,7 @@ def _gap_curve(side: Sequence[Row]) -> tuple[dynamics.GapCurve, np.ndarray, floa
     levels: dict[tuple[tuple[str, str], ...], set[tuple[float, float]]] = {}
     for row in side:
         if row["generation"] == 0:
+            # A set: runs that branch from one generation 0 repeat its point.
             point = (_share(row, "pool"), row[column(GAP)])
             levels.setdefault(_level(row), set()).add(point)
     by_level = [np.array(sorted(level)) for level in levels.values()]
@@ -103,6 +107,7 @@ def _gap_curve(side: Sequence[Row]) -> tuple[dynamics.GapCurve, np.ndarray, floa
     nominal = np.repeat(means, [len(level) for level in by_level])
     curve = dynamics.gap_curve(nominal, points[:, 1])
     residual = points[:, 1] - curve(nominal)[0]
+    # One mean is estimated per level.
     freedom = max(len(points) - len(by_level), 1)
     return curve, points, float(np.sqrt((residual**2).sum() / freedom))
 
@@ -122,6 +127,7 @@ def _response(points: np.ndarray) -> dynamics.Response | None:
 def _points(row: Row) -> np.ndarray:
     """float[C,3] of classes with an aligned group: pool share, generated share, images."""
     counts = row["generated.class_counts"]
+    # A count of 0 in the pool marks a class without an aligned group.
     kept = (row["pool.aligned_counts"] > 0) & (counts > 0)
     return np.stack([_by_class(row, "pool"), _by_class(row, "generated"), counts], axis=1)[kept]
 
@@ -198,6 +204,7 @@ def _forecast(arm: Arm, found: Curves) -> Forecast:
         kept = run[0]["pool.aligned_counts"] > 0  # classes with an aligned group
         shares.append([_share(row, "generated", kept) for row in run])
         gaps.append([row[column(GAP)] for row in run])
+        # Transposed to [C,generations], so that classes of all runs stack as rows.
         observed.append(np.array([_by_class(row, "generated")[kept] for row in run]).T)
         pool, generated = _predict(arm, run, kept, found, whole=True)
         pool_bands.append(pool)
@@ -245,6 +252,7 @@ def _predict(
         generations=len(run),
         key_path=(first["seed"], "prediction", section.rule),
         first=_by_class(first, "generated")[kept],
+        # Class sizes of the real set weight the classes, as under sample.request = real.
         weights=n_real if whole else None,
     )
 
@@ -268,9 +276,11 @@ def _gap_band(pool: dynamics.Band, found: Curves) -> dynamics.Band:
     outside is replaced by the nearest measured share.
     """
     mean, error = found.gap(pool.mean)
+    # Outside these two shares no gap was measured.
     measured = found.gap.share[[0, -1]]
     one = found.gap(np.clip(pool.low, *measured))[0]
     other = found.gap(np.clip(pool.high, *measured))[0]
+    # The curve's own error and the spread of a single run are independent.
     half = 1.96 * np.hypot(np.nan_to_num(error), found.gap_spread)
     return dynamics.Band(mean, np.minimum(one, other) - half, np.maximum(one, other) + half)
 

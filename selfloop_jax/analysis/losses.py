@@ -20,6 +20,7 @@ def read_losses(path: Path, generations: set[int]) -> Losses:
             if entry is None:
                 continue
             phase, generation, step, loss = entry
+            # A generation under way has losses but no record yet.
             if generation in generations:
                 losses.setdefault(phase, {}).setdefault(generation, {})[step] = loss
     return {phase: _sorted(by_generation) for phase, by_generation in losses.items()}

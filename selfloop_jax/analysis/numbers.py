@@ -140,9 +140,11 @@ def _counts(place: str, counts: np.ndarray, aligned_group: np.ndarray) -> Row:
 
 def columns(found: Sequence[Row]) -> list[str]:
     """Returns all columns in the order of appearance, names and config fields first."""
+    # A dict, because a set does not keep the order of appearance.
     every: dict[str, None] = {}
     for row in found:
         every |= dict.fromkeys(row)
+    # The sort is stable: within its three blocks the order of appearance stays.
     return sorted(every, key=lambda name: (name not in NAMES, not name.startswith(TEXT)))
 
 

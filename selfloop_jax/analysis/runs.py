@@ -171,6 +171,7 @@ def examples(arrays: Arrays | None, column: str, values: int) -> Examples | None
     """Returns the first images of each class or group (`column`), by id where they have one."""
     if arrays is None:
         return None
+    # By id where there is one: what is shown does not depend on the order in the file.
     order = np.argsort(arrays.get("id", np.arange(len(arrays[column]))), kind="stable")
     labels = arrays[column][order]
     first = [order[labels == value][:EXAMPLES] for value in range(values)]
@@ -193,6 +194,7 @@ def _gaps(folders: Sequence[Path], finished: Sequence[Path]) -> list[str]:
     for folder in folders:
         if folder not in finished:
             notes.append(f"{folder.name} has no record.json: not finished, left out.")
+    # Numbers, not folders: a folder in the middle may be missing altogether.
     numbers = {_number_of(folder) for folder in folders}
     for number in range(max(numbers)):
         if number not in numbers:
@@ -275,6 +277,7 @@ def _number(found: store.Json) -> Number:
     if null is not None:
         low, middle, high = null
         null = (_float(low), _float(middle), _float(high))
+    # Null is an undefined number and becomes NaN; a part that is absent stays absent.
     parts = {name: _float(found[name]) for name in ("low", "high", "baseline") if name in found}
     # A p of null means that nothing was tested, so it counts as absent.
     p = found.get("p")

@@ -17,7 +17,7 @@ from selfloop_jax.measure.metrics import METRICS
 
 
 def check(config: Config) -> None:
-    """Raises UsageError where a planned metric is not one of bias in METRICS."""
+    """Raises UsageError where METRICS does not have a planned metric as one of bias."""
     biases = [key for key, metric in METRICS.items() if metric.is_bias]
     for key in config.verdict.metrics:
         check_choice("verdict.metrics", key, biases)
@@ -82,6 +82,7 @@ def contrast_with_control(arm: Arm, control: Arm, fixed: AnalysisPlan) -> list[F
     contrasts = {}
     for metric, (loop, other) in changes_of.items():
         contrasts[metric] = _towards_bias(metric) * (loop - other)
+    # A margin of 0 means that none was fixed.
     margins = dict.fromkeys(contrasts, fixed.margin) if fixed.margin else None
     results = sign_test.verdicts(contrasts, margins, fixed.alpha)
     return [
@@ -105,7 +106,9 @@ def changes(arm: Arm, control: Arm, key: str) -> tuple[np.ndarray, np.ndarray]:
     G is the generation in which most runs of the loop end. NaN where a run lacks either end.
     """
     ends = Counter(max(rows) for rows in arm.runs.values())
+    # Most runs decide, not the longest: one extended run must not drop all other seeds.
     last = max(ends, key=lambda generation: (ends[generation], generation))
+    # The same order of seeds in both, so that differences are paired.
     seeds = sorted(arm.seeds)
     loop = np.array([_change(arm, seed, key, last) for seed in seeds])
     other = np.array([_change(control, seed, key, last) for seed in seeds])

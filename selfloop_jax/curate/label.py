@@ -34,7 +34,7 @@ def assign_groups(
 
     logits float32[N,G] are the annotator's.
     """
-    # One group: nothing to find out.
+    # Where there is one group only, every image is in it.
     if len(data.groups) == 1:
         return np.zeros(len(pixels), np.int32)
     if section.group_source == "requested":
@@ -57,6 +57,7 @@ def most_likely_group(
 
     groups_of_class bool[C,G].
     """
+    # bool[N,G]: the groups that each image can have.
     possible = groups_of_class[label]
     # A group that the class cannot have never wins, whatever its logit.
     best = np.where(possible, logits, -np.inf).argmax(axis=1)

@@ -37,6 +37,7 @@ class Networks:
 
     def __init__(self, config: Config, classes: int, groups: int):
         side = config.data.image_size
+        # On a CPU a scan over steps costs several times the steps themselves.
         platform = environment.device_info()["platform"]
         per_dispatch = configs.steps_per_dispatch(config, platform)
         dtype = None if config.parallel.precision == "float32" else config.parallel.precision
@@ -225,6 +226,7 @@ class GenerationRun(StageRun):
             generated = [self.samples(g) for g in earlier]
         else:
             generated = control_images.control_sets(config, data, earlier, self.inputs_read)
+        # No generation in it: the rule decides which choices the generations share.
         key_path = (config.seed, "pool")
         images = pool_rules.build(
             config.pool, key_path, self.number, data.train, data.reserve, generated

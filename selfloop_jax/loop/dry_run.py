@@ -46,6 +46,7 @@ def describe(config: Config) -> list[str]:
         train = config.data.train_size or (known.train and _after_splits(config.data, known.train))
         _check_known(config, known, train)
         lines += _not_here(missing, known, unknown)
+    # Shapes alone: no weights are made for a dry run.
     networks = Networks(config, classes, groups) if classes and groups else None
     lines += _pools(config, train, unknown)
     lines += _networks(networks, unknown)
@@ -73,6 +74,7 @@ def _why_unknown(section: DataConfig, missing: Missing) -> str:
     value: Any = section
     for name in missing.field.split(".")[1:]:
         value = getattr(value, name)
+    # The field is set, so the images exist and only have to be prepared.
     if value:
         return "size unknown before a run has prepared the images"
     return f"size unknown: set {missing.field}"
@@ -167,11 +169,13 @@ def _space(config: Config, networks: Networks | None, train: int | None, unknown
     per_generation = config.sample.count * image
     # Two classifiers: that of the pool, and that of the generated images alone.
     per_generation += keep * (state["diffusion"] + 2 * state["classifier"])
+    # The annotator is trained once, in generation 0.
     disk = config.loop.generations * per_generation + keep * state.get("annotator", 0)
     lines = [f"disk, about: {disk / MIB:.0f} MiB"]
     states = sum(state.values())
     if train is None:
         return [*lines, f"memory per device for states: {states / MIB:.0f} MiB; pool: {unknown}"]
+    # As in RunContext: pools and generated sets are padded to one size.
     capacity = max(train, config.sample.count, *_capacities(config, train))
     memory = states + capacity * (image + 8)  # label and group take four bytes each
     return [

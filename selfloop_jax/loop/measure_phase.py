@@ -125,11 +125,13 @@ def measure(inputs: Inputs) -> Outputs:
     neighbours = None
     if inputs.samples is not None:
         accuracy = parts[1]["metrics"]["accuracy"]["value"]
+        # Extracted once: fidelity and neighbours both read them.
         generated, real, held_out_features = _feature_sets(inputs, inputs.samples)
         parts.append(_composition(inputs, inputs.samples))
         parts.append(_content(inputs, inputs.samples, accuracy))
         parts.append(_fidelity(inputs, generated, real, held_out_features))
         neighbours = _neighbours(inputs, inputs.samples, generated, real)
+    # The probe may be the test set itself, which early looks on validation leave alone.
     if inputs.config.measure.split == "test" and inputs.data.probe is not None:
         parts.append(_foreground(inputs, inputs.data.probe))
     return Outputs(merge(parts), predictions, neighbours)
@@ -198,6 +200,7 @@ def _composition(inputs: Inputs, samples: Images) -> Part:
 
 def _content(inputs: Inputs, samples: Images, accuracy: float) -> Part:
     """Agreement of a classifier with the requested labels, and the CAS (arXiv 1905.10887)."""
+    # Generation 0's classifier, for every generation: it was trained on real images alone.
     agrees = inputs.first_classify(samples.pixels).argmax(axis=1) == samples.requested_label
     metrics = {"classifier_agreement": _share(agrees)}
     if inputs.generated_classify is None:
@@ -227,6 +230,7 @@ def _feature_sets(
     """
     config = inputs.config
     data = inputs.data
+    # What a pool has used was trained on, so it is no baseline any more.
     reserve = pool_rules.unused_reserve(
         config.pool, (config.seed, "pool"), data.reserve, inputs.generation
     )

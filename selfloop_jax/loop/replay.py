@@ -41,6 +41,7 @@ def replay(study: Study, config: Config, path: Path, number: int, stop: Callable
     stored = store.read_json(path / "manifest.json")[-1]
     changed = workdir.manifest_difference(stored, environment.manifest(context.stand_in))
     with _scratch(path) as scratch:
+        # It writes to the scratch folder and reads its parents from the run.
         run = study.stage(context, number, scratch, path)
         again = runner.run_stage(study, run, exact=not changed)
         difference = first_difference(record, again)
@@ -93,6 +94,7 @@ def distances(stored: Path, recomputed: Path, record: store.Json, again: store.J
     lines = []
     for folder in sorted(stored.iterdir()):
         name = folder.name
+        # Networks are folders of checkpoints; all other artifacts are files.
         if name not in again["digests"] or not folder.is_dir():
             continue
         distance = _relative(saved_weights(folder), saved_weights(recomputed / name))

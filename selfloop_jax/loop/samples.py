@@ -24,6 +24,7 @@ def read_samples(workdir: Path, generation: int, digest: str) -> Images:
         pixels=arrays["pixels"],
         label=arrays["label"],
         group=arrays["group"],
+        # (origin, id) is the identity of an image in every pool.
         origin=np.full(len(arrays["id"]), generation, np.int32),
         id=arrays["id"],
         requested_label=arrays["requested_label"],

@@ -50,6 +50,7 @@ def load(config: Config, prepare: bool = True) -> dataset.Dataset:
         len(data.reserve),
         config.sample.count,
     )
+    # Too few held-out images for a control must show before anything is trained.
     if config.loop.control != "none":
         control_images.check(config, data)
     needs_validation = config.measure.split == "validation" or "annotator" in configs.classifiers(

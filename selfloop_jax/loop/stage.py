@@ -69,6 +69,7 @@ class StageRun:
         folder = generation_dir(self.source_workdir, stage)
         if digest is None:
             raise RunError(f"{folder / 'record.json'}: damaged: it has no digest of {name}")
+        # The record lists what it was made from.
         return self.inputs_read.setdefault(f"{folder.name}/{name}", digest)
 
     def workdir_of(self, stage: int) -> Path:

@@ -242,7 +242,7 @@ class _Manual(argparse.HelpFormatter):
 
 
 def _names(text: str) -> list[str]:
-    """Names with commas between."""
+    """The names in a comma-separated list."""
     return [name.strip() for name in text.split(",")]
 
 

@@ -46,6 +46,7 @@ def bounds(
     replicates: simulated errors per rate; critical values are their quantiles. `key_path` names
     their random numbers.
     """
+    # One object for all metrics: rates that several of them read are simulated once.
     errors = RateErrors(test_set, key_path, replicates, level)
     return {
         metric.key: metric.interval(errors)
@@ -71,6 +72,7 @@ def numbers(
         if key in intervals:
             number["low"], number["high"] = intervals[key]
         if key in permuted:
+            # The direction says which permutations are at least as bad.
             number |= compare(METRICS[key].better, value, permuted[key])
         result[key] = number
     return result

@@ -195,7 +195,7 @@ def _clustered(
     influence = (hits - rate * rows) / size
     # S / (S - 1), since influences are taken about the observed rates.
     covariance = influence.T @ influence * (sources / max(sources - 1, 1))
-    # Kish 1965: worth of the rows if those of one source always agree.
+    # Kish 1965: the effective number if rows of one source always agree.
     alike = size**2 / (rows**2).sum(axis=0)
     variance = np.diag(covariance)
     # n with rate (1 - rate) / n = variance; without variance the rows count as alike.

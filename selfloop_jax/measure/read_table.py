@@ -160,7 +160,7 @@ def _classes(
             raise UsageError(f"{path}: {name}: empty in row {cells.index(None) + 1}")
     label_numbers = _numbers(columns["label"])
     pred_numbers = _numbers(columns["pred"])
-    # Numbers only if both columns have them: else a name would meet its number.
+    # Numbers only where both columns hold numbers; otherwise both hold names.
     if label_numbers is not None and pred_numbers is not None:
         columns = {"label": label_numbers, "pred": pred_numbers}
         for name, values in columns.items():

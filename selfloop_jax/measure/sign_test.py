@@ -179,7 +179,7 @@ def _decide(
 ) -> tuple[str, str]:
     """Verdict and reason, without the full stop."""
     seeds = row["seeds"]
-    # Too few seeds for even one metric: no test could come out.
+    # With fewer seeds not even a single metric could be significant.
     if seeds < least_seeds(1, alpha):
         return "not distinguishable", _too_few(seeds, 1, alpha)
     mean = f"{row['mean']:+.3g} over {_seeds(seeds)}"
@@ -187,7 +187,7 @@ def _decide(
     p_margin = f"(adjusted p = {row['p_equivalence_holm']:.3g})"
     changed = row["p_holm"] <= alpha
     within = row["p_equivalence_holm"] <= alpha  # NaN without a margin: never
-    # Both tests came out: a change is there, and it is smaller than what was said to matter.
+    # Both tests are significant: there is a change, and it lies within the margin.
     if changed and within:
         return "no change", (
             f"a real change of {mean} {p_change} that lies within the margin of {margin:g} "

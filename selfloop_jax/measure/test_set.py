@@ -109,6 +109,7 @@ class TestSet:
     def counts(self) -> np.ndarray:
         """Images by class, group and prediction, int64[C,G,C]; those of unknown group stay out."""
         known = self.group >= 0
+        # One flat index per image, so that a single bincount fills the table.
         shape = (self.num_classes, self.num_groups, self.num_classes)
         index = (self.label[known], self.group[known], self.pred[known])
         flat = np.ravel_multi_index(index, shape)
@@ -132,6 +133,7 @@ class TestSet:
     @cached_property
     def false_positive_rate(self) -> np.ndarray:
         """P(yhat = c | y != c, g), float64[C,G]."""
+        # Images of the group whose class is another one, int64[C,G].
         others = self._group_size - self.subgroup_size
         return gaps.divide(self._predicted - self.correct, others)
 

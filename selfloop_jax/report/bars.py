@@ -57,6 +57,7 @@ def _layers(run: Run) -> list[tuple[str, list[int]]]:
 def _add_legend(fig: Figure) -> None:
     """A legend in the order of the stack; of many origins it names a few."""
     handles, labels = fig.axes[0].get_legend_handles_labels()
+    # Reversed, so that the legend begins at the top of the stack.
     named = spread(range(len(handles)), LEGEND)[::-1]
     fig.legend(
         [handles[i] for i in named],

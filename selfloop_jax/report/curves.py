@@ -50,6 +50,7 @@ def metric_curves(arms: Sequence[Arm], run: Run) -> list[RenderedFigure]:
     """
     rendered = []
     for panel in panels(_keys(arms)):
+        # A metric that is undefined in every arm has no plot.
         shown = [key for key in panel.keys if _is_measured(arms, key)]
         if shown:
             rendered.append(_panel(arms, panel, shown, run))
@@ -58,6 +59,7 @@ def metric_curves(arms: Sequence[Arm], run: Run) -> list[RenderedFigure]:
 
 def _keys(arms: Sequence[Arm]) -> list[str]:
     """Keys of all metrics of the arms."""
+    # A dict keeps the order of the records.
     names: dict[str, None] = {}
     for arm in arms:
         for rows in arm.runs.values():
@@ -78,6 +80,7 @@ def _is_measured(arms: Sequence[Arm], key: str, *parts: str) -> bool:
 
 def _panel(arms: Sequence[Arm], panel: Panel, keys: Sequence[str], run: Run) -> RenderedFigure:
     labels = [arm.name for arm in arms]
+    # A single arm needs no legend.
     fig, axes = small_multiples(len(keys), labels if len(arms) > 1 else [])
     for ax, key in zip(axes, keys, strict=True):
         _shade_null(ax, arms, key)  # first, so that it is below the lines
@@ -99,6 +102,7 @@ def _ends(arm: Arm, key: str) -> str:
 
 def small_multiples(plots: int, labels: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """Returns a figure with that many plots, and a legend above them where there are labels."""
+    # Two or four plots fill two columns; in three they would leave a gap.
     columns = 2 if plots in (2, 4) else min(3, plots)
     rows = math.ceil(plots / columns)
     longest = max(map(len, labels), default=0)
@@ -113,6 +117,7 @@ def small_multiples(plots: int, labels: Sequence[str]) -> tuple[Figure, list[Axe
     for ax in axes[plots:]:
         ax.set_axis_off()
     if labels:
+        # Samples of their own: an arm may be undefined in every plot.
         handles = [Line2D([], [], linewidth=1.7, **line(i)) for i in range(len(labels))]
         fig.legend(handles, labels, loc="outside upper left", ncols=per_row)
     return fig, axes[:plots]
@@ -150,6 +155,7 @@ def _plot_baseline(ax: Axes, arms: Sequence[Arm], key: str) -> None:
 
 def label_axes(ax: Axes, title: str, arms: Sequence[Arm], key: str) -> None:
     """Sets title and axes; the vertical one spans 0.1 at least, and shows 0 where 0 is best."""
+    # Zoomed into a tiny range, noise would look like a trend: hence the span of 0.1.
     # Intervals of several arms would hide their lines, so only that of a single arm counts.
     parts = ["value", "null05", "null95"]
     if len(arms) == 1:
@@ -157,6 +163,7 @@ def label_axes(ax: Axes, title: str, arms: Sequence[Arm], key: str) -> None:
     values = np.concatenate([_all_parts(arm, key, parts) for arm in arms])
     values = values[np.isfinite(values)]
     low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
+    # Where lower is better 0 is parity, which must be in view.
     if key in METRICS and METRICS[key].better == "lower":
         low = min(low, 0.0)
     margin = max(high - low, 0.1) * 0.06
@@ -201,6 +208,7 @@ def _bands(arms: Sequence[Arm], keys: Sequence[str]) -> Iterator[str]:
     elif any(_is_measured(arms, key, "low") for key in keys):
         yield ONE_RUN
     with_null = [key for key in keys if _is_measured(arms, key, "null95")]
+    # Each section once, in the order of the plots.
     for section in dict.fromkeys(METRICS[key].section for key in with_null if key in METRICS):
         yield f"Grey: 5 to 95 % quantiles of the null ({NULLS.get(section, 'see numbers.csv')})."
     if any(_is_measured(arms, key, "baseline") for key in keys):
@@ -231,10 +239,11 @@ def _control_figure(loops: Sequence[tuple[Arm, dict[str, Arm]]], key: str) -> Re
     kinds = [kind for kind in CONTROLS if kind in present]
     fig, axes = small_multiples(len(loops), ["loop", *kinds])
     for ax, (arm, controls) in zip(axes, loops, strict=True):
+        # The null of the loop alone: those of its controls would cover it.
         _shade_null(ax, [arm], key)
         plot_arm(ax, arm, key, 0)
         for kind, control in controls.items():
-            plot_arm(ax, control, key, 1 + kinds.index(kind))  # one colour a kind in all plots
+            plot_arm(ax, control, key, 1 + kinds.index(kind))  # one colour per kind in all plots
         label_axes(ax, arm.name, [arm, *controls.values()], key)
     arms = [arm for arm, _ in loops]
     title = title_of(key)
@@ -258,6 +267,7 @@ def _losses(phase: str, lines: dict[int, np.ndarray], prefix: str) -> RenderedFi
     name = phase.replace("_", " ")
     shown = spread(list(lines.items()), LINES)
     for i, (generation, points) in enumerate(shown):
+        # All steps of a long phase would hide its course in noise.
         steps, losses = _binned(points)
         look: dict[str, Any] = {"color": ramp(i, len(shown)), "linestyle": line(i)["linestyle"]}
         marker = "o" if len(points) <= DOTS else ""
@@ -269,6 +279,7 @@ def _losses(phase: str, lines: dict[int, np.ndarray], prefix: str) -> RenderedFi
     fig.legend(loc="outside right upper", title="generation", handlelength=2.2)
     ends = ", ".join(f"{number_text(points[-1, 1])} in generation {g}" for g, points in shown)
     alt = f"Loss of the {name} phase over steps; last logged: {ends}."
+    # The stem names a file, and a study may call its phases as it likes.
     stem = re.sub(r"\W", "_", f"{prefix}loss_{phase}")
     return finish(fig, stem, alt, _loss_caption(name, lines, len(shown)))
 

@@ -48,7 +48,9 @@ def response_figure(found: Curves) -> RenderedFigure:
     """Returns the two fitted curves of the side study with their points."""
     fig = figure(10.4, 3.6)
     left, right = fig.subplots(1, 2)
+    # Without 0 and 1, whose logits are infinite.
     grid = np.linspace(0.02, 0.98, 97)
+    # On the diagonal a generator has the shares of its pool.
     left.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=BROKEN)
     for i, (name, label) in enumerate(RESPONSES):
         response = found.response(name)
@@ -57,6 +59,7 @@ def response_figure(found: Curves) -> RenderedFigure:
     left.set(title="Response of the generator", xlabel="aligned share in the pool")
     left.set_ylabel("aligned share of generated images")
     left.legend(loc="upper left")
+    # A level with a single seed has no error and gets no bar.
     error = 1.96 * np.nan_to_num(found.gap.error)
     right.errorbar(found.gap.share, found.gap.gap, error, capsize=3, **line(0))
     right.plot(found.gaps[:, 0], found.gaps[:, 1], ".", color=GREY)
@@ -80,6 +83,7 @@ def _plot_response(
     look: dict[str, Any],
 ) -> None:
     """The fitted curve with its 95 % band, where the previous share equals the pool's; points."""
+    # The band is made on the logit, so that it stays between 0 and 1.
     logit = special.logit(response(grid, grid))
     error = 1.96 * _curve_error(response, grid)
     low = special.expit(logit - error)
@@ -95,6 +99,7 @@ def _curve_error(response: dynamics.Response, share: np.ndarray) -> np.ndarray:
     """Standard error of the curve's logit where the previous share equals the pool's."""
     logit = special.logit(share)
     slopes = len(response.coefficients) - 1
+    # Both slopes multiply the same logit, because both shares are the same here.
     x = np.stack([np.ones_like(logit)] + [logit] * slopes, axis=1)
     return np.sqrt(np.einsum("ni,ij,nj->n", x, response.covariance, x))
 
@@ -124,6 +129,7 @@ def forecast_figure(made: Sequence[Forecast]) -> RenderedFigure:
 
 def _plot(ax: Axes, arm: Arm, key: str, observed: np.ndarray, band: dynamics.Band) -> None:
     x = arm.generations
+    # Each run has a forecast of its own, from its own generation 0; their mean is shown.
     low = band.low.mean(axis=0)
     high = band.high.mean(axis=0)
     ax.plot(x, observed.T, color=COLOURS[0], linewidth=0.6, alpha=0.4)
@@ -131,6 +137,7 @@ def _plot(ax: Axes, arm: Arm, key: str, observed: np.ndarray, band: dynamics.Ban
     ax.plot(x, observed.mean(axis=0), linewidth=1.8, label="observed", **line(0))
     ax.plot(x, band.mean.mean(axis=0), linewidth=1.8, label="forecast", **line(1))
     start = observed[:, 0].mean()
+    # What a forecast has to beat: every generation like generation 0.
     ax.axhline(start, color=GREY, linestyle=BROKEN, linewidth=1, label="no change")
     ax.set_title(f"{arm.name}: {title_of(key)}")
     generation_axis(ax, x)

@@ -25,6 +25,7 @@ def sensitivity(run: Run, prefix: str) -> RenderedFigure | None:
     for i, generation in enumerate(shown):
         noise = generation.record["foreground"]["noise"]
         sigmas = [level["sigma"] for level in noise]
+        # Null: the sensitivity is undefined.
         values = [math.nan if level["rfs"] is None else level["rfs"] for level in noise]
         look = line(i) | {"color": ramp(i, len(shown))}
         ax.plot(sigmas, values, label=str(generation.number), linewidth=1.6, **look)

@@ -21,6 +21,7 @@ SQUARE = 0.5
 NARROW_SQUARE = 0.2
 LETTER = 0.085
 
+# Light grey where a share is undefined: no shade of the map is grey.
 SHADES = colormaps["Blues"].with_extremes(bad="#f2f2f2")
 
 
@@ -133,8 +134,10 @@ def _annotator_recall(run: Run, confusion: Sequence[Sequence[Sequence[int]]]) ->
         counts = np.asarray(matrix)
         if not counts.size:
             continue
+        # A matrix of nested groups has the groups of its class alone.
         groups = run.data["groups_of_class"][label] if run.nested else range(len(counts))
         total = counts.sum(axis=1)
+        # A row without images is NaN below; here it must only not divide by 0.
         right = counts.diagonal() / np.maximum(total, 1)
         recall[label, groups] = np.where(total > 0, right, np.nan)
     return recall
@@ -174,6 +177,7 @@ def _list(
     for ax, block in zip(fig.subplots(1, len(blocks), squeeze=False)[0], blocks, strict=True):
         _heat(ax, values[block], [names[i] for i in block.tolist()], chart.stages)
     ends = []
+    # The text for screen readers names the first rows only, to stay short.
     for name, row in zip(names[:ROWS], values, strict=False):
         ends.append(f"{name} {_short(row[0])} to {_short(row[-1])}")
     alt = f"{chart.title}, from {chart.stages[0]} to {chart.stages[-1]}: {'; '.join(ends)}."
@@ -184,8 +188,10 @@ def _squares(run: Run, chart: _Map) -> RenderedFigure:
     """One map of classes by groups per stage, as many in a row as fit."""
     names = LETTER * max(map(len, run.classes)) + 0.25
     head = 0.7 + 0.06 * max(map(len, run.groups))
+    # Many groups leave no room for text in their squares.
     square = SQUARE if len(run.groups) <= VALUES else NARROW_SQUARE
     width = len(run.groups) * square + 0.2
+    # 10.4 inches is the width of the page.
     columns = min(len(chart.stages), max(1, int((10.4 - names) / width)))
     rows = math.ceil(len(chart.stages) / columns)
     height = rows * (len(run.classes) * ROW_HEIGHT + head) + 0.4
@@ -219,6 +225,7 @@ def _heat(ax: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[s
     if len(columns) > VALUES:
         return
     for (row, column), value in np.ndenumerate(values):
+        # Ink is hard to read on the dark half of the scale.
         colour = "white" if value > 0.55 else INK
         text = _short(value)
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)

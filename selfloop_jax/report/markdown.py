@@ -58,6 +58,7 @@ def insert(path: Path, name: str, text: str) -> None:
     begin = f"<!-- tables of {name} -->\n"
     end = f"<!-- end of {name} -->"
     whole = path.read_text() if path.is_file() else ""
+    # `partition` leaves the rest of the file byte for byte as it is.
     before, _, rest = whole.partition(begin)
     if begin not in whole or end not in rest:
         raise UsageError(f"--into={path}: the file needs the lines {begin.strip()} and {end}")
@@ -67,6 +68,7 @@ def insert(path: Path, name: str, text: str) -> None:
 
 def markdown(rows: Sequence[numbers.Row]) -> str:
     """Returns all tables of a study."""
+    # The side study has other seeds: it is no arm, and serves the curves alone.
     every = arms([row for row in rows if row["set"] == "main"])
     findings = verdicts.findings(every)
     curves = forecast.curves([row for row in rows if row["set"] == "side"])
@@ -131,6 +133,7 @@ def _contrasts(every: Sequence[Arm]) -> Table | None:
 
 def _contrast(arm: Arm, control: Arm, key: str) -> str:
     loop, other = verdicts.changes(arm, control, key)
+    # A seed that lacks either end has no contrast.
     contrasts = loop - other
     contrasts = contrasts[~np.isnan(contrasts)]
     if not len(contrasts):

@@ -24,8 +24,10 @@ def pairs(run: Run, prefix: str) -> RenderedFigure | None:
         return None
     shown = spread(range(len(found["id"])), PAIRS)
     rows = -(-len(shown) // PER_ROW)
+    # Sizes are in CSS pixels, the sheet in pixels of the PNG.
     scale = DPI // CSS
     sheet = np.full((rows * HEIGHT * scale, PER_ROW * WIDTH * scale, 3), 255, np.uint8)
+    # No layout engine: pixels and text are placed by hand.
     fig = figure(sheet.shape[1] / DPI, sheet.shape[0] / DPI, layout=None)
     for place, i in enumerate(shown):
         top = place // PER_ROW * HEIGHT
@@ -35,6 +37,7 @@ def pairs(run: Run, prefix: str) -> RenderedFigure | None:
         for offset, name in ((0, "pixels"), (SIDE + GAP, "neighbour")):
             x = (left + offset) * scale
             sheet[y : y + side, x : x + side] = resized(found[name][i], side)
+        # Text is placed in shares of the figure, counted from the lower left corner.
         fig.text(
             (left + SIDE) / (PER_ROW * WIDTH),
             1 - (top + SIDE + BELOW / 2) / (rows * HEIGHT),

@@ -88,6 +88,7 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
     main_arms = arms.arms([row for row in numbers if row["set"] == "main"])
     found = verdicts.findings(main_arms)
     side_rows = [row for row in numbers if row["set"] == "side"]
+    # Figures are rendered inside: the style holds nowhere else.
     with figure_style():
         overview = _overview(main_arms, runs[0], found, side_rows)
         parts = _parts(runs, main_arms, run_names(every))
@@ -119,10 +120,12 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
 def _overview(
     every: Sequence[Arm], run: Run, found: Sequence[Finding], side: Sequence[Row]
 ) -> Overview:
+    # Without a loop the controls themselves are shown.
     loops = [arm for arm in every if arm.control == "none"] or list(every)
     tested = list(dict.fromkeys(finding.metric for finding in found))  # in the planned order
     fitted = forecast.curves(side)
     made: list[forecast.Forecast] = []
+    # Without a side study nobody expects a forecast, so no reason is given.
     reasons = [NO_CURVES] if side else []
     figures = []
     if fitted is not None:
@@ -161,8 +164,11 @@ def _parts(runs: Sequence[Run], every: Sequence[Arm], names: Sequence[str]) -> l
     if len(runs) == 1:
         return [_part(runs[0], "", "")]
     loops = [arm for arm in every if arm.control == "none"] or every
+    # The first run of an arm stands for it on the page.
     labels = {next(iter(arm.runs)): arm.name for arm in loops}
+    # `names` has the runs of the side study behind these.
     shown = [(run, name) for run, name in zip(runs, names, strict=False) if name in labels]
+    # The figures of all runs are in one folder: the prefix keeps their names apart.
     return [_part(run, labels[name], f"run{i + 1}_") for i, (run, name) in enumerate(shown)]
 
 
@@ -208,9 +214,11 @@ def _part(run: Run, label: str, prefix: str) -> Part:
 def _render(**variables: Any) -> str:
     """The page as text; everything that comes from a run is escaped."""
     template = resources.files("selfloop_jax.report").joinpath("page.html").read_text("utf-8")
+    # A name that the template misspells must raise, not come out empty.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    # Figures are embedded, so that the page is one file.
     environment.filters["base64"] = lambda png: base64.b64encode(png).decode("ascii")
     # No line break between a number and its percent sign.
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")

@@ -119,6 +119,7 @@ def panels(keys: Iterable[str]) -> list[Panel]:
         named.update(panel.keys)
         if not wanted.keys().isdisjoint(panel.keys):
             shown.append(panel)
+    # Metrics that a user has added.
     others = tuple(key for key in wanted if key not in named and not is_count(key))
     if others:
         shown.append(Panel("others", "Other metrics", "Metrics from outside the package.", others))
@@ -148,4 +149,5 @@ def number_text(value: float | None, whole: bool = False) -> str:
         return "undefined"
     if whole:
         return f"{value:.0f}"
+    # Three decimals would show a small number as 0.000.
     return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"

@@ -51,11 +51,13 @@ class _Sheet:
     @property
     def top(self) -> int:
         """Height of the line of names."""
+        # 0.7 lies between the sine and the cosine of 40 degrees, the slant of the names.
         return 24 + self.slanted * round(0.7 * LETTER * max(map(len, self.names)))
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the sheet."""
+        # The last slanted name reaches beyond its column.
         overhang = self.slanted * round(0.7 * LETTER * len(self.names[-1]))
         return self.y(self.blocks), LEFT + len(self.columns) * (self.side + GAP) + overhang
 
@@ -128,6 +130,7 @@ def _side(blocks: Sequence[_Block], columns: int) -> int:
     for block in blocks:
         own = max(own, *(images.shape[1] for images in block.examples))
     most = int(np.clip((WIDTH - LEFT) / columns - GAP, 24, 72))
+    # Enlarged by a whole factor, or reduced by the smallest whole divisor that fits.
     return own * (most // own) if own <= most else -(-own // -(-own // most))
 
 
@@ -148,6 +151,7 @@ def _pixels(blocks: Sequence[_Block], sheet: _Sheet) -> np.ndarray:
 
 def resized(image: np.ndarray, side: int) -> np.ndarray:
     """uint8[H,W,3] -> uint8[side,side,3] by nearest neighbour: each pixel stays a square."""
+    # In integers, so that no rounding decides which pixel is taken.
     rows = np.arange(side) * image.shape[0] // side
     columns = np.arange(side) * image.shape[1] // side
     return image[rows][:, columns]
@@ -161,8 +165,10 @@ def _majority(run: Run, blocks: Sequence[_Block], sheet: _Sheet) -> list[list[st
     groups = real.argmax(axis=1)
     text = []
     for block in blocks:
+        # A block without counts, of unknown composition, gets dashes.
         counts = np.zeros_like(real) if block.counts is None else block.counts
         text.append([_share(run.groups[groups[c]], counts[c], groups[c]) for c in sheet.columns])
+    # Text wider than its column would run into the next one.
     longest = max(len(max(row, key=len)) for row in text)
     return text if longest * LETTER * 0.9 < sheet.side + GAP else []
 
@@ -195,6 +201,7 @@ def _write(
 def _text(fig: Figure, sheet: _Sheet, x: float, y: float, text: str, **look: Any) -> None:
     height, width = sheet.size
     look = {"va": "center", "rotation_mode": "anchor"} | look
+    # matplotlib counts from the lower left corner, the sheet from the upper left one.
     fig.text(x / width, 1 - y / height, text, **look)
 
 

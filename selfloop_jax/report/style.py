@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-CSS = 100  # CSS pixels an inch: a figure 5 inches wide is shown 500 pixels wide
-DPI = 200  # two pixels a CSS pixel
+CSS = 100  # CSS pixels per inch: a figure 5 inches wide is shown 500 pixels wide
+DPI = 200  # two pixels per CSS pixel
 
 # Okabe and Ito 2008, without the yellow that vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
@@ -72,6 +72,7 @@ def figure(
 ) -> Figure:
     """Returns an empty figure, in inches, rendered by Agg without any pyplot state."""
     empty = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    # The canvas attaches itself to the figure.
     FigureCanvasAgg(empty)
     return empty
 
@@ -79,12 +80,14 @@ def figure(
 def finish(fig: Figure, name: str, alt: str, caption: str) -> RenderedFigure:
     """Renders a figure to bytes that depend on its content only."""
     buffer = io.BytesIO()
+    # matplotlib would write its own version into the file.
     fig.savefig(buffer, format="png", metadata={"Software": None})
     return RenderedFigure(name, buffer.getvalue(), round(fig.get_figwidth() * CSS), alt, caption)
 
 
 def line(i: int) -> dict[str, Any]:
     """Returns the look of line i: colour, dashes and marker differ, for 28 lines."""
+    # 7 colours and 4 dashes have no common divisor, so their pairs repeat after 28 lines.
     return {
         "color": COLOURS[i % len(COLOURS)],
         "linestyle": DASHES[i % len(DASHES)],
@@ -96,6 +99,7 @@ def line(i: int) -> dict[str, Any]:
 
 def ramp(i: int, n: int) -> tuple[float, float, float, float]:
     """Returns colour i of n, dark first: their order survives in greyscale."""
+    # Only up to 0.76: the light end of the map vanishes on white.
     return colormaps["cividis"](0.02 + 0.74 * i / max(n - 1, 1))
 
 

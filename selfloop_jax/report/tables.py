@@ -30,8 +30,10 @@ def metrics(run: Run) -> Table:
         keys |= dict.fromkeys(generation.metrics)
     rows: list[tuple[str, ...]] = []
     for panel in panels(keys):
+        # A row of one cell is a heading.
         rows.append((panel.title,))
         rows += [_metric_row(run, key) for key in panel.keys if key in keys]
+    # Counts have no figure, hence no panel: they come last.
     counts = [key for key in keys if is_count(key)]
     if counts:
         rows.append(("Counts",))
@@ -112,6 +114,7 @@ def seconds(run: Run) -> Table:
 
 def _phase_rows(run: Run, section: str, form: str) -> list[tuple[str, ...]]:
     records = [generation.record.get(section, {}) for generation in run.generations]
+    # Not every generation has every phase: the annotator is trained once.
     phases: dict[str, None] = {}
     for record in records:
         phases |= dict.fromkeys(record)
@@ -136,6 +139,7 @@ def versions(run: Run) -> Table | None:
     """Returns the newest entry of the manifest, a row per field."""
     if not run.manifest:
         return None
+    # An empty text, such as XLA_FLAGS without flags, would look like a missing cell.
     rows = tuple((name, str(value) or "–") for name, value in run.manifest[-1].items())
     earlier = len(run.manifest) - 1
     caption = f"manifest.json has {earlier} earlier: the run was resumed on other versions."

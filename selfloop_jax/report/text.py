@@ -25,6 +25,7 @@ ONE_SEED = (
 def title(runs: Sequence[Run]) -> str:
     """Returns the title of the page: data source and pool rule, or the number of runs."""
     source = runs[0].data["source"]
+    # One run on stand-in data is enough to mark the page.
     if any(run.data.get("stand_in") for run in runs):
         source = f"STAND-IN for {source}"
     if len(runs) > 1:
@@ -62,6 +63,7 @@ def summary(runs: Sequence[Run], arms: Sequence[Arm], found: Sequence[Finding]) 
 def _untested(arms: Sequence[Arm]) -> str:
     """The sentence for runs of which nothing was tested."""
     plans = [verdicts.plan(arm) for arm in arms]
+    # Runs without a plan are judged by the default of verdict.control.
     kind = next((plan.control for plan in plans if plan), "fresh_real")
     return f"No loop here has a matching control of the kind {kind}, so no change is tested."
 
@@ -98,6 +100,7 @@ def _course(run: Run) -> Iterator[str]:
     last = run.last.number
     numbers = [generation.number for generation in run.generations]
     ends = []
+    # A metric that is undefined at either end has no course.
     for key in HEADLINE:
         values = _values(run, key)
         if math.isfinite(values[0]) and math.isfinite(values[-1]):
@@ -165,6 +168,7 @@ def _range(arms: Sequence[Arm], key: str) -> str:
     """The lowest and highest value at the end of the arms; empty where one is undefined."""
     ends: list[float] = []
     for arm in arms:
+        # A run that ended early is NaN there, and then no range is given.
         ends += arm.series(key)[:, -1].tolist()
     if not all(map(math.isfinite, ends)):
         return ""

@@ -68,6 +68,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--out={args.out}: allowed are new and empty folders")
     ids = np.arange(args.count)
     classes = len(record["data"]["classes"])
+    # The classes in turn, so that the first few images have all of them.
     labels = np.full(args.count, label) if label is not None else ids % classes
     groups = np.full(args.count, -1 if group is None else group)
     pixels, digest = _generate(
@@ -93,7 +94,7 @@ def _config(args: argparse.Namespace) -> Config:
         sample_section = dataclasses.replace(sample_section, guidance=args.guidance)
     seed = config.seed if args.seed is None else args.seed
     config = dataclasses.replace(config, sample=sample_section, seed=seed)
-    # The run's own rules judge the arguments too.
+    # The arguments obey the rules of the config's fields.
     configs.check(config)
     return config
 
@@ -178,6 +179,7 @@ def _generate(
     key = parallel.replicate(keys.key((config.seed, "generation", generation, "sample", "noise")))
     count = len(label)
     devices = parallel.device_count()
+    # A few images need not cost a whole batch.
     chunk = min(config.sample.batch_per_device, -(-count // devices)) * devices
     parts = []
     for first in range(0, count, chunk):
@@ -213,6 +215,7 @@ def _write(out: Path, pixels: np.ndarray, label: np.ndarray, group: np.ndarray) 
 def grid(pixels: np.ndarray, label: np.ndarray, columns: int = 16, gap: int = 2) -> np.ndarray:
     """uint8[H,W,3]: the images in rows by class, on white, enlarged to 32 pixels or more."""
     side = pixels.shape[1]
+    # A whole factor, so that every pixel stays a square.
     scale = max(1, -(-32 // side))
     rows = []
     for c in np.unique(label):

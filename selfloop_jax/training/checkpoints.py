@@ -30,7 +30,7 @@ class Checkpoints:
         time for host arrays.
         """
         path = self.directory / str(step)
-        # Orbax would write nothing here either, and say so by a value that is easily lost.
+        # Orbax does not write an existing step: it returns False without an error.
         if path.exists():
             return
         self.directory.mkdir(parents=True, exist_ok=True)

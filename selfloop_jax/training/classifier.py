@@ -150,6 +150,7 @@ def pretrained(trainer: step.Trainer, model: nn.Module, file: str, name: str) ->
     A head of another shape keeps its random weights. name: the config's section. UsageError where
     the file is missing, damaged or of another network.
     """
+    # Before any training: a damaged file must not cost a generation.
     weights = torch_file.read(file, f"{name}.init_from")
     loaded, report = torch_weights.load(
         step.ema_variables(trainer.abstract), weights, model, name, file
@@ -157,6 +158,7 @@ def pretrained(trainer: step.Trainer, model: nn.Module, file: str, name: str) ->
     _log_loaded(report, name, file)
 
     def init(key: jax.Array) -> step.Variables:
+        # Random weights first: leaves that the file lacks, such as a new head, keep them.
         return _overlay(trainer.init(key), parallel.replicate(loaded))
 
     return replace(trainer, init=init)

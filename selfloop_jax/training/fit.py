@@ -72,6 +72,7 @@ def put_on_devices(
         return dict(columns)
     padded = {}
     for name, array in columns.items():
+        # Pools grow over generations; arrays of one size need one compiled program.
         padding = np.zeros((capacity - len(array), *array.shape[1:]), array.dtype)
         padded[name] = np.concatenate([array, padding])
     return parallel.replicate(padded)
@@ -98,7 +99,9 @@ def _fit(job: Job) -> Fitted:
     # Indices stay below `size`: the padding is never trained on.
     size = len(next(iter(job.columns.values())))
     arrays = put_on_devices(job.columns, job.capacity, job.placement)
+    # One key for the phase; the program folds the step into it.
     noise_key = parallel.replicate(keys.key((*job.key_path, "noise")))
+    # Too many computations in flight can deadlock a CPU device.
     in_flight: deque[Any] = deque()
     progress.begin(first, job.steps, trainer.batch)
     for step in range(first, job.steps, per_dispatch):
