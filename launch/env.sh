@@ -1,5 +1,5 @@
-# The other launch scripts source this file. It makes the repository's own .venv once, and again when
-# its requirements change. PYTHON names the interpreter (default python3), VENV the folder (default
+# The other launch scripts source this file. It makes the repository's own .venv once, and updates it
+# when the requirements change. PYTHON names the interpreter (default python3), VENV the folder (default
 # .venv in the repository).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

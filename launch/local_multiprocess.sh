@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # N processes on this machine make one run together, to try out what several hosts do:
-#   bash launch/local_multiprocess.sh 2 --config=configs/quickstart.py --config.parallel.cpu_devices=1
+#   bash launch/local_multiprocess.sh 2 --config=configs/quickstart.py \
+#     --config.parallel.cpu_devices=1
 # PORT is the port of the coordinator (default: a free one).
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 if ! [[ "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
