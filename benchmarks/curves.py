@@ -12,13 +12,46 @@ import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import revisions
 
+# Run in a checkout with its own modules, so that any revision can be compared.
 PROGRAM = """
+import json, sys
+import jax, numpy as np
+from benchmarks import cases, presets
+from selfloop_jax.data import images
+from selfloop_jax.runtime import environment, keys, parallel
+from selfloop_jax.training import classifier, fit, generator
+
+preset, case, steps = sys.argv[1:]
+steps = int(steps)
+config = presets.preset(preset, devices=2)
+environment.configure(*presets.threads(config))
+side = config.data.image_size
+if case == "diffusion_train":
+    net, process = generator.build(config.diffusion, presets.CLASSES, 0)
+    trainer = generator.make_trainer(net, process, config.diffusion, side, 1)
+else:
+    net = classifier.build(config.classifier, presets.CLASSES)
+    trainer = classifier.make_trainer(net, config.classifier, side, 1)
+shown = cases.pool(side)
+arrays = fit.put_on_devices(fit.training_columns(shown), len(shown), "device")
+key = parallel.replicate(keys.key((0, "noise")))
+state = trainer.start(trainer.init(jax.random.key(0)), 1e-3, float(steps))
+losses = []
+for step in range(steps):
+    index = images.batch_indices((0, "order"), len(shown), trainer.batch, step)[None]
+    state, metrics = trainer.program(state, arrays, parallel.shard_steps({"index": index}), key)
+    losses.append(float(metrics["loss"][0]))
+print(json.dumps({"losses": losses, "device": environment.device_info()["device_kind"]}))
+"""
+# The same with the names that modules had before 0.2.
+BEFORE_0_2 = """
 import json, sys
 import jax, numpy as np
 from benchmarks import ours, presets
@@ -54,10 +87,11 @@ print(json.dumps({"losses": losses, "device": parallel.describe()["device_kind"]
 
 def losses(folder: str, preset: str, case: str, steps: int) -> dict[str, Any]:
     """Trains in the checkout in `folder` and returns its losses and its device."""
-    command = [sys.executable, "-c", PROGRAM, preset, case, str(steps)]
-    return json.loads(
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
-    )
+    renamed = (Path(folder) / "benchmarks" / "cases.py").exists()
+    program = PROGRAM if renamed else BEFORE_0_2
+    command = [sys.executable, "-c", program, preset, case, str(steps)]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
 
 
 def main() -> None:
