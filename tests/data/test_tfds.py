@@ -597,8 +597,9 @@ import json, sys
 import tensorflow_datasets
 from selfloop_jax.config import DataConfig, TfdsConfig
 from selfloop_jax.data.sources import tfds
-place = TfdsConfig(**json.loads(sys.argv[1]))
-data = DataConfig(tfds=place, source="cifar20", image_size=32)
+fields = json.loads(sys.argv[1])
+shared = {"source": "cifar20", "image_size": 32, "archive_dir": fields.pop("archive_dir", "")}
+data = DataConfig(tfds=TfdsConfig(**fields), **shared)
 print("ready", flush=True)
 source = tfds.cifar(data, True, True)
 print(len(source.train), "tensorflow" in sys.modules, flush=True)
