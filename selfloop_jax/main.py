@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from selfloop_jax.config import Config, share_folder, typed
+from selfloop_jax.config import Config, check_override, share_folder, typed
 from selfloop_jax.config.stored import read_config
 from selfloop_jax.errors import RunError, UsageError
 
@@ -104,6 +104,8 @@ def _check_config_flags(argv: list[str]) -> None:
             share_folder(Path(path))
         elif name.startswith("config.") and not seen:
             raise UsageError(f"{argument}: allowed are overrides behind --config")
+        elif name.startswith("config."):
+            check_override(name.removeprefix("config."), value)
 
 
 def _unknown_field(message: str, argv: list[str]) -> str:

@@ -11,6 +11,10 @@ WRONG = {
         [C, "--config.diffusion.step=3"],
         "diffusion.step: unknown field; did you mean steps?",
     ),
+    "section for a field": (
+        [C, "--config.data.bias=rho"],
+        "data.bias = rho: is a section; its fields are kind, rho, per_class",
+    ),
     "mistyped value": ([C, "--config.diffusion.steps=many"], "diffusion.steps=many: "),
     "override before config": (["--config.seed=1", C], "--config.seed=1"),
     "no config": ([], "--config"),

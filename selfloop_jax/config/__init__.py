@@ -1,6 +1,13 @@
 """The config of a run: fields and rules, typed, and as files and the command line write it."""
 
-from selfloop_jax.config.parse import default, describe, parse_arg, share_folder, typed
+from selfloop_jax.config.parse import (
+    check_override,
+    default,
+    describe,
+    parse_arg,
+    share_folder,
+    typed,
+)
 from selfloop_jax.config.schema import (
     AugmentConfig,
     BiasConfig,
@@ -66,6 +73,7 @@ __all__ = [
     "check",
     "check_choice",
     "check_devices",
+    "check_override",
     "classifiers",
     "default",
     "describe",

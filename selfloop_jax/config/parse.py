@@ -48,6 +48,15 @@ def parse_arg(arg: str, *options: tuple[str, ...]) -> list[str]:
     return chosen
 
 
+def check_override(field: str, value: str) -> None:
+    """Raises UsageError where an override of the command line names a section, not a field."""
+    found: Any = Config()
+    for name in field.split("."):
+        found = getattr(found, name, None)
+    if dataclasses.is_dataclass(found):
+        raise UsageError(_not_a_section(field, value, found))
+
+
 def typed(values: ConfigDict | Mapping[str, Any]) -> Config:
     """The config with these values, those of a config file or of config.json.
 
@@ -72,7 +81,7 @@ def _section(default: Any, values: Any, path: str) -> Any:
     declared = {one.name: one for one in dataclasses.fields(default)}
     # Not Mapping, which a ConfigDict is not.
     if not hasattr(values, "items"):
-        raise UsageError(f"{path[:-1]} = {values!r}: must be a section: {', '.join(declared)}")
+        raise UsageError(_not_a_section(path[:-1], values, default))
     changed = {}
     for name, value in values.items():
         if name not in declared:
@@ -83,6 +92,11 @@ def _section(default: Any, values: Any, path: str) -> Any:
         else:
             changed[name] = _converted(declared[name].type, value, f"{path}{name}")
     return dataclasses.replace(default, **changed)
+
+
+def _not_a_section(field: str, value: Any, section: Any) -> str:
+    names = ", ".join(one.name for one in dataclasses.fields(section))
+    return f"{field} = {value}: is a section; its fields are {names}"
 
 
 def _unknown(field: str, name: str, known: list[str]) -> str:

@@ -135,7 +135,10 @@ def test_whole_numbers_and_lists_do_for_floats_and_tuples():
             {"data": {"bias": {"per_class": ["a"]}}},
             "data.bias.per_class = ['a']: must be a tuple of which each is a number or a tuple",
         ),
-        ({"data": {"bias": "rho"}}, "data.bias = 'rho': must be a section: kind, rho, per_class"),
+        (
+            {"data": {"bias": "rho"}},
+            "data.bias = rho: is a section; its fields are kind, rho, per_class",
+        ),
         ({"diffusion": {"step": 3}}, "diffusion.step: unknown field; did you mean steps?"),
         ({"data": {"ratio": 0.5}}, "data.ratio: unknown field"),
         ({"trainer": {}}, "trainer: unknown field; known are study, seed, data"),
