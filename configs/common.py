@@ -96,12 +96,12 @@ def tiny(config: ConfigDict) -> None:
     config.diffusion.unet.blocks = 1
     config.diffusion.unet.attention = ()
     config.diffusion.unet.heads = 1
-    config.diffusion.batch = 32
+    config.diffusion.batch = 16
     config.diffusion.steps = 40
     config.diffusion.later.steps = 20
-    config.sample.count = 200
-    config.sample.steps = 5
-    config.sample.batch_per_device = 50
+    config.sample.count = 100
+    config.sample.steps = 4
+    config.sample.batch_per_device = 25
     for section in (config.classifier, config.annotator):
         section.network = "resnet"
         section.stages = (1, 1)
