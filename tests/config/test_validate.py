@@ -28,10 +28,6 @@ def config_with(changes):
             "loop.control_of = x: must be '' where loop.control = fresh_real",
         ),
         (
-            {"loop.control": "fresh_real", "pool.rule": "fresh"},
-            "loop.control = fresh_real: must be none | no_synthetic where pool.rule = fresh",
-        ),
-        (
             {"diffusion.unet.multipliers": (1, 1, 1, 1, 1)},
             "diffusion.unet.multipliers = (1, 1, 1, 1, 1): must be as many as data.image_size = 8, "
             "folded by diffusion.unet.stem = 1, can be halved for",
