@@ -49,6 +49,12 @@ EPSILON = 1e-6  # keeps a constant group finite
 zeros = nn.initializers.zeros_init()
 
 
+def at_least_float32(x: jax.Array) -> jnp.dtype:
+    """The dtype that means and last layers are computed in."""
+    narrow = jnp.finfo(x.dtype).bits < 32
+    return jnp.dtype(jnp.float32) if narrow else x.dtype
+
+
 class GroupNorm(nn.Module):
     """GroupNorm (Wu and He 2018) over at most 32 groups of at least 4 channels.
 
@@ -64,7 +70,7 @@ class GroupNorm(nn.Module):
         """[N,H,W,C] -> [N,H,W,C]."""
         n, h, w, c = x.shape
         groups = next(g for g in range(min(32, max(1, c // 4)), 0, -1) if c % g == 0)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(at_least_float32(x))
 
         def mean(values: jax.Array) -> jax.Array:  # [N,H,W,C] -> [N,groups]
             return values.sum(1).sum(1).reshape(n, groups, -1).sum(-1) * (groups / (h * w * c))
@@ -109,13 +115,23 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1 - rate), 0)
 
 
+class BatchNorm(nn.BatchNorm):
+    """flax.linen.BatchNorm, which mixes bfloat16 and float32: strict promotion refuses that."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+        """[...,C] -> [...,C]."""
+        with jax.numpy_dtype_promotion("standard"):
+            normalized: jax.Array = super().__call__(x)
+        return normalized
+
+
 def batch_norm(train: bool, axis_name: str | None, dtype: str | None) -> Callable[..., nn.Module]:
     """BatchNorm's constructor, with statistics in float32.
 
     In training they are those of all devices, otherwise the running ones.
     """
     return partial(
-        nn.BatchNorm,
+        BatchNorm,
         use_running_average=not train,
         momentum=0.9,
         axis_name=axis_name if train else None,
@@ -123,8 +139,3 @@ def batch_norm(train: bool, axis_name: str | None, dtype: str | None) -> Callabl
         use_fast_variance=False,
         dtype=dtype,
     )
-
-
-def at_least_float32(x: jax.Array) -> jnp.dtype:
-    """The dtype that means and last layers are computed in."""
-    return jnp.promote_types(x.dtype, jnp.float32)

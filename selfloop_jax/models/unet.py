@@ -24,7 +24,8 @@ conv3x3 = partial(Conv, kernel_size=(3, 3), padding="SAME")
 
 def sinusoid(noise_level: jax.Array, width: int) -> jax.Array:
     """float32[N] -> float32[N,width]: sines and cosines (Vaswani et al. 2017, section 3.5)."""
-    frequency = jnp.exp(-jnp.log(10_000.0) * jnp.arange(width // 2) / (width // 2))
+    number = jnp.arange(width // 2, dtype=jnp.float32)
+    frequency = jnp.exp(-jnp.log(10_000.0) * number / (width // 2))
     angle = noise_level[:, None] * frequency[None, :]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
@@ -72,7 +73,9 @@ class Attention(nn.Module):
         n, h, w, c = x.shape
         dense = partial(nn.Dense, dtype=x.dtype)
         qkv = dense(3 * c)(GroupNorm()(x)).reshape(n, h * w, 3, self.heads, c // self.heads)
-        mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        # JAX's own attention mixes bfloat16 and float32, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         return x + dense(c, kernel_init=zeros)(mixed.reshape(n, h, w, c))
 
 

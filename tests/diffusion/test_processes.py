@@ -246,7 +246,7 @@ def test_evaluations_counts_calls_of_the_denoiser(sampler, steps):
     process = LINEAR if sampler in ("ddim", "ancestral") else EDM
     with jax.disable_jit():
         solvers.SOLVERS[sampler](process, denoise, jnp.ones((1, *SHAPE)), steps, lambda i: 0.0)
-    assert len(calls) == solvers.evaluations(sampler, steps)
+    assert len(calls) == solvers.SOLVERS[sampler].evaluations(steps)
     assert calls == sorted(calls, reverse=True)
     assert calls[0] == process.times(steps)[0]
     assert min(calls) > 0
@@ -291,7 +291,7 @@ def test_edm_times_equal_equation_5(process, steps):
 def test_one_step_of_either_edm_solver_is_the_denoiser_at_sigma_max():
     x = 80 * jnp.linspace(-1, 1, DIM).reshape(1, *SHAPE)
     for sampler in (solvers.euler, solvers.heun):
-        out = sampler(EDM, ideal_denoiser(EDM), x, 1, None)
+        out = sampler(EDM, ideal_denoiser(EDM), x, 1)
         np.testing.assert_allclose(out, ideal_denoiser(EDM)(x, jnp.float32(80)), atol=1e-5)
 
 
@@ -299,7 +299,7 @@ def examples(process, count=4000, std=1.0):
     """Returns inputs, levels and targets of `count` one-pixel images, and the images."""
     x_0 = std * jax.random.normal(jax.random.key(4), (count, 1, 1, 1))
     keys = jax.random.split(jax.random.key(3), count)
-    return *jax.jit(jax.vmap(process.example))(keys, x_0), x_0
+    return *jax.jit(jax.vmap(process.training_target))(keys, x_0), x_0
 
 
 @partial(jax.jit, static_argnums=0)

@@ -35,7 +35,7 @@ def inputs(count, side):
     """x, noise level, label and group of `count` images."""
     x = jax.random.normal(jax.random.key(0), (count, side, side, 3))
     label = jnp.arange(count, dtype=jnp.int32) % 3
-    return x, 100.0 * jnp.arange(count) - 300, label, label % 2
+    return x, 100.0 * jnp.arange(count, dtype=jnp.float32) - 300, label, label % 2
 
 
 def random_params(model, *arguments):
@@ -118,13 +118,15 @@ def test_group_norm_and_its_gradients_are_those_of_flax(channels, groups, dtype,
 
     def both(norm):
         def scalar(params, x):
-            return jnp.sum(weight * norm.apply({"params": params}, x))
+            return jnp.sum(weight * norm.apply({"params": params}, x).astype(jnp.float32))
 
         out = norm.apply({"params": params}, x)
         assert out.dtype == dtype
         return out, *jax.tree.leaves(jax.grad(scalar, argnums=(0, 1))(params, x))
 
-    for ours, expected in zip(both(layers.GroupNorm(affine)), both(theirs), strict=True):
+    with jax.numpy_dtype_promotion("standard"):
+        theirs = both(theirs)
+    for ours, expected in zip(both(layers.GroupNorm(affine)), theirs, strict=True):
         assert relative(ours, expected) < (1e-5 if dtype == jnp.float32 else 0.02)
 
 
@@ -429,7 +431,7 @@ def classifier_loss(asked, devices):
     batch = {"pixels": random.integers(0, 256, (8, 8, 8, 3), np.uint8), "label": np.arange(8) % 3}
     batch["position"] = np.arange(8, dtype=np.int32)
     batch = {name: x.reshape(devices, -1, *x.shape[1:]) for name, x in batch.items()}
-    params = random_params(model, batch["pixels"][0])
+    params = random_params(model, batch["pixels"][0].astype(np.float32))
     stats = jax.tree.map(lambda s: np.ones(s.shape, np.float32), shapes_of(model, 8)["batch_stats"])
 
     def one_device(key, batch):
@@ -492,7 +494,9 @@ def test_every_parameter_of_a_classifier_matters_in_training(model):
 def batch_norm_step(axis_name, devices):
     """Logits and new statistics of one training step of the same 8 images on `devices` devices."""
     model = ResNet(num_classes=3, stages=(1,), width=8, axis_name=axis_name)
-    x = jax.random.normal(jax.random.key(0), (8, 8, 8, 3)) * (1 + jnp.arange(8)).reshape(8, 1, 1, 1)
+    x = jax.random.normal(jax.random.key(0), (8, 8, 8, 3)) * (1 + jnp.arange(8.0)).reshape(
+        8, 1, 1, 1
+    )
     params = random_params(ResNet(num_classes=3, stages=(1,), width=8), x)
     stats = jax.eval_shape(model.init, jax.random.key(0), x)["batch_stats"]
     stats = jax.tree.map(lambda s: np.ones(s.shape, np.float32), stats)

@@ -54,6 +54,7 @@ def test_logits_are_those_of_torchvision(network, width, tmp_path, capsys):
     )
     model, expected = classifier.build(asked, 10), np.array(case["logits"])
     trainer = classifier.make_trainer(model, asked, case["side"], 1)
+    trainer = classifier.pretrained(trainer, model, file, "classifier")
     found = trainer.init(keys.key((0, "init")))
     logits = classifier.make_predict(model, asked, 4)(
         found, formula.images(case["count"], case["side"])
@@ -61,7 +62,7 @@ def test_logits_are_those_of_torchvision(network, width, tmp_path, capsys):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     said = capsys.readouterr().err
     assert "tensors loaded" in said
-    assert not any(word in said for word in ("anew", "not used"))
+    assert not any(word in said for word in ("random", "not used"))
 
 
 def test_a_file_of_torch_save_is_read_without_torch():
@@ -187,7 +188,9 @@ def pretrained(tmp_path, tensors, classes=10, **changes):
     file = tmp_path / "w.safetensors"
     save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, file)
     asked = section(**{**NARROW, "init_from": str(file), **changes})
-    return classifier.make_trainer(classifier.build(asked, classes), asked, SIDE, 1)
+    model = classifier.build(asked, classes)
+    trainer = classifier.make_trainer(model, asked, SIDE, 1)
+    return classifier.pretrained(trainer, model, str(file), "classifier")
 
 
 def test_init_puts_the_files_weights_in_and_keeps_a_head_of_another_size(narrow, tmp_path, capsys):
@@ -196,8 +199,9 @@ def test_init_puts_the_files_weights_in_and_keeps_a_head_of_another_size(narrow,
     found = trainer.init(keys.key((0, "init")))
     report = capsys.readouterr().err.splitlines()
     assert report == [
-        f"classifier: 30 tensors loaded from {tmp_path / 'w.safetensors'}; the head starts anew",
-        "classifier: not used, 3 tensors of the file: extra.weight, fc.bias, fc.weight",
+        f"classifier: 30 tensors loaded from {tmp_path / 'w.safetensors'}; the head starts from random "
+        "weights",
+        "classifier: 3 tensors of the file not used: extra.weight, fc.bias, fc.weight",
     ]
     asked = section(**NARROW)
     own = classifier.make_trainer(classifier.build(asked, 7), asked, SIDE, 1).init(
@@ -242,16 +246,15 @@ def test_tensors_that_do_not_fit_are_named(narrow, tmp_path):
 
 def test_a_head_that_is_not_in_the_file_starts_anew(narrow, tmp_path, capsys):
     pretrained(tmp_path, {name: x for name, x in narrow.items() if not name.startswith("fc.")})
-    assert capsys.readouterr().err.endswith("; the head starts anew\n")
+    assert capsys.readouterr().err.endswith("; the head starts from random weights\n")
 
 
 def test_digest_is_that_of_the_file(tmp_path):
-    assert classifier.weights_digest(section()) is None
     (tmp_path / "x.pth").write_bytes(b"abc")
-    digest = classifier.weights_digest(section(init_from=str(tmp_path / "x.pth")))
+    digest = classifier.weights_digest(str(tmp_path / "x.pth"), "classifier")
     assert digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     with pytest.raises(UsageError, match=r"annotator.init_from = gone.pth: No such file"):
-        classifier.weights_digest(section(init_from="gone.pth"), "annotator")
+        classifier.weights_digest("gone.pth", "annotator")
 
 
 def check(name="classifier", **changes):
