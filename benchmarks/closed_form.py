@@ -1,4 +1,4 @@
-"""Two loops without networks, through the pool rules of the real one, to be compared with theory.
+"""Two loops without networks, through the pool rules of the real one, against theory.
 
 In `multinomial_loop` a generator is the P(group | label) of its pool, in `gaussian_loop` the
 Gaussian fitted to it (MAD, arXiv 2307.01850, section 2; arXiv 2404.01413). Everything else is as in
@@ -55,7 +55,7 @@ def multinomial_loop(
     count: int,
     groups: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """P(group | label) float[generations,C,G] in the pools and among `count` generated images.
+    """P(group | label) float[generations,C,G] in the pools and in `count` generated images.
 
     Labels are requested as in the real set, so a class's share of the images never drifts.
     UsageError where a pool lacks a class. NaN for a class of which nothing is generated.
@@ -106,7 +106,7 @@ def gaussian_loop(
     unbiased: bool = True,
     n_reserve: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means float[generations,D], traces of the covariance float[generations], sizes of pools.
+    """Means float[generations,D], traces of the covariance float[generations], pool sizes.
 
     Real vectors are standard normal. The generator is the mean and the covariance of its pool
     (divided by n - 1, or by n where not `unbiased`); it samples with its covariance times `scale`.
@@ -142,6 +142,6 @@ def look_up(vectors: dict[int, np.ndarray], images: Images) -> np.ndarray:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """Symmetric square root, which the covariance of fewer points than dimensions has as well."""
+    """Symmetric square root; a covariance of fewer points than dimensions has one, too."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

@@ -1,4 +1,4 @@
-"""Validation of verdicts, forecasts and closed-form loops on simulated data, in JSON lines.
+"""Validation of verdicts, forecasts and closed-form loops on simulated data.
 
     python -m benchmarks.dynamics
 

@@ -14,7 +14,7 @@ from selfloop_jax.data.images import UNKNOWN
 def assign_labels(
     section: LoopConfig, requested: np.ndarray, logits: np.ndarray | None
 ) -> np.ndarray:
-    """int32[N] by `loop.label_source`: the requested label, or a classifier's likeliest class."""
+    """int32[N] by `loop.label_source`: the requested label, or a classifier's best class."""
     if section.label_source == "requested":
         return requested
     if logits is None:
@@ -30,7 +30,7 @@ def assign_groups(
     logits: np.ndarray | None,
     data: Dataset,
 ) -> np.ndarray:
-    """int32[N] by `loop.group_source`: the requested group, the image's colour or the annotator's.
+    """int32[N] by `loop.group_source`: requested, the image's colour or the annotator's.
 
     logits float32[N,G] are the annotator's.
     """
@@ -67,7 +67,7 @@ def most_likely_group(
 def confusion_matrices(
     label: np.ndarray, group: np.ndarray, predicted: np.ndarray, groups_of_class: np.ndarray
 ) -> list[np.ndarray]:
-    """Per class int64[K,K]: images of its k-th group (row) that are predicted to be of its j-th.
+    """Per class int64[K,K]: images of its k-th group (row) predicted to be of its j-th.
 
     label, group, predicted int32[N]; K groups of a class, in the order of groups_of_class; images
     of group -1 are left out.

@@ -1,4 +1,4 @@
-"""The initial bias: P(group | class) as a table, and the subset of a set of images that has it."""
+"""The initial bias: P(group | class) as a table, and the subset of images that has it."""
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def _given_table(section: BiasConfig, groups_of_class: np.ndarray) -> np.ndarray
 
 
 def aligned_groups(table: np.ndarray, margin: float = 1e-9) -> np.ndarray:
-    """int32[C]: each class's most probable group, -1 where another comes within `margin` of it."""
+    """int32[C]: each class's most probable group, -1 where another is within `margin` of it."""
     best = table.max(axis=1, keepdims=True)
     # A tie, as in an unbiased table, ties no group to the class.
     unique = (table > best - margin).sum(axis=1) == 1
@@ -80,7 +80,7 @@ def subsample(
     """The largest subset, or one of `size`, with the classes' shares and the table's groups.
 
     table float64[C,G] P(group | class); None: the subgroups' own shares. Of each subgroup the
-    images of the smallest keyed number stay, in their old order, so a smaller subset lies within a
+    images of the smallest keyed number stay, in their old order, so a smaller subset is part of a
     larger one. Images of unknown group are left out under a table. UsageError where images are
     lacking.
     """

@@ -46,7 +46,7 @@ class Damaged(Exception):
 def cached(
     cache_dir: str, name: str, key: dict[str, Any], nbytes: int, make: Callable[[], Entry]
 ) -> Entry:
-    """The arrays and facts (JSON) that `make()` returns, from the disk where it has run before.
+    """The arrays and facts (JSON) that `make()` returns, from the disk where it ran before.
 
     `key` is JSON and holds all that the result depends on but Pillow's version; `nbytes` bounds
     the size of the arrays, so that a full disk is noticed before the work. `make` runs in one

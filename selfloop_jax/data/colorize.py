@@ -1,4 +1,4 @@
-"""Colour as a protected attribute: which one an image gets, how it is painted and read back."""
+"""Colour as a protected attribute: chosen for an image, painted on it, and read back."""
 
 from dataclasses import dataclass
 

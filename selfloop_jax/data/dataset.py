@@ -1,4 +1,4 @@
-"""The real images of a study: from a source, through colours and the initial bias, to four sets."""
+"""The real images of a study: four sets, made of a source by colours and an initial bias."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -78,7 +78,7 @@ class Dataset:
 
 
 def check(config: Config) -> None:
-    """Raises UsageError for an unknown source, and for colours its images cannot have or lack."""
+    """Raises UsageError for an unknown source, and colours its images cannot have or lack."""
     section = config.data
     sources.check(section)
     coloured = section.colorize != "none"
@@ -124,7 +124,7 @@ def _one_group(source: Source) -> Source:
 
 
 def _coloured(source: Source, section: DataConfig, seed: int) -> Dataset:
-    """Gray images, coloured: the bias is in the colours, held-out images come in every colour."""
+    """Coloured images: the bias is in the colours, held-out images come in every colour."""
     # Images whose channels differ have colours of their own, which paint would replace.
     gray = not any((x.pixels != x.pixels[..., :1]).any() for x in (source.train, source.test))
     if source.groups or not gray:

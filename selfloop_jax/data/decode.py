@@ -1,8 +1,8 @@
-"""Image files to arrays of one size: what is read, how it is turned into RGB, resized and cropped.
+"""Image files to arrays of one size: kinds of files, conversion to RGB, resize and crop.
 
 The first bytes tell PNG, JPEG and WebP apart, whatever the file is called. Of an animation
 the first frame counts. Gray, palette and CMYK images become RGB by Pillow's rules, 16-bit gray is
-scaled to 8 bits, and what is transparent lies on white.
+scaled to 8 bits, and what is transparent becomes white.
 """
 
 import contextlib
@@ -75,9 +75,9 @@ class Decoded:
 
 
 def square(image: bytes | np.ndarray, side: int) -> np.ndarray:
-    """uint8[side,side,3]: the central square, resized, of an encoded image or of uint8[H,W,1 or 3].
+    """uint8[side,side,3]: the central square of an image, resized.
 
-    An orientation noted in EXIF is left alone, as TFDS leaves it. Raises BadImage on damaged bytes
+    Of an encoded one or of uint8[H,W,1 or 3]. An orientation noted in EXIF is left alone, as TFDS leaves it. Raises BadImage on damaged bytes
     and on more than 100 megapixels.
     """
     with _quiet():

@@ -1,4 +1,4 @@
-"""Pool rules: which images generation g trains on. One object per rule, in the table POOL_RULES.
+"""Pool rules, one object each in POOL_RULES: which images generation g trains on.
 
 A rule says all there is to say about itself: whose images it takes, how many, which, what it would
 refuse, and how the shares of groups follow, for the forecast in `measure/dynamics.py`. All are pure
@@ -247,9 +247,9 @@ class AccumulateSubsample(Accumulate):
 
 
 class Substitute(PoolRule):
-    """Real images, each replaced with probability `pool.alpha` by a generated one of its label.
+    """Real images, each replaced with probability `pool.alpha` by a generated one.
 
-    As in arXiv 2404.03242. With `pool.match_group` the replacement has the real image's group, too.
+    By one of its label, as in arXiv 2404.03242; with `pool.match_group` of its group, too.
     """
 
     def capacity(self, section: PoolConfig, g: int, real: int, count: int) -> int:
@@ -335,7 +335,7 @@ class Substitute(PoolRule):
 
 
 class Fresh(PoolRule):
-    """`pool.n_real` real images, new in every generation, and `pool.n_generated` of the latest.
+    """`pool.n_real` new real images, and `pool.n_generated` of the latest generated ones.
 
     The fresh data loop of MAD. Generation g takes its own slice of the reserve; slices are
     disjoint.
@@ -432,9 +432,9 @@ def build(
     reserve: Images,
     generated: Sequence[Images],
 ) -> Images:
-    """The pool of generation g: of the real images and the sets of `source_generations`, in order.
+    """The pool of generation g.
 
-    Without generated images, in generation 0 or in a control, it is the real images, or a subset.
+    generated: the sets of `source_generations`, in order. Without generated images, in generation 0 or in a control, it is the real images, or a subset.
     """
     rule = POOL_RULES[section.rule]
     # Generation 0 and the control `no_synthetic` have none.
@@ -444,7 +444,10 @@ def build(
 
 
 def capacity(section: PoolConfig, g: int, real: int, count: int) -> int:
-    """The most images in the pool of generation g, of `real` real ones and `count` a generation."""
+    """The most images that the pool of generation g can have.
+
+    Of `real` real images and up to `count` of each generation.
+    """
     rule = POOL_RULES[section.rule]
     return rule.capacity(section, g, real, count) if g or rule.subsamples_real else real
 
@@ -482,7 +485,7 @@ def unused_reserve(section: PoolConfig, key_path: rng.KeyPath, reserve: Images, 
 
 
 def expected_share(shares: ShareInputs) -> np.ndarray:
-    """The expected share in a pool, of the shape of the real one; generation 0 has the real one."""
+    """The expected share in a pool; generation 0 has the real one."""
     if not shares.g:
         return np.asarray(shares.real, np.float64)
     return POOL_RULES[shares.section.rule].expected_share(shares)
@@ -504,7 +507,7 @@ def mixed(shares: Sequence[Number], weights: Sequence[Number]) -> np.ndarray:
 
 
 def _requested_label(images: Images) -> np.ndarray:
-    """int32[N]: the labels that a generator was asked for, or that a control put in their place."""
+    """int32[N]: the labels requested of a generator, or what a control has in their place."""
     if images.requested_label is None:
         raise ValueError("Images.requested_label: missing, as in sets that no generator made")
     return images.requested_label

@@ -147,5 +147,5 @@ PROCESSES: dict[str, type[Ddpm] | type[Edm]] = {"ddpm": Ddpm, "edm": Edm}
 
 
 def build(section: DiffusionConfig) -> Process:
-    """The process that section `diffusion` names, with the numbers of the section of its name."""
+    """The process that section `diffusion` names, with the numbers of its own section."""
     return PROCESSES[section.process](**asdict(getattr(section, section.process)))

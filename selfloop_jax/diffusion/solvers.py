@@ -1,4 +1,4 @@
-"""Solvers of diffusion processes: pure mathematics that sees only a denoiser D(x, t) -> x_0.
+"""Solvers of diffusion processes: mathematics that sees only a denoiser D(x, t) -> x_0.
 
 To add one, write it as a function like those here and give it a row in SOLVERS.
 """
@@ -23,9 +23,9 @@ Noise = Callable[[jax.Array], jax.Array]  # solver step [] -> standard normal [N
 def guided(
     network_pair: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]], w: float
 ) -> processes.Network:
-    """Classifier-free guidance, (1 + w) conditional - w unconditional (arXiv 2207.12598, eq. 6).
+    """Classifier-free guidance: (1 + w) conditional - w unconditional.
 
-    `network_pair` gives both predictions.
+    arXiv 2207.12598, eq. 6. `network_pair` gives both predictions.
     """
 
     def network(x: jax.Array, level: jax.Array) -> jax.Array:
@@ -54,7 +54,7 @@ def ddim(process: processes.Ddpm, denoise: Denoiser, x: jax.Array, steps: int) -
 def ancestral(
     process: processes.Ddpm, denoise: Denoiser, x: jax.Array, steps: int, noise: Noise
 ) -> jax.Array:
-    """Samples the posteriors q(x_s | x_t, x_0) (Ho et al., eq. 7), over `steps` of the T times."""
+    """Samples the posteriors q(x_s | x_t, x_0) (Ho et al., eq. 7), at `steps` of the times."""
     table = processes.alphas_bar(process.schedule, process.timesteps)[process.times(steps)]
     # Between visited times, now / then takes the place of alpha_t in eq. 7 (arXiv 2102.09672,
     # section 4).

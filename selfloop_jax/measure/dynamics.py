@@ -1,4 +1,4 @@
-"""Forecast of a loop's bias: from the shares in a pool to those generated, and to the next pool.
+"""Forecast of a loop's bias: from shares in a pool to those generated, to the next pool.
 
 A *share* is P(group | class), most often that of the bias-aligned group. Two curves are measured
 apart from the loop and taken as given: the response R, which maps the share in a generator's pool
@@ -32,7 +32,7 @@ def expected_sizes(real: np.ndarray, count: int) -> Sizes:
 
 @dataclass(frozen=True)
 class Response:
-    """logit R = a + b logit(pool share) [+ c logit(share expected of the previous generator)].
+    """logit R = a + b logit(pool share) [+ c logit(share expected of the one before)].
 
     coefficients float[2 or 3] with their covariance; correlation: that of two images of one
     generator (0: generators trained alike differ by chance alone). Shares are read no closer to 0
@@ -149,7 +149,7 @@ def _binomial_regression(
 
 @dataclass(frozen=True)
 class GapCurve:
-    """Mean gap float[L], and its standard error over seeds, at L ascending shares in the pool."""
+    """Mean gap float[L], and its standard error over seeds, at L ascending pool shares."""
 
     share: np.ndarray
     gap: np.ndarray

@@ -1,4 +1,4 @@
-"""Layers that several networks share: convolution, normalisation, keyed dropout, space to depth."""
+"""Layers of several networks: convolution, normalisation, keyed dropout, space to depth."""
 
 from collections.abc import Callable
 from functools import partial

@@ -28,7 +28,7 @@ def flip(x: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def crop(x: jax.Array, key: jax.Array, padding: int) -> jax.Array:
-    """A window of the same size in the image with its edge repeated `padding` times all round."""
+    """A window of the same size in the image, its edge repeated `padding` times all round."""
     padded = jnp.pad(x, ((padding, padding), (padding, padding), (0, 0)), mode="edge")
     row, column = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     return jax.lax.dynamic_slice(padded, (row, column, 0), x.shape)
@@ -106,7 +106,7 @@ def augment(
 
 
 def check(config: Config) -> None:
-    """Raises UsageError for an augmentation that is impossible or that changes an image's group."""
+    """Raises UsageError for an augmentation that cannot be, or changes an image's group."""
     side = config.data.image_size
     coloured = config.data.colorize != "none"
     for classifier in classifiers(config):

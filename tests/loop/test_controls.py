@@ -200,13 +200,13 @@ def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path)
         (["loop.branch_from={tmp}"], "runs with a finished gen_0000"),
         (["loop.control=fresh_real", "sample.count=900"], "are held out; allowed"),
         (["loop.control=oracle_resample"], "loop.control_of = ''"),
-        (["loop.control_of={loop}"], "'' unless loop.control = oracle_resample"),
+        (["loop.control_of={loop}"], "must be '' where loop.control = none"),
         (["loop.control=oracle_resample", "loop.control_of={tmp}"], "allowed are folders of runs"),
         (
             ["loop.control=fresh_real", "pool.rule=fresh", "pool.n_real=9"],
             "none | no_synthetic where",
         ),
-        (["verdict.metrics=('accuracy',)"], "verdict.metrics = ('accuracy',)"),
+        (["verdict.metrics=('accuracy',)"], "verdict.metrics = accuracy: must be one of"),
         (["measure.level=1.0"], "measure.level = 1.0"),
     ],
 )  # fmt: skip

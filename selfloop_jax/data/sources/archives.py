@@ -1,4 +1,4 @@
-"""Archives as their makers publish them: their checksums, and the check of a user's copies."""
+"""Archives as their makers publish them: checksums, and the check of a user's copies."""
 
 import hashlib
 import os
@@ -47,7 +47,7 @@ class Table:
 
 
 def table(checksums: str, names: Sequence[str]) -> Table:
-    """The rows for the files `names`: of the official table, or of the one at the path `checksums`.
+    """The rows for the files `names`, of the official table or the one at `checksums`.
 
     A row is URL, size, sha256 and file name with tabs between them, as TFDS registers checksums.
     Raises UsageError where the file is missing, is no such table, or lacks one of the names.

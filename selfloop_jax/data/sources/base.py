@@ -42,9 +42,9 @@ def four_splits(
     validation: Images | None = None,
     reserve: Images | None = None,
 ) -> dict[str, Any]:
-    """The four splits, Images by name; where validation or reserve are missing, they are set aside.
+    """The four splits, Images by name.
 
-    From `train`, in the shares of section `data`, every class and group in proportion. They depend
+    Where validation or reserve are missing, they are set aside from `train`, in the shares of section `data`, every class and group in proportion. They depend
     on the name of the source and on no seed.
     """
     # One number per subgroup; unknown groups, -1, have their own.

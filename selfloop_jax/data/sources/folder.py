@@ -41,7 +41,7 @@ NAMED = 100  # bad images that the record names
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a split: its file under the split's folder, and where an error says to look."""
+    """One image of a split: its file below the split's folder; `place` is for errors."""
 
     file: str
     label: str

@@ -1,4 +1,4 @@
-"""Hard ImageNet: 15 classes with strong spurious cues, object masks, training images ranked.
+"""Hard ImageNet: 15 classes with strong spurious cues, object masks and a ranking.
 
 Moayeri, Singla and Feizi, "Hard ImageNet: Segmentations for Objects with Strong Spurious Cues",
 NeurIPS 2022 Datasets and Benchmarks. Nothing is downloaded: ImageNet needs its own licence.
@@ -99,7 +99,7 @@ class Grouped:
 
 
 def load(section: DataConfig, prepare: bool) -> Source:
-    """The source of section `data`; an id is an image's place in the sorted names, train first.
+    """The source of section `data`; ids are places in the sorted names, train first.
 
     Raises Missing where a folder is not set or not there, or, unless `prepare`, images are not
     decoded yet; UsageError on what does not fit: a class without images, a bad image under
@@ -175,7 +175,7 @@ def _outline(
 
 
 def _check(section: DataConfig) -> None:
-    """Raises Missing or UsageError where the section and the names of folders already show why."""
+    """Raises Missing or UsageError for what the section and the folders' names already show."""
     fields = section.hardimagenet
     if not fields.images_dir:
         wanted = "the folder with {train,val}/<wnid>/ of ImageNet or of Hard ImageNet's 15 classes"

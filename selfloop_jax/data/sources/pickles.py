@@ -1,4 +1,4 @@
-"""Safe unpickling of untrusted files: plain containers alone, nothing that could run code."""
+"""Safe unpickling of untrusted files: plain containers alone, nothing that runs code."""
 
 import io
 import pickle

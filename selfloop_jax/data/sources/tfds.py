@@ -1,4 +1,4 @@
-"""Sources that TFDS prepares: MNIST, CIFAR-100 at either level of its labels, any by name."""
+"""Sources of TFDS: MNIST, CIFAR-100 at either level of its labels, and any by name."""
 
 import contextlib
 import re
@@ -220,7 +220,7 @@ class _BadRecord(Exception):
 
 
 def _squares(images: list[bytes | np.ndarray], side: int) -> np.ndarray:
-    """uint8[n,side,side,3]: the central squares, resized; encoded images or uint8[H,W,1 or 3]."""
+    """uint8[n,side,side,3]: the central squares of encoded images or of uint8[H,W,1 or 3]."""
     squares = np.empty((len(images), side, side, 3), np.uint8)
     for i, image in enumerate(images):
         try:
@@ -327,9 +327,9 @@ def _image_decoders(section: DataConfig, features: Any) -> dict[str, Any] | None
 
 
 def _coded(feature: Any, values: list[np.ndarray]) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """Names of a feature's values and int64[N] indices into them for train and test, -1 unknown.
+    """Names of a feature's values, and int64[N] indices into them for train and test.
 
-    A ClassLabel and a boolean have all their names, of an integer only what occurs.
+    -1 is unknown. A ClassLabel and a boolean have all their names, of an integer only what occurs.
     """
     import tensorflow_datasets as tfds
 

@@ -168,9 +168,9 @@ class SelfloopCifar100(_Builder):
 
 
 def read_cifar100(path: Path) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
-    """Names of the classes by feature, and uint8[N,2+3072] records by split, of the gzipped tar.
+    """Names of the classes by feature, and records uint8[N,2+3072] by split.
 
-    A record is the coarse label, the fine label and the planes of red, green and blue. Raises
+    Of the gzipped tar. A record is the coarse label, the fine label and the planes of red, green and blue. Raises
     UsageError where the archive holds anything else.
     """
     names = {"label": (100, "fine_label_names.txt"), "coarse_label": (20, "coarse_label_names.txt")}

@@ -1,4 +1,4 @@
-"""TFDS data sets on disk, prepared without TensorFlow, by one process, whole or not at all.
+"""TFDS data sets on disk, prepared without TensorFlow, by one process, all or nothing.
 
 TFDS writes into a folder `incomplete.*` and renames it when all is there, so what has a data set's
 name is complete. What a killed preparation leaves is removed by the next one.
@@ -122,7 +122,7 @@ def prepared(
 
 
 def _made(make: Callable[[], Any], place: Path) -> tuple[Any, bool]:
-    """The builder, and whether its data set is prepared; it reads what lies below `place`."""
+    """The builder, and whether its data set is prepared; it reads what is below `place`."""
     import tensorflow_datasets as tfds
 
     try:
@@ -141,7 +141,7 @@ def _made(make: Callable[[], Any], place: Path) -> tuple[Any, bool]:
 
 
 def download_and_prepare(builder: Any, archive_dir: str, downloads: Path | None = None) -> None:
-    """TFDS's preparation as array_record; archives that lie in `archive_dir` are not downloaded.
+    """TFDS's preparation as array_record; archives in `archive_dir` are not downloaded.
 
     Raises RunError where it fails, ImportError where it takes a package that is not here.
     """
@@ -188,7 +188,7 @@ def examples(
 
 
 def needs_tensorflow(name: str, error: ImportError) -> UsageError:
-    """The error of a data set that needs a package that is not here to be prepared or decoded."""
+    """The error of a data set whose preparation or decoding needs a package that is missing."""
     return UsageError(
         f"data.source = tfds:{name}: {brief(error)}; allowed are data sets already prepared as "
         "array_record, or that TFDS prepares without TensorFlow"
