@@ -77,8 +77,8 @@ class Decoded:
 def square(image: bytes | np.ndarray, side: int) -> np.ndarray:
     """uint8[side,side,3]: the central square of an image, resized.
 
-    Of an encoded one or of uint8[H,W,1 or 3]. An orientation noted in EXIF is left alone, as TFDS leaves it. Raises BadImage on damaged bytes
-    and on more than 100 megapixels.
+    Of an encoded one or of uint8[H,W,1 or 3]. An orientation noted in EXIF is left alone, as TFDS
+    leaves it. Raises BadImage on damaged bytes and on more than 100 megapixels.
     """
     with _quiet():
         if isinstance(image, bytes):

@@ -75,8 +75,9 @@ def concatenate(parts: Sequence[Images]) -> Images:
 def batch_indices(key_path: rng.KeyPath, size: int, batch: int, step: int) -> np.ndarray:
     """int32[batch]: the images that training step `step` reads of a set of `size`.
 
-    A function of its arguments alone. Epoch e is the permutation of (key_path, e); batches run over epoch after epoch, so a ragged
-    tail carries into the next one and every image is read once per epoch.
+    A function of its arguments alone. Epoch e is the permutation of (key_path, e); batches run over
+    epoch after epoch, so a ragged tail carries into the next one and every image is read once per
+    epoch.
     """
     first = step * batch
     last = first + batch

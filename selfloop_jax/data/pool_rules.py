@@ -434,7 +434,8 @@ def build(
 ) -> Images:
     """The pool of generation g.
 
-    generated: the sets of `source_generations`, in order. Without generated images, in generation 0 or in a control, it is the real images, or a subset.
+    generated: the sets of `source_generations`, in order. Without generated images, in generation 0
+    or in a control, it is the real images, or a subset.
     """
     rule = POOL_RULES[section.rule]
     # Generation 0 and the control `no_synthetic` have none.

@@ -66,9 +66,9 @@ def _shortcut(x: jax.Array, h: jax.Array, stride: int, norm: Callable[..., nn.Mo
 class ResNet(nn.Module):
     """`stages` lists blocks per stage.
 
-    The channels double and the side halves from stage to stage. `layout`: small (section 4.2's stem, a 3x3 convolution) or imagenet (7x7 of stride 2, then max
-    pooling). Any side will do. The last BatchNorm of a block starts at zero (Goyal et al. 2017,
-    section 5.1).
+    The channels double and the side halves from stage to stage. `layout`: small (section 4.2's
+    stem, a 3x3 convolution) or imagenet (7x7 of stride 2, then max pooling). Any side will do. The
+    last BatchNorm of a block starts at zero (Goyal et al. 2017, section 5.1).
     """
 
     num_classes: int

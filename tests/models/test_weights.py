@@ -199,8 +199,8 @@ def test_init_puts_the_files_weights_in_and_keeps_a_head_of_another_size(narrow,
     found = trainer.init(keys.key((0, "init")))
     report = capsys.readouterr().err.splitlines()
     assert report == [
-        f"classifier: 30 tensors loaded from {tmp_path / 'w.safetensors'}; the head starts from random "
-        "weights",
+        f"classifier: 30 tensors loaded from {tmp_path / 'w.safetensors'}; "
+        "the head starts from random weights",
         "classifier: 3 tensors of the file not used: extra.weight, fc.bias, fc.weight",
     ]
     asked = section(**NARROW)

@@ -44,8 +44,9 @@ def four_splits(
 ) -> dict[str, Any]:
     """The four splits, Images by name.
 
-    Where validation or reserve are missing, they are set aside from `train`, in the shares of section `data`, every class and group in proportion. They depend
-    on the name of the source and on no seed.
+    Where validation or reserve are missing, they are set aside from `train`, in the shares of
+    section `data`, every class and group in proportion. They depend on the name of the source and
+    on no seed.
     """
     # One number per subgroup; unknown groups, -1, have their own.
     subgroup = train.label * (int(train.group.max(initial=0)) + 2) + train.group

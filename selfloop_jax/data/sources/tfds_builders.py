@@ -170,8 +170,8 @@ class SelfloopCifar100(_Builder):
 def read_cifar100(path: Path) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
     """Names of the classes by feature, and records uint8[N,2+3072] by split.
 
-    Of the gzipped tar. A record is the coarse label, the fine label and the planes of red, green and blue. Raises
-    UsageError where the archive holds anything else.
+    Of the gzipped tar. A record is the coarse label, the fine label and the planes of red, green
+    and blue. Raises UsageError where the archive holds anything else.
     """
     names = {"label": (100, "fine_label_names.txt"), "coarse_label": (20, "coarse_label_names.txt")}
     files = [*(name for _, name in names.values()), "train.bin", "test.bin"]
