@@ -111,11 +111,14 @@ def test_an_exported_generation_is_read_back_by_the_folder_source(workdir, tmp_p
     fields.data.colorize = "none"
     fields.data.cache_dir = str(tmp_path / "cache")
     source = folder.load(config.typed(fields).data, prepare=True)
-    assert (len(source.train), len(source.test)) == (sizes["train"], sizes["test"])
+    # The source sets validation and reserve aside from the exported train/.
+    training = [source.train, source.validation, source.reserve]
+    assert (sum(map(len, training)), len(source.test)) == (sizes["train"], sizes["test"])
     run = np.load(workdir / "gen_0000" / "samples.npz")
-    both = np.concatenate([source.train.pixels, source.test.pixels])
-    assert sorted(map(bytes, both)) == sorted(map(bytes, run["pixels"]))
-    counts = source.train.counts(10, 2) + source.test.counts(10, 2)
+    splits = [*training, source.test]
+    every = np.concatenate([split.pixels for split in splits])
+    assert sorted(map(bytes, every)) == sorted(map(bytes, run["pixels"]))
+    counts = sum(split.counts(10, 2) for split in splits)
     known = run["group"] >= 0
     expected = np.zeros((10, 2), int)
     np.add.at(expected, (run["label"][known], run["group"][known]), 1)

@@ -43,7 +43,7 @@ ARRAYS = {
 
 CONFIG = {
     "seed": 0,
-    "data": {"per_class": (0.3, 0.7), "source": "digits"},
+    "data": {"bias": {"per_class": (0.3, 0.7)}, "source": "digits"},
     "loop": {"generations": 3},
     "log": {"every_steps": 50},
     "report": {"enabled": True},
