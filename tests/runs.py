@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -21,7 +23,8 @@ SHRUNK = [
     f"--config.{override}"
     for override in (
         *("loop.generations=3", "report.enabled=False", "parallel.cpu_devices=4"),
-        *("diffusion.unet.channels=8", "diffusion.unet.attention=(4,)", "diffusion.batch=32"),
+        *("diffusion.unet.channels=8", "diffusion.unet.multipliers=(1,)", "diffusion.batch=32"),
+        "diffusion.unet.attention=(8,)",
         *("diffusion.steps=24", "diffusion.later.steps=16", "checkpoint.interval_steps=8"),
         *("classifier.width=4", "classifier.stages=(1,)", "classifier.batch=32"),
         *("classifier.steps=8", "classifier.later.steps=8", "checkpoint.keep=2"),
@@ -55,7 +58,7 @@ def run(workdir: Path, *extra: str) -> Done:
 
 
 def call(*arguments: object) -> Done:
-    """`main` in this process, whose devices conftest.py has configured: without seconds of imports."""
+    """`main` in this process, which has its imports and devices (conftest.py): in milliseconds."""
     argv = ["selfloop_jax.main", *map(str, arguments)]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     out, err = io.StringIO(), io.StringIO()
@@ -77,3 +80,54 @@ def call(*arguments: object) -> Done:
 def call_run(workdir: Path, *extra: str) -> Done:
     """A shrunk run to its end, in this process."""
     return call(*command(workdir, *extra)[3:])
+
+
+# Seconds without any sign of life after which a test gives up on a process. Compiling gives none.
+PATIENCE = 900.0
+
+
+class Process:
+    """A process with its output in a file beside `folder`; waited for while files change there."""
+
+    def __init__(
+        self, command: list[str], folder: Path, name: str = "output", env: dict | None = None
+    ):
+        self.folder = folder
+        self.output = folder.parent / f"{name}.txt"
+        with self.output.open("w") as file:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT
+            )
+        self.send_signal = self.process.send_signal
+
+    def wait(self, condition: Callable[[], object], every: float) -> None:
+        """Waits for the condition or the end; fails where the process gives no sign of life."""
+        seen: object = None
+        since = time.monotonic()
+        checked = 0.0
+        while self.process.poll() is None and not condition():
+            time.sleep(every)
+            now = time.monotonic()
+            if now - checked < 1:
+                continue
+            checked = now
+            signs = {path: _changed(path) for path in [self.output, *self.folder.rglob("*")]}
+            if signs != seen:
+                seen, since = signs, now
+            elif now - since > PATIENCE:
+                self.process.kill()
+                said = self.output.read_text()
+                raise AssertionError(f"no sign of life for {PATIENCE:.0f} s; it said:\n{said}")
+
+    def end(self) -> tuple[int, str]:
+        """Waits for the end: exit code, and what it wrote to both streams."""
+        self.wait(lambda: False, every=0.05)
+        return self.process.returncode, self.output.read_text()
+
+
+def _changed(path: Path) -> int | None:
+    """When a file was last written; None where it is gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None

@@ -1,10 +1,12 @@
-"""The promises of docs/reproducibility.md: stopped, replayed, extended, on more devices: the same bits.
+"""The promises of docs/reproducibility.md: stopped, replayed, extended, other devices, same bits.
 
-KILLS=5 in the environment kills five times in each kind of moment instead of once.
+KILLS=5 in the environment repeats the test that kills five times.
 """
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -17,8 +19,6 @@ import pytest
 import runs
 
 KILLS = int(os.environ.get("KILLS", "1"))
-
-
 INTERVAL = 8  # checkpoint.interval_steps of a shrunk run
 
 
@@ -30,56 +30,37 @@ def digests(workdir: Path) -> list[dict]:
     return [{**record["digests"], **record["parents"]} for record in records(workdir)]
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("reference") / "run"
-    done = runs.run(workdir)
-    assert done.returncode == 0, done.stderr
-    return workdir
-
-
 @pytest.fixture
-def copy(reference, tmp_path) -> Path:
-    return Path(shutil.copytree(reference, tmp_path / "run"))
+def copy(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def past_a_checkpoint(workdir: Path, generation: int) -> bool:
-    return (workdir / f"gen_{generation:04d}/diffusion/8").is_dir()
+# Moments to end a run at, in the order in which they come, by the files that appear then.
+PAST_A_CHECKPOINT = "gen_*/diffusion/8"
+SAMPLING = "gen_*/samples.part/*.npz"
+WRITING_A_CHECKPOINT = "gen_*/*/*orbax-checkpoint-tmp*"
+COMMITTING = "gen_*/measure.json"
 
 
-def writing_a_checkpoint(workdir: Path, generation: int) -> bool:
-    return any((workdir / f"gen_{generation:04d}").glob("*/*orbax-checkpoint-tmp*"))
-
-
-def sampling(workdir: Path, generation: int) -> bool:
-    return len(list((workdir / f"gen_{generation:04d}/samples.part").glob("*.npz"))) > 1
-
-
-def committing(workdir: Path, generation: int) -> bool:
-    folder = workdir / f"gen_{generation:04d}"
-    return any((folder / name).exists() for name in ("measure.json", "record.json.tmp"))
-
-
-MOMENTS = (past_a_checkpoint, writing_a_checkpoint, sampling, committing)
+def found(workdir: Path, moment: str) -> set[tuple[Path, int]]:
+    """The files of a moment, with what tells a new file from an old one of the same name."""
+    files = set()
+    for path in workdir.glob(moment):
+        with contextlib.suppress(FileNotFoundError):  # gone since
+            files.add((path, path.stat().st_ino))
+    return files
 
 
 def end_at(
-    moment, generation: int, workdir: Path, sent: int, delay: float = 0.0
+    moment: str, workdir: Path, sent: int, *extra: str, delay: float = 0.0
 ) -> tuple[int, str]:
-    """Starts the run, sends a signal once the moment has come, and returns exit code and output."""
-    process = subprocess.Popen(
-        runs.command(workdir),
-        cwd=runs.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    while process.poll() is None and not moment(workdir, generation):
-        time.sleep(0.0005)
+    """Starts the run and sends a signal once a file of the moment appears: exit code and output."""
+    before = found(runs.ROOT / workdir, moment)
+    process = runs.Process(runs.command(workdir, *extra), runs.ROOT / workdir)
+    process.wait(lambda: found(runs.ROOT / workdir, moment) - before, every=0.003)
     time.sleep(delay)
     process.send_signal(sent)
-    output = process.communicate()[0]
-    return process.returncode, output
+    return process.end()
 
 
 def unfinished(workdir: Path) -> dict | None:
@@ -91,74 +72,71 @@ def unfinished(workdir: Path) -> dict | None:
 
 
 def check_resumed(before: dict | None, workdir: Path, output: str) -> None:
-    """At most one interval of the phase that was running was done again, from a checkpoint or from 0."""
+    """At most one interval of the phase that was running was repeated, from a checkpoint or 0."""
     if before is None:
         return
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     where = (before["generation"], before["phase"])
-    resumed = [
-        r["step"]
-        for r in lines
-        if r.get("event") == "resumed" and (r["generation"], r["phase"]) == where
-    ]
+    events = [line for line in lines if line.get("event") == "resumed"]
+    resumed = [line["step"] for line in events if (line["generation"], line["phase"]) == where]
     assert before["step"] - max(resumed, default=0) <= INTERVAL
     if resumed:
-        assert f"going on at step {resumed[-1]}" in output
+        assert f"at step {resumed[-1]} of " in output
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
-def test_killed_at_any_moment_the_same_command_ends_in_the_same_bits(moment, reference, tmp_path):
-    for attempt in range(KILLS):
-        generation, workdir = attempt % 3, tmp_path / f"run{attempt}"
-        code, _ = end_at(moment, generation, workdir, signal.SIGKILL, delay=0.003 * (attempt // 3))
-        assert code == -signal.SIGKILL
-        assert len(records(workdir)) in (generation, generation + 1)
-        before = unfinished(workdir)
-        again = runs.run(workdir)
-        assert again.returncode == 0, again.stderr
-        print(f"killed {moment.__name__} of generation {generation}:", again.stderr.splitlines()[0])
-        check_resumed(before, workdir, again.stderr)
-        assert digests(workdir) == digests(reference)
-
-
-@pytest.mark.parametrize(
-    "moment", [past_a_checkpoint, sampling], ids=lambda moment: moment.__name__
-)
-def test_sigterm_saves_and_exits_143(moment, reference, tmp_path):
+@pytest.mark.parametrize("attempt", range(KILLS))
+def test_killed_again_and_again_the_same_command_ends_in_the_same_bits(finished, tmp_path, attempt):
     workdir = tmp_path / "run"
-    started = time.perf_counter()
-    code, output = end_at(moment, 1, workdir, signal.SIGTERM)
-    assert (code, "stopped at generation 1" in output) == (143, True), output
-    assert time.perf_counter() - started < 120
+    delay = 0.003 * attempt
+    before = None
+    for moment in (PAST_A_CHECKPOINT, SAMPLING, WRITING_A_CHECKPOINT, COMMITTING):
+        code, output = end_at(moment, workdir, signal.SIGKILL, delay=delay)
+        assert code == -signal.SIGKILL, output
+        check_resumed(before, workdir, output)
+        before = unfinished(workdir)
+    delay = random.uniform(0, 3)
+    print(f"killed {delay:.3f} s after the last pool was made")
+    code, output = end_at("gen_0002/pool.json", workdir, signal.SIGKILL, delay=delay)
+    assert code in (-signal.SIGKILL, 0), output  # it may have been done
+    check_resumed(before, workdir, output)
+    before = unfinished(workdir)
     again = runs.run(workdir)
     assert again.returncode == 0, again.stderr
-    assert "going on at" in again.stderr
-    assert digests(workdir) == digests(reference)
+    check_resumed(before, workdir, again.stderr)
+    assert digests(workdir) == digests(finished)
 
 
-def test_a_longer_run_is_the_extension_of_a_shorter_one(reference, tmp_path):
-    workdir = Path(os.path.relpath(tmp_path / "run", runs.ROOT))
-    assert runs.run(workdir, "--config.loop.generations=2").returncode == 0
-    assert runs.run(workdir).returncode == 0
-    assert digests(tmp_path / "run") == digests(reference)
-
-
-def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(reference, tmp_path):
+def test_stopped_by_sigterm_and_extended_a_run_has_the_bits_of_one_in_one_go(finished, tmp_path):
     workdir = tmp_path / "run"
+    relative = Path(os.path.relpath(workdir, runs.ROOT))
+    shorter = "--config.loop.generations=2"
+    for moment, generation in (("gen_0000/diffusion/8", 0), ("gen_0001/samples.part/*.npz", 1)):
+        code, output = end_at(moment, relative, signal.SIGTERM, shorter)
+        assert code == 143, output
+        assert f"stopped at generation {generation}" in output
+        assert len(records(workdir)) == generation
+    again = runs.run(relative, shorter)
+    assert again.returncode == 0, again.stderr
+    assert digests(workdir) == digests(finished)[:2]
+    again = runs.run(relative)
+    assert again.returncode == 0, again.stderr
+    assert digests(workdir) == digests(finished)
+
+
+def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(finished, tmp_path):
+    """Only files of up to 50 KiB. The finished run has left all programs in the compile cache."""
+    workdir = tmp_path / "run"
+    shorter = "--config.loop.generations=1"
     failed = subprocess.run(
-        ["bash", "-c", 'ulimit -f 50; exec "$@"', "bash", *runs.command(workdir)],
+        ["bash", "-c", 'ulimit -f 50; exec "$@"', "bash", *runs.command(workdir, shorter)],
         cwd=runs.ROOT,
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            "JAX_ENABLE_COMPILATION_CACHE": "false",
-        },  # its files would be cut off as well
     )
     assert failed.returncode == 1, failed.stderr
     assert f"error: {workdir}/gen_0000/diffusion/8: not saved: " in failed.stderr
-    assert runs.run(workdir).returncode == 0
-    assert digests(workdir) == digests(reference)
+    assert runs.call_run(workdir, shorter).returncode == 0
+    assert digests(workdir) == digests(finished)[:1]
 
 
 def test_real_images_that_changed_under_a_resumed_generation_are_noticed(copy):
@@ -169,13 +147,13 @@ def test_real_images_that_changed_under_a_resumed_generation_are_noticed(copy):
     entry = json.loads(path.read_text())
     entry["digests"]["pool"] = "0" * 64
     path.write_text(json.dumps(entry))
-    resumed = runs.run(copy)
+    resumed = runs.call_run(copy)
     assert resumed.returncode == 1
     assert "gen_0002/pool.json: the real images are no longer" in resumed.stderr.splitlines()[-1]
 
 
-def test_another_run_in_the_same_workdir_is_refused(reference):
-    other = runs.run(reference, "--config.seed=1")
+def test_another_run_in_the_same_workdir_is_refused(finished):
+    other = runs.call_run(finished, "--config.seed=1")
     assert other.returncode == 2
     assert other.stderr.startswith("error: seed = 1: ")
     assert len(other.stderr.splitlines()) == 1
@@ -187,17 +165,17 @@ def test_another_manifest_is_refused_unless_accepted(copy):
     entries[-1]["numpy"] = "0.1"
     path.write_text(json.dumps(entries))
     shutil.rmtree(copy / "gen_0002")
-    refused = runs.run(copy)
+    refused = runs.call_run(copy)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: numpy = ")
-    accepted = runs.run(copy, "--accept_manifest")
+    accepted = runs.call_run(copy, "--accept_manifest")
     assert accepted.returncode == 0, accepted.stderr
     assert [record["exact"] for record in records(copy)] == [True, True, False]
     assert len(json.loads(path.read_text())) == 2
 
 
 def replay(workdir: Path, generation: int) -> subprocess.CompletedProcess:
-    return runs.main(f"--workdir={workdir}", f"--replay={generation}")
+    return runs.call(f"--workdir={workdir}", f"--replay={generation}")
 
 
 def flip_a_byte(path: Path) -> None:
@@ -282,27 +260,21 @@ print(phases.SAMPLE.run(run).digests["pixels"])
 """
 
 
-def test_samples_of_the_same_weights_are_the_same_bits_on_any_number_of_devices(tmp_path):
-    stored = tmp_path / "run"
-    attention = ["--config.diffusion.unet.attention=(4,)", "--config.loop.generations=1"]
-    assert runs.run(stored, *attention).returncode == 0
-    record = records(stored)[0]
-    found = []
-    for devices in (1, 2, 4):
-        out = tmp_path / f"on{devices}"
-        shutil.copytree(stored / "gen_0000/diffusion", out / "gen_0000/diffusion")
-        arguments = [str(stored), str(devices), str(out), record["digests"]["diffusion"]]
-        sampled = subprocess.run(
-            [sys.executable, "-c", SAMPLE, *arguments],
-            cwd=runs.ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert sampled.returncode == 0, sampled.stderr
-        found.append(sampled.stdout.strip())
-    assert found == [record["digests"]["pixels"]] * 3
+@pytest.mark.parametrize("devices", [1, 2])
+def test_samples_of_the_same_weights_are_the_same_bits_on_other_devices(
+    finished, tmp_path, devices
+):
+    """The finished run sampled on four devices."""
+    record = records(finished)[0]
+    shutil.copytree(finished / "gen_0000/diffusion", tmp_path / "gen_0000/diffusion")
+    arguments = [str(finished), str(devices), str(tmp_path), record["digests"]["diffusion"]]
+    sampled = subprocess.run(
+        [sys.executable, "-c", SAMPLE, *arguments], cwd=runs.ROOT, capture_output=True, text=True
+    )
+    assert sampled.returncode == 0, sampled.stderr
+    assert sampled.stdout.strip() == record["digests"]["pixels"]
 
 
-def test_the_sampled_images_are_not_all_alike(reference):
-    pixels = np.load(reference / "gen_0002/samples.npz")["pixels"]
+def test_the_sampled_images_are_not_all_alike(finished):
+    pixels = np.load(finished / "gen_0002/samples.npz")["pixels"]
     assert len(np.unique(pixels.reshape(len(pixels), -1), axis=0)) == len(pixels)

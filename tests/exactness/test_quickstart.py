@@ -12,15 +12,6 @@ from selfloop_jax.measure.metrics import METRICS
 from selfloop_jax.measure.test_set import TestSet
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("quickstart") / "run"
-    done = runs.run(workdir, "--config.report.enabled=True")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"report: {workdir / 'report.html'}"
-    return workdir
-
-
 def record(workdir: Path, generation: int) -> dict:
     return json.loads((workdir / f"gen_{generation:04d}/record.json").read_text())
 
@@ -121,7 +112,7 @@ def test_a_complete_run_says_so_and_changes_no_file(finished):
         }
 
     before = state()
-    again = runs.run(finished, "--config.report.enabled=True")
+    again = runs.call_run(finished, "--config.report.enabled=True")
     assert again.returncode == 0
     assert "complete: 3 generations" in again.stderr
     assert state() == before
@@ -172,8 +163,8 @@ VARIANTS = {
 def test_rarer_settings_run_and_repeat_exactly(name, tmp_path):
     overrides = [f"--config.{override}" for override in VARIANTS[name]]
     overrides.append("--config.loop.generations=2")
-    done = runs.run(tmp_path / "run", *overrides)
+    done = runs.call_run(tmp_path / "run", *overrides)
     assert done.returncode == 0, done.stderr
     assert record(tmp_path / "run", 1)["compilations"] == 0
-    again = runs.main(f"--workdir={tmp_path / 'run'}", "--replay=1")
+    again = runs.call(f"--workdir={tmp_path / 'run'}", "--replay=1")
     assert again.returncode == 0, again.stderr

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import standin_hardimagenet
 import standins
-from runs import ROOT, main
+from runs import ROOT, call
 
 TINY = [
     *("loop.generations=2", "measure.generated_only=first", "diffusion.unet.channels=8"),
@@ -63,7 +63,7 @@ def cifar(tmp_path_factory):
         "--config.measure.batch=100",
     ]
     command.append(f"--workdir={workdir}")
-    done = main(*command)
+    done = call(*command)
     assert done.returncode == 0, done.stderr
     return command, workdir
 
@@ -117,7 +117,7 @@ def test_a_stand_in_is_called_one_wherever_results_are_shown(cifar):
 def test_a_second_start_reads_what_is_prepared_and_finds_the_run_complete(cifar):
     command, workdir = cifar
     before = {path: path.read_bytes() for path in workdir.rglob("*.npz")}
-    again = main(*command)
+    again = call(*command)
     assert again.returncode == 0, again.stderr
     assert "complete: 2 generations" in again.stdout + again.stderr
     assert "preparing" not in again.stdout + again.stderr
@@ -131,7 +131,7 @@ def test_a_run_goes_on_only_with_the_images_it_began_with(cifar, tmp_path):
     inputs = json.loads((copy / "inputs.json").read_text())
     inputs["data"]["digest"] = "0" * 64
     (copy / "inputs.json").write_text(json.dumps(inputs))
-    longer = main(*command[:-1], "--config.loop.generations=3", f"--workdir={copy}")
+    longer = call(*command[:-1], "--config.loop.generations=3", f"--workdir={copy}")
     assert longer.returncode == 1
     assert (
         f"{copy}: the real images are no longer what the run began with"
@@ -141,7 +141,7 @@ def test_a_run_goes_on_only_with_the_images_it_began_with(cifar, tmp_path):
 
 def test_a_generation_with_an_annotator_replays_to_the_same_bits(cifar):
     _, workdir = cifar
-    again = main(f"--workdir={workdir}", "--replay=1")
+    again = call(f"--workdir={workdir}", "--replay=1")
     assert again.returncode == 0, again.stdout + again.stderr
 
 
@@ -149,7 +149,7 @@ def test_hardimagenet_measures_what_its_classifier_rests_on(tmp_path):
     places = standin_hardimagenet.make(tmp_path / "images", "own", per_class=30, val_per_class=4)
     where = [f"data.hardimagenet.{name}={place}" for name, place in places.items()]
     workdir = tmp_path / "run"
-    done = main(
+    done = call(
         "--config=configs/hardimagenet.py",
         *overrides(
             *TINY,
@@ -187,7 +187,7 @@ def test_hardimagenet_measures_what_its_classifier_rests_on(tmp_path):
 
 def test_the_annotator_tells_colours_as_the_oracle_does(tmp_path):
     """Trained on biased digits, where a digit's shape says its colour nine times in ten."""
-    done = main(
+    done = call(
         "--config=configs/colormnist.py:mnist5k,biased",
         *overrides(
             *TINY, "loop.generations=1", "loop.group_source=annotator", "report.enabled=False"
