@@ -153,7 +153,7 @@ VARIANTS = {
             "classifier.later.start=previous",
             "sample.request=pool",
         ),
-        *("sample.sampler=euler", "diffusion.unet.stem=2", "diffusion.unet.attention=(4,)"),
+        "sample.sampler=euler",
         "measure.batch=400",
     ],
 }

@@ -1,4 +1,4 @@
-"""The shipped studies, shrunk, from files of the official formats to a report; the walk for own images."""
+"""The shipped configs, shrunk, from files of the official formats to a report; own images."""
 
 import json
 import os
@@ -30,10 +30,10 @@ TINY = [
 
 
 SMALL = [  # in place of the networks of the big studies
-    *("data.train_size=0", "diffusion.unet.multipliers=(1,2)", "diffusion.unet.blocks=1"),
+    *("data.train_size=0", "diffusion.unet.multipliers=(1,)", "diffusion.unet.blocks=1"),
     *("diffusion.unet.attention=()", "diffusion.unet.heads=1", "diffusion.unet.stem=4"),
-    *("classifier.network=resnet", "classifier.stages=(1,1)", "classifier.layout=imagenet"),
-    *("annotator.network=resnet", "annotator.stages=(1,1)", "annotator.layout=imagenet"),
+    *("classifier.network=resnet", "classifier.stages=(1,)", "classifier.layout=imagenet"),
+    *("annotator.network=resnet", "annotator.stages=(1,)", "annotator.layout=imagenet"),
 ]
 
 

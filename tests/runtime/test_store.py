@@ -1,4 +1,4 @@
-"""What a run is on disk: whole files or none, damage that is noticed, one run per folder, settled starts."""
+"""A run on disk: atomic files, detected damage, one run per workdir, checked resumes."""
 
 import contextlib
 import errno
