@@ -30,8 +30,10 @@ class Parts:
         return np.concatenate(chunks)
 
     def remove(self) -> None:
-        """Deletes the folder; the images are in samples.npz by then."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Deletes the folder once every process has read it; samples.npz is complete by then."""
+        multihost.barrier()
+        if multihost.is_primary():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, first: int) -> Path:
         return self.folder / f"{first:08d}.npz"
