@@ -87,7 +87,7 @@ PATIENCE = 900.0
 
 
 class Process:
-    """A process with its output in a file beside `folder`; waited for while files change there."""
+    """A process with its log in a file beside `folder`; waited for while files change there."""
 
     def __init__(
         self, command: list[str], folder: Path, name: str = "output", env: dict | None = None
@@ -96,16 +96,21 @@ class Process:
         self.output = folder.parent / f"{name}.txt"
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT
+                command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=file
             )
         self.send_signal = self.process.send_signal
+        self.kill = self.process.kill
+
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.process.poll() is None
 
     def wait(self, condition: Callable[[], object], every: float) -> None:
         """Waits for the condition or the end; fails where the process gives no sign of life."""
         seen: object = None
         since = time.monotonic()
         checked = 0.0
-        while self.process.poll() is None and not condition():
+        while self.running() and not condition():
             time.sleep(every)
             now = time.monotonic()
             if now - checked < 1:
@@ -115,12 +120,12 @@ class Process:
             if signs != seen:
                 seen, since = signs, now
             elif now - since > PATIENCE:
-                self.process.kill()
+                self.kill()
                 said = self.output.read_text()
                 raise AssertionError(f"no sign of life for {PATIENCE:.0f} s; it said:\n{said}")
 
     def end(self) -> tuple[int, str]:
-        """Waits for the end: exit code, and what it wrote to both streams."""
+        """Waits for the end; returns exit code and log."""
         self.wait(lambda: False, every=0.05)
         return self.process.returncode, self.output.read_text()
 

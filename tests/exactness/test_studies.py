@@ -25,7 +25,7 @@ TINY = [
         "annotator.batch=32",
     ),
     *("annotator.steps=200", "annotator.warmup_steps=5", "classifier.warmup_steps=5"),
-    *("annotator.learning_rate=5e-3", "classifier.learning_rate=5e-3"),
+    *("annotator.learning_rate=5e-3", "classifier.learning_rate=5e-3", "measure.replicates=100"),
 ]
 
 
@@ -193,9 +193,8 @@ def test_the_annotator_tells_colours_as_the_oracle_does(tmp_path):
             *TINY, "loop.generations=1", "loop.group_source=annotator", "report.enabled=False"
         ),
         *overrides("diffusion.steps=300", "diffusion.learning_rate=1e-2", "diffusion.batch=64"),
-        *overrides(
-            "annotator.stages=(1,1)", "annotator.steps=300", "measure.batch=1000", "sample.steps=10"
-        ),
+        *overrides("diffusion.unet.multipliers=(1,)", "classifier.stages=(1,)", "sample.steps=10"),
+        *overrides("annotator.stages=(1,)", "annotator.steps=300", "measure.batch=1000"),
         f"--workdir={tmp_path / 'run'}",
     )
     assert done.returncode == 0, done.stderr
