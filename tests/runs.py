@@ -99,7 +99,11 @@ class Process:
                 command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=file
             )
         self.send_signal = self.process.send_signal
-        self.kill = self.process.kill
+
+    def kill(self) -> None:
+        """Kills it where it still runs, and waits for its end."""
+        self.process.kill()
+        self.process.wait()
 
     def running(self) -> bool:
         """Whether it has not ended yet."""
@@ -116,7 +120,7 @@ class Process:
             if now - checked < 1:
                 continue
             checked = now
-            signs = {path: _changed(path) for path in [self.output, *self.folder.rglob("*")]}
+            signs = {path: _changed(path) for path in [self.output, *_files(self.folder)]}
             if signs != seen:
                 seen, since = signs, now
             elif now - since > PATIENCE:
@@ -128,6 +132,11 @@ class Process:
         """Waits for the end; returns exit code and log."""
         self.wait(lambda: False, every=0.05)
         return self.process.returncode, self.output.read_text()
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder whose subfolders may vanish meanwhile, which rglob does not bear."""
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
 def _changed(path: Path) -> int | None:

@@ -114,9 +114,9 @@ def _locked(root: Path, path: Path) -> Iterator[None]:
     with _opening(root):
         root.mkdir(parents=True, exist_ok=True)
         # The file is never removed: else two processes could each lock a file of this name.
-        file = open(_beside(path, ".lock"), "a")  # noqa: SIM115 - closed below; only opening may fail here.
+        file = open(_sibling(path, ".lock"), "a")  # noqa: SIM115 - closed below; only opening may fail here.
     with file:
-        with _writing(_beside(path, ".lock")):
+        with _writing(_sibling(path, ".lock")):
             _wait(file, path)
         yield
 
@@ -140,7 +140,7 @@ def _intact(path: Path) -> Entry | None:
         say(f"{error}; decoding again")
     # Renamed before it is removed: a removal that is interrupted leaves nothing under the final
     # name.
-    aside = _beside(path, ".tmp")
+    aside = _sibling(path, ".tmp")
     with _writing(path):
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(path, aside)
@@ -156,7 +156,7 @@ def _made(root: Path, path: Path, nbytes: int, make: Callable[[], Entry]) -> Ent
     arrays, facts = make()
     # As they will be read back, so that the first run's record is like the next one's.
     facts = json.loads(json.dumps(facts))
-    temporary = _beside(path, ".tmp")
+    temporary = _sibling(path, ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     with _opening(root):
         # Here, too, the folder of the cache can turn out to be read-only.
@@ -229,7 +229,7 @@ def _sweep(root: Path) -> None:
             shutil.rmtree(left)
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _sibling(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 

@@ -14,11 +14,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"python -m selfloop_jax.{prog}", description=description, allow_abbrev=False
         )
-        self.told = usage
+        self.usage_line = usage
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse on whatever does not fit."""
-        raise UsageError(f"{message}; usage: {self.told}")
+        raise UsageError(f"{message}; usage: {self.usage_line}")
 
 
 def print_error(error: UsageError | RunError) -> int:

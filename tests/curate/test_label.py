@@ -51,9 +51,9 @@ def test_a_class_without_groups_has_none_to_give():
 
 def test_a_requested_nested_group_is_unknown_under_another_label():
     nested = SimpleNamespace(groups=tuple("abcde"), colours=None, groups_of_class=NESTED)
-    asked, label = np.array([0, 1, 4, -1], np.int32), np.array([0, 1, 1, 0], np.int32)
+    requested, label = np.array([0, 1, 4, -1], np.int32), np.array([0, 1, 1, 0], np.int32)
     found = assign_groups(
-        section(group_source="requested"), asked, label, np.zeros((4, 1, 1, 3)), None, nested
+        section(group_source="requested"), requested, label, np.zeros((4, 1, 1, 3)), None, nested
     )
     assert found.dtype == np.int32
     assert found.tolist() == [0, -1, 4, -1]
@@ -71,23 +71,23 @@ def test_confusion_counts_true_against_found_within_each_class(members):
     assert sum(table.sum() for table in tables) == (group >= 0).sum()
     for c, table in enumerate(tables):
         for i, true in enumerate(choose[c]):
-            for j, told in enumerate(choose[c]):
-                assert table[i, j] == ((label == c) & (group == true) & (found == told)).sum()
+            for j, named in enumerate(choose[c]):
+                assert table[i, j] == ((label == c) & (group == true) & (found == named)).sum()
 
 
 def test_each_group_source_gives_its_own_groups():
-    asked, label = np.array([1, 0], np.int32), np.array([0, 1], np.int32)
+    requested, label = np.array([1, 0], np.int32), np.array([0, 1], np.int32)
     pixels = np.zeros((2, 4, 4, 3), np.uint8)
     pixels[0, :2, :, 0] = 200  # red
     pixels[1, :2, :, 1] = 200  # green
     logits = np.array([[1, 0], [5, 4]], np.float32)
-    told = {
+    groups = {
         source: assign_groups(
-            section(group_source=source), asked, label, pixels, logits, data()
+            section(group_source=source), requested, label, pixels, logits, data()
         ).tolist()
         for source in ("requested", "oracle", "annotator")
     }
-    assert told == {"requested": [1, 0], "oracle": [0, 1], "annotator": [0, 0]}
+    assert groups == {"requested": [1, 0], "oracle": [0, 1], "annotator": [0, 0]}
 
 
 def test_a_single_group_needs_no_annotator():
@@ -101,8 +101,8 @@ def test_a_single_group_needs_no_annotator():
 def test_each_label_source_gives_its_own_labels():
     condition = np.array([2, 1], np.int32)
     logits = {"previous": np.eye(3)[[0, 1]], "frozen": np.eye(3)[[1, 2]]}
-    told = {
+    groups = {
         source: assign_labels(section(label_source=source), condition, logits.get(source)).tolist()
         for source in ("requested", "previous", "frozen")
     }
-    assert told == {"requested": [2, 1], "previous": [0, 1], "frozen": [1, 2]}
+    assert groups == {"requested": [2, 1], "previous": [0, 1], "frozen": [1, 2]}

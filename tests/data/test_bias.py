@@ -18,7 +18,7 @@ NESTED = np.kron(np.eye(3, dtype=int), np.ones((1, 5), int)).astype(
 )  # 3 classes of 5 groups each
 
 
-ADDRESS = (0, "data", "subsample")
+KEY_PATH = (0, "data", "subsample")
 
 
 def images(counts):
@@ -27,7 +27,9 @@ def images(counts):
     label, group = np.repeat(
         np.indices(counts.shape).reshape(2, -1), counts.ravel(), axis=1
     ).astype(np.int32)
-    order = np.argsort((np.arange(len(label)) * 7919) % 1009, kind="stable")  # not sorted by cell
+    order = np.argsort(
+        (np.arange(len(label)) * 7919) % 1009, kind="stable"
+    )  # not sorted by subgroup
     n = len(label)
     pixels, origin = np.zeros((n, 1, 1, 3), np.uint8), np.full(n, REAL, np.int32)
     return Images(
@@ -79,7 +81,7 @@ def test_a_subset_has_the_table_and_keeps_the_class_shares(data):
     bias = data.draw(st.sampled_from([BiasConfig(), BiasConfig(kind="rho", rho=0.8)]))
     table = group_table(bias, np.ones((len(counts), 3), bool))
     have = images(counts)
-    found = subsample(have, table, 0, ADDRESS, names(*table.shape))
+    found = subsample(have, table, 0, KEY_PATH, names(*table.shape))
     known = counts[:, 1:].sum(axis=1)
     exact = len(found) * (known / known.sum())[:, None] * table
     assert abs(found.counts(*table.shape) - exact).max() < 1
@@ -90,11 +92,11 @@ def test_a_subset_has_the_table_and_keeps_the_class_shares(data):
     assert (np.diff(found.id.astype(int)) > 0).all()
 
 
-def test_a_smaller_subset_lies_within_a_larger_one_and_follows_the_address():
+def test_a_smaller_subset_lies_within_a_larger_one_and_follows_the_key_path():
     have = images([[0, 50, 50], [0, 50, 50]])
     table = group_table(BiasConfig(), np.ones((2, 2), bool))
     sets = {
-        n: set(subsample(have, table, n, ADDRESS, names(2, 2)).id.tolist()) for n in (20, 60, 200)
+        n: set(subsample(have, table, n, KEY_PATH, names(2, 2)).id.tolist()) for n in (20, 60, 200)
     }
     assert sets[20] < sets[60] < sets[200]
     assert [len(ids) for ids in sets.values()] == [20, 60, 200]
@@ -104,7 +106,7 @@ def test_a_smaller_subset_lies_within_a_larger_one_and_follows_the_address():
 
 def test_without_a_table_the_composition_stays_unknown_groups_too():
     have = images([[10, 20, 30], [0, 40, 100]])
-    found = subsample(have, None, 100, ADDRESS, names(2, 2))
+    found = subsample(have, None, 100, KEY_PATH, names(2, 2))
     assert found.counts(2, 2).tolist() == [[10, 15], [20, 50]]
     assert (found.group < 0).sum() == 5
 
@@ -112,7 +114,7 @@ def test_without_a_table_the_composition_stays_unknown_groups_too():
 def test_the_largest_subset_is_as_large_as_said():
     table = group_table(BiasConfig(), np.ones((2, 2), bool))
     have = images([[3, 5, 5], [0, 5, 9]])
-    assert largest(have, table) == len(subsample(have, table, 0, ADDRESS, names(2, 2))) == 17
+    assert largest(have, table) == len(subsample(have, table, 0, KEY_PATH, names(2, 2))) == 17
     assert largest(images([[0, 5, 0], [0, 5, 9]]), table) == 0
     assert largest(have.take(slice(0)), table) == 0
 
@@ -121,14 +123,14 @@ def test_a_size_that_empties_a_class_is_an_error_that_names_it():
     with pytest.raises(
         UsageError, match=r"^data\.train_size = 5: too few to leave an image of class c1"
     ):
-        subsample(images([[0, 50, 50], [0, 2, 3]]), None, 5, ADDRESS, names(2, 2))
+        subsample(images([[0, 50, 50], [0, 2, 3]]), None, 5, KEY_PATH, names(2, 2))
 
 
-def test_an_empty_cell_or_too_large_a_size_is_an_error_that_names_it():
+def test_an_empty_subgroup_or_too_large_a_size_is_an_error_that_names_it():
     table = group_table(BiasConfig(), np.ones((2, 2), bool))
     with pytest.raises(
         UsageError, match=r"^data\.bias: class c1 has no training image of group g0$"
     ):
-        subsample(images([[0, 5, 5], [3, 0, 5]]), table, 0, ADDRESS, names(2, 2))
+        subsample(images([[0, 5, 5], [3, 0, 5]]), table, 0, KEY_PATH, names(2, 2))
     with pytest.raises(UsageError, match=r"^data\.train_size = 21: allowed are up to 17 images"):
-        subsample(images([[0, 5, 5], [0, 5, 9]]), table, 21, ADDRESS, names(2, 2))
+        subsample(images([[0, 5, 5], [0, 5, 9]]), table, 21, KEY_PATH, names(2, 2))

@@ -49,7 +49,7 @@ def load(monkeypatch):
 FULL = [[40, 20, 0], [20, 40, 0]]
 
 
-def test_validation_and_reserve_are_set_aside_with_every_cell_in_proportion(load):
+def test_validation_and_reserve_are_set_aside_with_every_subgroup_in_proportion(load):
     data = load(make_source(FULL, FULL), validation_share=0.1, reserve_share=0.2)
     assert data.validation.counts(2, 2).tolist() == [[4, 2], [2, 4]]
     assert data.reserve.counts(2, 2).tolist() == [[8, 4], [4, 8]]
@@ -75,13 +75,13 @@ def test_the_subset_follows_the_seed(load):
     assert set(one.train.id.tolist()) != set(other.train.id.tolist())
 
 
-def test_a_reserve_that_lacks_a_cell_is_empty_and_stops_no_run(load):
+def test_a_reserve_that_lacks_a_subgroup_is_empty_and_stops_no_run(load):
     data = load(make_source([[40, 2, 0], [40, 40, 0]], FULL), bias="unbiased", reserve_share=0.1)
     assert len(data.reserve) == 0
     assert len(data.train) > 0
 
 
-def test_a_group_without_a_test_image_is_refused_an_empty_cell_is_not(load):
+def test_a_group_without_a_test_image_is_refused_an_empty_subgroup_is_not(load):
     with pytest.raises(
         UsageError, match=r"^group g1 has training images but not a single test image$"
     ):

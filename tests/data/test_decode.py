@@ -211,16 +211,16 @@ def test_a_jpeg_mask_is_binary_and_a_smaller_one_is_aligned(tmp_path):
 
 def test_a_mask_is_cut_at_half_of_its_own_maximum(tmp_path):
     path = saved(tmp_path / "a.png", noise(64, 64, 3))
-    drawn = np.zeros((64, 64), np.uint8)
-    drawn[16:40, 20:48] = 1
+    shape = np.zeros((64, 64), np.uint8)
+    shape[16:40, 20:48] = 1
     cuts = [
-        decoded(path, 48, saved(tmp_path / "m.png", drawn * level), "imagenet")[1]
+        decoded(path, 48, saved(tmp_path / "m.png", shape * level), "imagenet")[1]
         for level in (255, 254, 127, 90)
     ]
     assert set(cuts[0].flat) == {0, 255}
     for cut in cuts[1:]:
         np.testing.assert_array_equal(cut, cuts[0])
-    assert not decoded(path, 48, saved(tmp_path / "m.png", drawn * 0), "imagenet")[1].any()
+    assert not decoded(path, 48, saved(tmp_path / "m.png", shape * 0), "imagenet")[1].any()
 
 
 def test_a_mask_of_another_aspect_is_refused(tmp_path):
@@ -294,7 +294,7 @@ def test_bad_images_are_refused_in_one_line_or_left_out(tmp_path):
         np.testing.assert_array_equal(got.masks[i], mask)
 
 
-def test_progress_is_told(tmp_path, monkeypatch, capsys):
+def test_progress_is_logged(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(decode, "SECONDS_BETWEEN_LINES", 0)
     decode.decode_all(
         [saved(tmp_path / "a.png", noise(8, 8, 3))] * 3, 8, None, "refuse", "my train"
@@ -377,7 +377,7 @@ def test_any_damaged_byte_is_made_again(tmp_path_factory, data):
     assert after == before
 
 
-def test_damage_is_told_in_one_line(tmp_path, capsys):
+def test_damage_is_reported_in_one_line(tmp_path, capsys):
     made(tmp_path)
     (entry,) = (path for path in tmp_path.iterdir() if path.is_dir())
     for path, damage in (

@@ -64,7 +64,7 @@ def source(name):
 
 
 def gray_images(label, pixels=None):
-    """Images of the given labels, 2x2 and white unless told."""
+    """Images of the given labels, 2x2 and white by default."""
     n = len(label)
     pixels = np.full((n, 2, 2), WHITE) if pixels is None else np.asarray(pixels)
     return Images(
@@ -231,7 +231,7 @@ def test_writing_into_a_batch_leaves_the_order_alone():
     np.testing.assert_array_equal(batch_indices((2, "order"), 12, 12, 0), kept)
 
 
-def test_epochs_and_addresses_are_shuffled_differently():
+def test_epochs_and_key_paths_are_shuffled_differently():
     orders = {
         tuple(batch_indices((seed, "order"), 30, 30, epoch))
         for seed in range(3)
@@ -300,7 +300,7 @@ def test_concatenate_keeps_optional_columns_only_where_all_have_them():
 
 @SETTINGS
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 3)), max_size=30))
-def test_joint_counts_cells_and_leaves_unknown_groups_out(cells):
+def test_joint_counts_subgroups_and_leaves_unknown_groups_out(cells):
     label, group = np.array(cells, np.int32).reshape(-1, 2).T
     found = images(len(cells), label=label, group=group).counts(3, 4)
     assert found.tolist() == [[cells.count((c, g)) for g in range(4)] for c in range(3)]
@@ -382,7 +382,7 @@ def test_the_aligned_group_is_the_likeliest_and_none_where_several_are():
 
 @SETTINGS
 @given(st.lists(st.booleans(), min_size=30, max_size=30), st.sampled_from(list(colorize.MODES)))
-def test_a_colour_is_drawn_by_id_alone(kept, mode):
+def test_a_colour_is_sampled_by_id_alone(kept, mode):
     colours = colorize.MODES[mode]
     gray = gray_images(np.arange(30) % 10)
     bias = table("rho", 0.5, groups=len(colours.groups))
@@ -393,7 +393,7 @@ def test_a_colour_is_drawn_by_id_alone(kept, mode):
     )
 
 
-def test_colours_hang_on_the_address():
+def test_colours_depend_on_the_key_path():
     gray = gray_images(np.zeros(40, np.int32))
     bias = table("unbiased", groups=2)
     draws = [
@@ -553,7 +553,7 @@ def test_the_bias_never_reaches_the_held_out_images():
     assert plain.aligned_group.tolist() == [-1] * 10
 
 
-def test_the_colours_of_a_data_set_are_those_of_its_address():
+def test_the_colours_of_a_data_set_are_those_of_its_key_path():
     data = dataset.load(data_section(kind="rho", rho=0.9), seed=5)
     gray = splits("digits", 8)
     for split in ("train", "reserve"):

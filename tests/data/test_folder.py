@@ -492,7 +492,7 @@ def test_an_empty_split_is_named(tmp_path):
         ("red\n\ngreen\n", "{path}: a name is empty or stands twice"),
     ],
 )
-def test_wrong_names_of_groups_are_told(tmp_path, names, wanted):
+def test_wrong_names_of_groups_are_refused(tmp_path, names, wanted):
     path = build(tmp_path) / "groups.txt"
     path.write_text(names)
     assert wanted.format(path=path) in refused(tmp_path)

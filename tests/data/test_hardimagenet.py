@@ -192,8 +192,8 @@ def test_masks_lie_on_the_objects_of_their_images(copy):
     for mask in Path(copy["masks_dir"], "val").iterdir():
         wnid, file = mask.name.split("_", 1)
         image = Path(copy["images_dir"], "val", wnid, file)
-        with Image.open(mask) as drawn:
-            white = drawn.convert("RGB")
+        with Image.open(mask) as opened:
+            white = opened.convert("RGB")
         image.unlink()
         white.save(image, "JPEG", quality=95)
     probe = load(copy, image_size=64).probe
@@ -307,16 +307,16 @@ def test_a_class_without_a_usable_image_is_named(copy):
 def test_a_class_whose_masks_are_all_empty_is_named(copy):
     masks = sorted(Path(copy["masks_dir"], "val").glob(f"{WNIDS[3]}_*"))
     for mask in masks:
-        with Image.open(mask) as drawn:
-            empty = Image.new("L", drawn.size, 0)
+        with Image.open(mask) as opened:
+            empty = Image.new("L", opened.size, 0)
         mask.unlink()
         empty.save(mask)
     field = f"data.hardimagenet.masks_dir = {copy['masks_dir']}"
     assert f"{field}: no object in any val mask for {WNIDS[3]} (ski)" in message(copy)
     wnid, file = masks[0].name.split("_", 1)
     mask, image = masks[0], Path(copy["images_dir"], "val", wnid, file)
-    with Image.open(image) as drawn:
-        some = Image.new("L", drawn.size, 90)
+    with Image.open(image) as opened:
+        some = Image.new("L", opened.size, 90)
     mask.unlink()
     some.save(mask)
     assert load(copy).probe.mask.any(axis=(1, 2)).sum() == 15 * VAL - VAL + 1

@@ -1,4 +1,4 @@
-"""The pool rules: sizes, contents, what is drawn by which key, and where every image comes from."""
+"""The pool rules: sizes, contents, random draws by key path, the origin of every image."""
 
 import copy
 import dataclasses
@@ -19,7 +19,7 @@ from selfloop_jax.measure import dynamics
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
-ADDRESS = (0, "pool")
+KEY_PATH = (0, "pool")
 
 
 CLASSES, GROUPS = 3, 2
@@ -41,7 +41,7 @@ RULES = {
 }
 
 
-# Sizes at g > 0, from the papers: n_r real images, n_s drawn per generation.
+# Sizes at g > 0, from the papers: n_r real images, n_s generated per generation.
 SIZES = {
     "replace": lambda g: COUNT,
     "real_plus_latest": lambda g: N_REAL + COUNT,
@@ -78,7 +78,7 @@ def reserve_images(n=N_RESERVE):
     return images(n, REAL, first=1000, source_id=1000 + np.arange(n, dtype=np.uint32))
 
 
-def drawn(g, n=COUNT, relabel=True):
+def generated_by(g, n=COUNT, relabel=True):
     """Returns generated images of generation g; some labels differ from the requested ones."""
     whole = images(n, g)
     asked = whole.label.copy()
@@ -88,10 +88,10 @@ def drawn(g, n=COUNT, relabel=True):
     return dataclasses.replace(whole, label=label, requested_label=asked)
 
 
-def build(rules, g, address=ADDRESS, real=None, reserve=None, generated=None):
-    needed = [drawn(i) for i in pool_rules.source_generations(rules, g)]
+def build(rules, g, key_path=KEY_PATH, real=None, reserve=None, generated=None):
+    needed = [generated_by(i) for i in pool_rules.source_generations(rules, g)]
     return pool_rules.build(
-        rules, address, g, real or real_images(), reserve or reserve_images(), generated or needed
+        rules, key_path, g, real or real_images(), reserve or reserve_images(), generated or needed
     )
 
 
@@ -133,7 +133,7 @@ def test_needs_names_the_generations_that_a_pool_is_made_from(rule, expected):
 @pytest.mark.parametrize("g", range(4))
 def test_every_image_of_a_pool_is_one_of_those_given_and_comes_once(rule, g):
     built = build(section(rule), g)
-    sources = [real_images(), reserve_images(), *(drawn(i) for i in range(4))]
+    sources = [real_images(), reserve_images(), *(generated_by(i) for i in range(4))]
     rows = {name: [] for name in COLUMNS}
     for source in sources:
         for name in COLUMNS:
@@ -151,11 +151,11 @@ def test_every_image_of_a_pool_is_one_of_those_given_and_comes_once(rule, g):
 @pytest.mark.parametrize("g", [0, 3])
 def test_building_is_pure(rule, g):
     real, reserve = real_images(), reserve_images()
-    generated = [drawn(i) for i in pool_rules.source_generations(section(rule), g)]
+    generated = [generated_by(i) for i in pool_rules.source_generations(section(rule), g)]
     before = copy.deepcopy((real, reserve, *generated))
-    first = pool_rules.build(section(rule), ADDRESS, g, real, reserve, generated)
+    first = pool_rules.build(section(rule), KEY_PATH, g, real, reserve, generated)
     pool_rules.build(section(rule), (1, "pool"), g, real, reserve, generated)
-    again = pool_rules.build(section(rule), ADDRESS, g, real, reserve, generated)
+    again = pool_rules.build(section(rule), KEY_PATH, g, real, reserve, generated)
     assert_same(first, again)
     for part, kept in zip((real, reserve, *generated), before, strict=True):
         assert_same(part, kept)
@@ -164,9 +164,9 @@ def test_building_is_pure(rule, g):
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        ("replace", lambda: [drawn(2)]),
-        ("real_plus_latest", lambda: [real_images(), drawn(2)]),
-        ("accumulate", lambda: [real_images(), drawn(0), drawn(1), drawn(2)]),
+        ("replace", lambda: [generated_by(2)]),
+        ("real_plus_latest", lambda: [real_images(), generated_by(2)]),
+        ("accumulate", lambda: [real_images(), generated_by(0), generated_by(1), generated_by(2)]),
     ],
 )
 def test_plain_rules_set_whole_sets_one_after_the_other(rule, expected):
@@ -180,10 +180,10 @@ def test_a_subsample_is_keyed_by_run_and_generation(g):
     everything = build(section("accumulate"), g)
     built = build(rules, g)
     assert set(identities(built)) < set(identities(everything))
-    assert identities(built) != identities(build(rules, g, address=(1, "pool")))
-    generated = [drawn(i) for i in range(4)]
-    at_g = pool_rules.build(rules, ADDRESS, g, real_images(), reserve_images(), generated)
-    at_next = pool_rules.build(rules, ADDRESS, g + 1, real_images(), reserve_images(), generated)
+    assert identities(built) != identities(build(rules, g, key_path=(1, "pool")))
+    generated = [generated_by(i) for i in range(4)]
+    at_g = pool_rules.build(rules, KEY_PATH, g, real_images(), reserve_images(), generated)
+    at_next = pool_rules.build(rules, KEY_PATH, g + 1, real_images(), reserve_images(), generated)
     assert identities(at_g) != identities(at_next)
 
 
@@ -191,7 +191,7 @@ def test_every_image_is_equally_likely_to_be_kept():
     rules = section("accumulate_subsample", budget=20)
     counts = np.zeros(N_REAL, int)
     for seed in range(300):
-        counts[build(rules, 0, address=(seed, "pool")).id] += 1
+        counts[build(rules, 0, key_path=(seed, "pool")).id] += 1
     assert counts.sum() == 300 * 20
     # without replacement the counts vary less than a chi-square's: (1 - 20 / 60) of its mean
     statistic = ((counts - 100) ** 2 / 100).sum() / (1 - 20 / N_REAL)
@@ -210,10 +210,10 @@ def test_a_subsample_of_more_than_everything_is_refused():
 
 @SETTINGS
 @given(st.floats(0, 1), st.floats(0, 1), st.booleans(), st.integers(0, 9))
-def test_swapped_sets_and_their_stand_ins_are_nested_in_alpha(one, other, match_group, seed):
+def test_substituted_sets_and_their_substitutes_are_nested_in_alpha(one, other, match_group, seed):
     low, high = (
         build(
-            section("substitute", alpha=alpha, match_group=match_group), 1, address=(seed, "pool")
+            section("substitute", alpha=alpha, match_group=match_group), 1, key_path=(seed, "pool")
         )
         for alpha in sorted((one, other))
     )
@@ -224,12 +224,12 @@ def test_swapped_sets_and_their_stand_ins_are_nested_in_alpha(one, other, match_
 
 @SETTINGS
 @given(st.floats(0, 1), st.booleans(), st.integers(0, 9))
-def test_a_stand_in_was_asked_for_under_the_label_of_the_image_it_replaces(
+def test_a_substitute_was_requested_under_the_label_of_the_image_it_replaces(
     alpha, match_group, seed
 ):
-    real, latest = real_images(), drawn(0)
+    real, latest = real_images(), generated_by(0)
     built = build(
-        section("substitute", alpha=alpha, match_group=match_group), 1, address=(seed, "pool")
+        section("substitute", alpha=alpha, match_group=match_group), 1, key_path=(seed, "pool")
     )
     swapped = built.origin != REAL
     stand_ins = built.id[swapped]
@@ -242,16 +242,16 @@ def test_a_stand_in_was_asked_for_under_the_label_of_the_image_it_replaces(
 @given(st.floats(0, 1), st.integers(0, 9))
 def test_match_group_keeps_the_composition_of_groups(alpha, seed):
     rules = section("substitute", alpha=alpha, match_group=True)
-    latest = drawn(0, relabel=False)
-    built = build(rules, 1, address=(seed, "pool"), generated=[latest])
+    latest = generated_by(0, relabel=False)
+    built = build(rules, 1, key_path=(seed, "pool"), generated=[latest])
     np.testing.assert_array_equal(built.group, real_images().group)
     np.testing.assert_array_equal(
         built.counts(CLASSES, GROUPS), real_images().counts(CLASSES, GROUPS)
     )
 
 
-def test_without_match_group_the_group_is_whatever_was_drawn():
-    one_group = dataclasses.replace(drawn(0), group=np.ones(COUNT, np.int32))
+def test_without_match_group_the_group_is_whatever_was_generated():
+    one_group = dataclasses.replace(generated_by(0), group=np.ones(COUNT, np.int32))
     built = build(section("substitute", alpha=1.0), 1, generated=[one_group])
     assert (built.group == 1).all()
 
@@ -262,7 +262,7 @@ def test_unknown_groups_are_matched_with_unknown_groups(match_group):
         real_images(), group=np.where(np.arange(N_REAL) < 6, -1, 0).astype(np.int32)
     )
     latest = dataclasses.replace(
-        drawn(0), group=np.where(np.arange(COUNT) < 9, -1, 0).astype(np.int32)
+        generated_by(0), group=np.where(np.arange(COUNT) < 9, -1, 0).astype(np.int32)
     )
     rules = section("substitute", alpha=1.0, match_group=match_group)
     built = build(rules, 1, real=real, generated=[latest])
@@ -284,7 +284,7 @@ def test_alpha_0_swaps_nothing_and_alpha_1_everything(match_group):
 def test_alpha_is_the_share_that_is_swapped(alpha):
     n = 3000
     built = build(
-        section("substitute", alpha=alpha), 1, real=real_images(n), generated=[drawn(0, n)]
+        section("substitute", alpha=alpha), 1, real=real_images(n), generated=[generated_by(0, n)]
     )
     swapped = (built.origin != REAL).sum()
     assert abs(swapped - n * alpha) < 4.5 * np.sqrt(n * alpha * (1 - alpha))
@@ -303,10 +303,10 @@ def test_the_same_images_are_swapped_in_every_generation_and_others_in_another_r
     swapped = [build(rules, g).origin != REAL for g in (1, 2, 3)]
     np.testing.assert_array_equal(swapped[0], swapped[1])
     np.testing.assert_array_equal(swapped[0], swapped[2])
-    assert (swapped[0] != (build(rules, 1, address=(1, "pool")).origin != REAL)).any()
+    assert (swapped[0] != (build(rules, 1, key_path=(1, "pool")).origin != REAL)).any()
 
 
-def test_stand_ins_are_drawn_anew_in_every_generation():
+def test_substitutes_are_sampled_anew_in_every_generation():
     one, other = (build(section("substitute", alpha=1.0), g) for g in (1, 2))
     assert (one.id != other.id).any()
 
@@ -318,18 +318,18 @@ def test_stand_ins_are_drawn_anew_in_every_generation():
         (False, lambda whole: whole.take(np.arange(N_REAL - 3))),
         (True, lambda whole: whole.take((whole.requested_label != 1) | (whole.group != 0))),
     ],
-    ids=["a class is missing", "one too few of each class", "a cell is missing"],
+    ids=["a class is missing", "one too few of each class", "a subgroup is missing"],
 )
-def test_a_shortage_of_stand_ins_is_refused(match_group, short):
+def test_a_shortage_of_substitutes_is_refused(match_group, short):
     rules = section("substitute", alpha=1.0, match_group=match_group)
     with pytest.raises(
         UsageError, match=r"^pool\.alpha = 1\.0: .* were generated: raise sample\.count"
     ):
-        build(rules, 1, generated=[short(drawn(0))])
+        build(rules, 1, generated=[short(generated_by(0))])
 
 
-def test_exactly_enough_stand_ins_are_enough():
-    latest = drawn(0, N_REAL, relabel=False)
+def test_exactly_enough_substitutes_are_enough():
+    latest = generated_by(0, N_REAL, relabel=False)
     built = build(section("substitute", alpha=1.0, match_group=True), 1, generated=[latest])
     assert set(identities(built)) == set(identities(latest))
 
@@ -351,7 +351,7 @@ def test_fresh_draws_its_generated_part_without_replacement_from_the_latest():
 
 
 def test_fresh_is_keyed_by_the_run():
-    one, other = (build(section("fresh"), 1, address=(seed, "pool")) for seed in (0, 1))
+    one, other = (build(section("fresh"), 1, key_path=(seed, "pool")) for seed in (0, 1))
     for origin in (REAL, 0):
         ids = [part.id[part.origin == origin] for part in (one, other)]
         assert (ids[0] != ids[1]).any()
@@ -386,10 +386,10 @@ def test_a_shortage_for_fresh_is_refused(values, g, message):
 
 
 def check(rules, generations=5, count=COUNT):
-    pool_rules.check_data(rules, ADDRESS, generations, real_images(), N_RESERVE, count)
+    pool_rules.check_data(rules, KEY_PATH, generations, real_images(), N_RESERVE, count)
 
 
-def test_the_check_refuses_to_substitute_more_images_than_are_drawn():
+def test_the_check_refuses_to_substitute_more_images_than_are_generated():
     with pytest.raises(UsageError, match=r"^pool\.alpha = 1\.0: 60 images .* sample\.count = 59$"):
         check(section("substitute", alpha=1.0), count=59)
     check(section("substitute", alpha=1.0), count=60)
@@ -432,12 +432,12 @@ def test_what_the_check_passes_can_be_built(rule, values):
 def test_what_fresh_has_served_is_no_longer_held_out():
     asked, reserve = section("fresh"), images(N_RESERVE, REAL, first=1000)
     real, latest = real_images(), images(COUNT, 0)
-    left = pool_rules.unused_reserve(asked, ADDRESS, reserve, 2)
-    served = [pool_rules.build(asked, ADDRESS, g, real, reserve, [latest]) for g in (1, 2)]
+    left = pool_rules.unused_reserve(asked, KEY_PATH, reserve, 2)
+    served = [pool_rules.build(asked, KEY_PATH, g, real, reserve, [latest]) for g in (1, 2)]
     taken = {int(i) for one in served for i in one.id[one.origin == REAL]}
     assert taken | set(left.id.tolist()) == set(reserve.id.tolist())
     assert not taken & set(left.id.tolist())
-    assert pool_rules.unused_reserve(section("accumulate"), ADDRESS, reserve, 2) is reserve
+    assert pool_rules.unused_reserve(section("accumulate"), KEY_PATH, reserve, 2) is reserve
 
 
 class Alternate(pool_rules.PoolRule):
@@ -470,7 +470,7 @@ def test_a_rule_from_outside_builds_pools(alternate):
     assert list(pool_rules.source_generations(alternate, 3)) == [2]
     assert_same(build(alternate, 0), real_images())
     assert_same(build(alternate, 1), real_images())
-    assert_same(build(alternate, 2), drawn(1))
+    assert_same(build(alternate, 2), generated_by(1))
     with pytest.raises(UsageError, match=r"^sample\.count = 59: allowed are 60 and more$"):
         check(alternate, count=59)
 

@@ -269,7 +269,7 @@ def damage(path, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         ("missing", "is missing"),
         ("truncated", "has [0-9]+ bytes instead of"),
@@ -277,11 +277,11 @@ def damage(path, kind):
     ],
 )
 @pytest.mark.parametrize(("load", "name"), [(mnist, MNIST), (cifar, CIFAR)])
-def test_other_archives_are_refused(load, name, kind, told, archives, tmp_path, capsys):
+def test_other_archives_are_refused(load, name, kind, message, archives, tmp_path, capsys):
     folder = tmp_path / "archives"
     shutil.copytree(archives["archive_dir"], folder)
     damage(folder / name, kind)
-    with pytest.raises(UsageError, match=f"data.archive_dir = .*: {name} {told}") as error:
+    with pytest.raises(UsageError, match=f"data.archive_dir = .*: {name} {message}") as error:
         load(dir=str(tmp_path / "data"), archive_dir=str(folder), checksums=archives["checksums"])
     one_line(error)
     assert not (tmp_path / "data").exists()
@@ -316,7 +316,7 @@ def test_a_user_that_there_is_not_is_no_traceback(archives, tmp_path, monkeypatc
         mnist(False, dir="~nosuch/data", **archives)
 
 
-def test_official_archives_are_asked_for_by_default(archives, tmp_path):
+def test_official_archives_are_expected_by_default(archives, tmp_path):
     with pytest.raises(
         UsageError, match=f"data.archive_dir = .*: {MNIST} has [0-9]+ bytes instead of 9912422"
     ):
@@ -324,18 +324,18 @@ def test_official_archives_are_asked_for_by_default(archives, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (None, "No such file"),
         ("url 1 2\n", "not a row"),
         ("url\t1\t" + "0" * 64 + "\tother.gz\n", f"no row for {MNIST}"),
     ],
 )
-def test_other_tables_are_refused(text, told, tmp_path):
+def test_other_tables_are_refused(text, message, tmp_path):
     table = tmp_path / "table.tsv"
     if text:
         table.write_text(text)
-    with pytest.raises(UsageError, match=f"data.tfds.checksums = {table}: .*{told}") as error:
+    with pytest.raises(UsageError, match=f"data.tfds.checksums = {table}: .*{message}") as error:
         mnist(dir=str(tmp_path / "data"), checksums=str(table))
     one_line(error)
     assert not (tmp_path / "data").exists()
@@ -353,7 +353,7 @@ def rewrite_tar(folder, **members):
 
 
 @pytest.mark.parametrize(
-    ("load", "change", "told"),
+    ("load", "change", "message"),
     [
         (mnist, lambda f: (f / MNIST).write_bytes(b"plain"), "not a gzip file"),
         (
@@ -376,7 +376,7 @@ def rewrite_tar(folder, **members):
         (cifar, lambda f: rewrite_tar(f, train_bin=b""), "fine_label_names.txt' not found"),
     ],
 )  # fmt: skip
-def test_stand_ins_of_another_format_are_refused(load, change, told, tmp_path):
+def test_stand_ins_of_another_format_are_refused(load, change, message, tmp_path):
     standins.mnist_archives(tmp_path / "a", 20, 10)
     standins.cifar100_archive(tmp_path / "a", 20, 10)
     change(tmp_path / "a")
@@ -384,7 +384,7 @@ def test_stand_ins_of_another_format_are_refused(load, change, told, tmp_path):
         "archive_dir": str(tmp_path / "a"),
         "checksums": str(standins.checksums(tmp_path / "a")),
     }
-    with pytest.raises(UsageError, match=f"data.tfds.checksums: .*{told}") as error:
+    with pytest.raises(UsageError, match=f"data.tfds.checksums: .*{message}") as error:
         load(dir=str(tmp_path / "data"), **fields)
     one_line(error)
     assert not list((tmp_path / "data").rglob("*.json"))
@@ -571,7 +571,7 @@ def test_a_certificate_that_python_does_not_trust_is_an_answer(served, tmp_path,
     )
 
 
-def test_no_network_is_told_at_once(archives, tmp_path, monkeypatch, capsys):
+def test_no_network_is_reported_at_once(archives, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NO_PROXY", "*")
     text = (
         Path(archives["checksums"])
@@ -797,7 +797,7 @@ def png_claiming(width, height):
 
 
 @pytest.mark.parametrize(
-    ("third", "told"),
+    ("third", "message"),
     [
         (b"garbage", "not a PNG, JPEG, WebP, GIF or BMP image"),
         (png(np.zeros((9, 9, 3), np.uint8))[:40], "damaged or unreadable"),
@@ -805,23 +805,23 @@ def png_claiming(width, height):
     ],
     ids=["garbage", "short", "huge"],
 )
-def test_an_image_that_cannot_be_used_is_named(third, told, tmp_path, monkeypatch):
+def test_an_image_that_cannot_be_used_is_named(third, message, tmp_path, monkeypatch):
     monkeypatch.setattr(Odd, "THIRD", third)
     with pytest.raises(
-        RunError, match=f"^odd/1.0.0, train, record 2: ({told}).*; in {tmp_path}/odd/"
+        RunError, match=f"^odd/1.0.0, train, record 2: ({message}).*; in {tmp_path}/odd/"
     ) as error:
         named("odd", tmp_path)
     one_line(error)
 
 
 @pytest.mark.parametrize("name", ["small_faces/nope", "small_faces:9.9.9"])
-def test_a_config_or_version_that_there_is_not_is_told(name, tmp_path):
+def test_a_config_or_version_that_does_not_exist_is_refused(name, tmp_path):
     with pytest.raises(UsageError, match=f"^data.source = tfds:{name}: .*(nope|9.9.9)") as error:
         named(name, tmp_path)
     one_line(error)
 
 
-def test_a_folder_of_archives_that_there_is_not_is_told(tmp_path):
+def test_a_folder_of_archives_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(
         UsageError, match=r"^data.archive_dir = /nowhere: No such file or directory; allowed is"
     ):

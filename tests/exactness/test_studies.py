@@ -89,7 +89,9 @@ def test_the_bias_of_cifar20_is_in_its_training_images(cifar):
     made = record(cifar[1], 0)
     joint, members = np.array(made["pool"]["counts"]), made["data"]["groups_of_class"]
     shares = np.array([joint[c, row] / joint[c].sum() for c, row in enumerate(members)])
-    assert abs(shares - [0.6, 0.1, 0.1, 0.1, 0.1]).max() < 0.06  # some ten images in a small cell
+    assert (
+        abs(shares - [0.6, 0.1, 0.1, 0.1, 0.1]).max() < 0.06
+    )  # some ten images in a small subgroup
     assert made["data"]["aligned_group"] == [row[0] for row in members]
     assert made["data"]["sizes"]["train"] < made["data"]["before_subsampling"]["train"] == 2100
 
@@ -105,7 +107,7 @@ def test_the_annotator_is_frozen_measured_and_named_in_every_record(cifar):
     assert "annotator" not in second["digests"]
 
 
-def test_a_stand_in_is_called_one_wherever_results_are_shown(cifar):
+def test_stand_in_data_are_named_wherever_results_are_shown(cifar):
     _, workdir = cifar
     assert json.loads((workdir / "manifest.json").read_text())[0]["stand_in"] == "checksums.tsv"
     assert record(workdir, 1)["data"]["stand_in"] == "checksums.tsv"
@@ -124,7 +126,7 @@ def test_a_second_start_reads_what_is_prepared_and_finds_the_run_complete(cifar)
     assert {path: path.read_bytes() for path in workdir.rglob("*.npz")} == before
 
 
-def test_a_run_goes_on_only_with_the_images_it_began_with(cifar, tmp_path):
+def test_a_run_resumes_only_with_the_images_it_began_with(cifar, tmp_path):
     command, workdir = cifar
     copy = tmp_path / "run"
     shutil.copytree(workdir, copy)

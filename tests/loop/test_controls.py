@@ -18,7 +18,7 @@ from selfloop_jax.measure.metrics import METRICS
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
-ADDRESS = (0, "control", "test")
+KEY_PATH = (0, "control", "test")
 
 
 CLASSES, GROUPS, DIGITS = 3, 4, 6  # digits of a class, each in every colour
@@ -48,8 +48,8 @@ joints = st.lists(
 
 @SETTINGS
 @given(joints)
-def test_stand_ins_have_the_joint_histograms_and_no_image_twice(tables):
-    found = controls.matched_real_sets(ADDRESS, candidates(), tables, "field")
+def test_matched_images_have_the_joint_histograms_and_no_image_twice(tables):
+    found = controls.matched_real_sets(KEY_PATH, candidates(), tables, "field")
     for images, table in zip(found, tables, strict=True):
         np.testing.assert_array_equal(images.counts(CLASSES, GROUPS), table)
         assert (images.origin == REAL).all()
@@ -61,22 +61,22 @@ def test_stand_ins_have_the_joint_histograms_and_no_image_twice(tables):
 @SETTINGS
 @given(joints)
 def test_a_longer_list_begins_with_the_sets_of_a_shorter_one(tables):
-    whole = controls.matched_real_sets(ADDRESS, candidates(), tables, "field")
-    part = controls.matched_real_sets(ADDRESS, candidates(), tables[:1], "field")
+    whole = controls.matched_real_sets(KEY_PATH, candidates(), tables, "field")
+    part = controls.matched_real_sets(KEY_PATH, candidates(), tables[:1], "field")
     np.testing.assert_array_equal(part[0].id, whole[0].id)
 
 
 def test_a_digit_serves_in_a_second_colour_only_when_all_have_served():
     one_each = np.zeros((CLASSES, GROUPS), int)
     one_each[0] = [2, 2, 2, 0]  # six images of class 0, which has six digits
-    (images,) = controls.matched_real_sets(ADDRESS, candidates(), [one_each], "field")
+    (images,) = controls.matched_real_sets(KEY_PATH, candidates(), [one_each], "field")
     assert len(np.unique(images.source_id)) == 6
     one_each[0] = [2, 2, 2, 3]
-    (images,) = controls.matched_real_sets(ADDRESS, candidates(), [one_each], "field")
+    (images,) = controls.matched_real_sets(KEY_PATH, candidates(), [one_each], "field")
     assert np.bincount(images.source_id).max() == 2
 
 
-def test_another_address_takes_other_images():
+def test_another_key_path_takes_other_images():
     table = np.full((CLASSES, GROUPS), 2)
     one, two = (
         controls.matched_real_sets((seed,), candidates(), [table], "f")[0].id for seed in (0, 1)
@@ -90,15 +90,17 @@ def test_a_short_reserve_is_named_with_both_counts():
     with pytest.raises(
         UsageError, match=r"^loop.control = x: class 1, group 2: 8 .* 6 are held out"
     ):
-        controls.matched_real_sets(ADDRESS, candidates(), [table, table], "loop.control = x")
+        controls.matched_real_sets(KEY_PATH, candidates(), [table, table], "loop.control = x")
 
 
-def test_the_joint_of_a_drawn_set_deals_unknown_groups_out_in_real_shares():
-    drawn = candidates().take(np.flatnonzero(candidates().label == 0)[:8])
-    unknown = Images(**{**vars(drawn), "group": np.full(8, -1, np.int32)})
+def test_the_joint_of_a_sampled_set_deals_unknown_groups_out_in_real_shares():
+    matched = candidates().take(np.flatnonzero(candidates().label == 0)[:8])
+    unknown = Images(**{**vars(matched), "group": np.full(8, -1, np.int32)})
     real = np.array([[3, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]])
     np.testing.assert_array_equal(controls.counts_of(unknown, real)[0], [6, 2, 0, 0])
-    np.testing.assert_array_equal(controls.counts_of(drawn, real), drawn.counts(CLASSES, GROUPS))
+    np.testing.assert_array_equal(
+        controls.counts_of(matched, real), matched.counts(CLASSES, GROUPS)
+    )
 
 
 @SETTINGS
@@ -244,7 +246,7 @@ def test_a_generation_0_without_a_checkpoint_is_not_taken_over(name, loop, tmp_p
     assert not (tmp_path / "arm").exists()
 
 
-def test_stand_ins_are_images_that_no_arm_trains_on():
+def test_matched_images_are_images_that_no_arm_trains_on():
     from selfloop_jax import config as configs
     from selfloop_jax.data import dataset
 

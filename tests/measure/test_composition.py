@@ -131,7 +131,7 @@ def test_total_variation_looks_at_shares_not_at_sizes(p, factor):
     assert total_variation(p, factor * p) == pytest.approx(0, abs=1e-12)
 
 
-def test_total_variation_of_tables_that_share_no_cell_is_one():
+def test_total_variation_of_tables_that_share_no_subgroup_is_one():
     assert total_variation(np.array([[3, 0], [0, 0]]), np.array([[0, 0], [0, 7]])) == 1
 
 

@@ -321,7 +321,7 @@ def halves(n):
     return np.arange(n) % 2
 
 
-ADDRESS = (0, "generation", 1, "fidelity")
+KEY_PATH = (0, "generation", 1, "fidelity")
 
 
 def part(numbers, name):
@@ -332,12 +332,12 @@ def part(numbers, name):
 def test_report_compares_with_the_baseline_at_equal_sizes():
     generated = labelled(normal(0, 120, shift=0.5), halves(120), -1)
     real, held_out = labelled(normal(1, 200), halves(200)), labelled(normal(2, 80), halves(80))
-    report = fidelity.report(generated, real, held_out, 3, 1, ADDRESS)
+    report = fidelity.report(generated, real, held_out, 3, 1, KEY_PATH)
     direct = fidelity.summary(held_out.features, real.features)
     assert part(report.metrics, "baseline") == pytest.approx(direct)
     # FID's bias falls with the sample size: all 120 images would have looked better than the
     # baseline's 80.
-    cut = generated.shuffled((*ADDRESS, "generated")).features[:80]
+    cut = generated.shuffled((*KEY_PATH, "generated")).features[:80]
     assert part(report.metrics, "value") == pytest.approx(fidelity.summary(cut, real.features))
     assert report.metrics["fid"]["value"] > report.metrics["fid"]["baseline"]
     assert len(report.by_class) == 3
@@ -351,7 +351,7 @@ def test_report_compares_with_the_baseline_at_equal_sizes():
 def test_report_of_equal_sizes_leaves_nothing_out():
     label = halves(60)
     sets = [labelled(normal(seed, 60), label, 1 - label) for seed in range(3)]
-    report = fidelity.report(*sets, 2, 2, ADDRESS, k=3)
+    report = fidelity.report(*sets, 2, 2, KEY_PATH, k=3)
     generated, real, _ = (one.features for one in sets)
     assert part(report.metrics, "value") == pytest.approx(fidelity.summary(generated, real, 3))
     for c in range(2):
@@ -366,8 +366,8 @@ def test_report_of_equal_sizes_leaves_nothing_out():
 )
 def test_the_key_path_decides_which_images_stay(generated, held_out, cut):
     sets = [labelled(normal(seed, n)) for seed, n in enumerate((generated, 60, held_out))]
-    first, again = (fidelity.report(*sets, 1, 0, ADDRESS) for _ in range(2))
-    other = fidelity.report(*sets, 1, 0, (1, *ADDRESS[1:]))
+    first, again = (fidelity.report(*sets, 1, 0, KEY_PATH) for _ in range(2))
+    other = fidelity.report(*sets, 1, 0, (1, *KEY_PATH[1:]))
     assert first == again
     assert first.metrics["fid"][cut] != pytest.approx(other.metrics["fid"][cut], rel=1e-6)
 
@@ -375,7 +375,7 @@ def test_the_key_path_decides_which_images_stay(generated, held_out, cut):
 def test_report_distinguishes_copies_from_new_images():
     train, held_out = normal(0, 400), normal(1, 400)
     copies = train[:100] + normal(2, 100, scale=0.05)
-    report = fidelity.report(labelled(copies), labelled(train), labelled(held_out), 1, 1, ADDRESS)
+    report = fidelity.report(labelled(copies), labelled(train), labelled(held_out), 1, 1, KEY_PATH)
     share = report.metrics["memorized_share"]
     assert (share["value"], share["high"]) == (1, 1)
     assert 0.4 < share["baseline"] < 0.6
@@ -386,7 +386,7 @@ def test_notes_name_what_was_too_small():
     held_out = labelled(normal(1, 10), np.arange(10) // 4 % 2)
     real = labelled(normal(2, 50), halves(50))
     few = "fewer than 2048: biased upwards by small samples; compare with the baseline only"
-    assert fidelity.report(generated, real, held_out, 3, 1, ADDRESS).notes == [
+    assert fidelity.report(generated, real, held_out, 3, 1, KEY_PATH).notes == [
         "sizes: of 30 generated and 10 held-out images the larger set is cut to the smaller, "
         "overall and in every class and group",
         "memorized_share: 10 of 50 training images are searched, as many as are held out: copies "
@@ -403,10 +403,10 @@ def test_notes_name_what_was_too_small():
 
 def test_a_note_where_held_out_images_were_sampled_otherwise():
     sets = [labelled(normal(seed, 400, shift=shift)) for seed, shift in ((0, 0), (1, 0), (2, 1))]
-    notes = fidelity.report(*sets, 0, 0, ADDRESS).notes
+    notes = fidelity.report(*sets, 0, 0, KEY_PATH).notes
     assert sum("even of held-out" in note for note in notes) == 1
     sets[2] = labelled(normal(2, 400))
-    assert not any("even of held-out" in n for n in fidelity.report(*sets, 0, 0, ADDRESS).notes)
+    assert not any("even of held-out" in n for n in fidelity.report(*sets, 0, 0, KEY_PATH).notes)
 
 
 @pytest.mark.parametrize(("features", "notes"), [(4, 0), (16, 1)])
@@ -414,13 +414,13 @@ def test_enough_images_need_no_notes(features, notes, monkeypatch):
     """More images than ENOUGH, and at least ten per feature."""
     monkeypatch.setattr(fidelity, "ENOUGH", 50)
     sets = [labelled(normal(seed, 50, features)) for seed in range(3)]
-    assert len(fidelity.report(*sets, 0, 0, ADDRESS).notes) == notes
+    assert len(fidelity.report(*sets, 0, 0, KEY_PATH).notes) == notes
 
 
 def test_without_held_out_images_only_the_baseline_is_missing():
     features = normal(0, 60, 4)
     some, none = labelled(features), labelled(features[:0])
-    metrics = fidelity.report(some, some, none, 1, 1, ADDRESS, 3).metrics
+    metrics = fidelity.report(some, some, none, 1, 1, KEY_PATH, 3).metrics
     direct = fidelity.summary(features, features, 3)
     assert part(metrics, "value") == pytest.approx(direct, abs=1e-9)
     assert np.isnan(list(part(metrics, "baseline").values())).all()

@@ -13,7 +13,7 @@ from selfloop_jax.runtime import rng
 SIDE, CLASSES = 16, 4
 
 
-ADDRESS = (0, "probe")
+KEY_PATH = (0, "probe")
 
 
 def probe(count: int = 48, empty: int = 0) -> Images:
@@ -58,8 +58,8 @@ def test_object_ablation_takes_an_object_classifier_to_chance_and_leaves_a_backg
     images = probe()
     on_object, around = images.mask > 0, images.mask == 0
     around[:, 1:-1, 1:-1] = False  # the rim, out of reach of every box
-    seeing = foreground.evaluate(looking(images, on_object), images, CLASSES, ADDRESS)["ablations"]
-    blind = foreground.evaluate(looking(images, around), images, CLASSES, ADDRESS)["ablations"]
+    seeing = foreground.evaluate(looking(images, on_object), images, CLASSES, KEY_PATH)["ablations"]
+    blind = foreground.evaluate(looking(images, around), images, CLASSES, KEY_PATH)["ablations"]
     assert seeing["none"]["accuracy"] == blind["none"]["accuracy"] == 1
     for kind in ("object", "box"):
         assert (
@@ -72,14 +72,14 @@ def test_object_ablation_takes_an_object_classifier_to_chance_and_leaves_a_backg
 def test_tiles_show_the_background_of_an_image_to_a_classifier_of_objects():
     images = probe()
     images.pixels[images.mask == 0] = 50
-    result = foreground.evaluate(looking(images, images.mask > 0), images, CLASSES, ADDRESS)
+    result = foreground.evaluate(looking(images, images.mask > 0), images, CLASSES, KEY_PATH)
     assert result["ablations"]["tile"]["per_class"] == [1, 0, 0, 0]
 
 
 def test_rfs_has_the_sign_of_what_a_classifier_looks_at():
     images = probe(96)
-    seeing = foreground.evaluate(looking(images, images.mask > 0), images, CLASSES, ADDRESS)
-    blind = foreground.evaluate(looking(images, images.mask == 0), images, CLASSES, ADDRESS)
+    seeing = foreground.evaluate(looking(images, images.mask > 0), images, CLASSES, KEY_PATH)
+    blind = foreground.evaluate(looking(images, images.mask == 0), images, CLASSES, KEY_PATH)
     for noise in seeing["noise"]:
         assert noise["background"]["accuracy"] == 1
         assert noise["rfs"] == pytest.approx(1)
@@ -94,7 +94,7 @@ def test_rfs_has_the_sign_of_what_a_classifier_looks_at():
 def test_a_classifier_of_the_whole_image_is_in_between():
     images = probe(96)
     both = looking(images, images.mask > 0), looking(images, images.mask == 0)
-    result = foreground.evaluate(lambda x: both[0](x) + both[1](x), images, CLASSES, ADDRESS)
+    result = foreground.evaluate(lambda x: both[0](x) + both[1](x), images, CLASSES, KEY_PATH)
     assert all(abs(noise["rfs"]) < 0.35 for noise in result["noise"])
 
 
@@ -254,7 +254,7 @@ def test_evaluation_leaves_out_empty_masks_and_asks_with_one_shape():
         return np.eye(CLASSES, dtype=np.float32)[np.zeros(len(pixels), int)]
 
     result = foreground.evaluate(
-        predict, images, CLASSES + 1, ADDRESS, sigmas=(0.25, 0.5), trials=2
+        predict, images, CLASSES + 1, KEY_PATH, sigmas=(0.25, 0.5), trials=2
     )
     assert (result["count"], result["empty_masks"]) == (17, 3)
     assert set(shapes) == {(17, SIDE, SIDE, 3)}
@@ -272,13 +272,13 @@ def test_evaluation_leaves_out_empty_masks_and_asks_with_one_shape():
 def test_evaluation_repeats_itself_and_averages_over_trials():
     images = probe(24)
     predict = looking(images, images.mask > 0)
-    several = foreground.evaluate(predict, images, CLASSES, ADDRESS, sigmas=(0.5,), trials=3)
+    several = foreground.evaluate(predict, images, CLASSES, KEY_PATH, sigmas=(0.5,), trials=3)
     assert several == foreground.evaluate(
-        predict, images, CLASSES, ADDRESS, sigmas=(0.5,), trials=3
+        predict, images, CLASSES, KEY_PATH, sigmas=(0.5,), trials=3
     )
     hits = []
     for trial in range(3):
-        noisy = foreground.noised(images.pixels, images.id, (*ADDRESS, "trial", trial), 0.5)
+        noisy = foreground.noised(images.pixels, images.id, (*KEY_PATH, "trial", trial), 0.5)
         hits.append(predict(noisy).argmax(axis=1) == images.label)
     accuracy = several["noise"][0]["foreground"]["accuracy"]
     assert accuracy == pytest.approx(np.mean(hits))
@@ -286,10 +286,10 @@ def test_evaluation_repeats_itself_and_averages_over_trials():
 
 
 def test_nothing_to_evaluate():
-    result = foreground.evaluate(lambda x: 1 / 0, probe(4, empty=4), CLASSES, ADDRESS)
+    result = foreground.evaluate(lambda x: 1 / 0, probe(4, empty=4), CLASSES, KEY_PATH)
     assert result["count"] == 0
     assert math.isnan(result["noise"][0]["rfs"])
     assert math.isnan(result["ablations"]["tile"]["accuracy"])
     images = probe(4)
     with pytest.raises(ValueError, match="allowed are images with masks"):
-        foreground.evaluate(None, Images(**{**vars(images), "mask": None}), CLASSES, ADDRESS)
+        foreground.evaluate(None, Images(**{**vars(images), "mask": None}), CLASSES, KEY_PATH)

@@ -16,7 +16,7 @@ from selfloop_jax.measure.test_set import TestSet
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
-ADDRESS = (0, "test")
+KEY_PATH = (0, "test")
 
 
 RATIOS = {"disparate_impact_ratio_mean", "disparate_impact_ratio_min"}
@@ -27,17 +27,19 @@ def make(columns, source_id, sizes, aligned=None, nested=False):
     return TestSet(*columns, *sizes, source_id, aligned, nested)
 
 
-def bounds(columns, source_id, sizes, aligned=None, nested=False, replicates=200, address=ADDRESS):
+def bounds(
+    columns, source_id, sizes, aligned=None, nested=False, replicates=200, key_path=KEY_PATH
+):
     """Intervals of all metrics, and the two ends of every recall."""
     test_set = make(columns, source_id, sizes, aligned, nested)
     recall = fairness.recall(test_set)
-    return fairness.bounds(test_set, address, replicates), (recall["low"], recall["high"])
+    return fairness.bounds(test_set, key_path, replicates), (recall["low"], recall["high"])
 
 
 def permuted(
-    columns, source_id, sizes, aligned=None, nested=False, replicates=200, address=ADDRESS
+    columns, source_id, sizes, aligned=None, nested=False, replicates=200, key_path=KEY_PATH
 ):
-    return null.null(make(columns, source_id, sizes, aligned, nested), address, replicates)
+    return null.null(make(columns, source_id, sizes, aligned, nested), key_path, replicates)
 
 
 def contrast(columns, sizes, aligned):
@@ -94,7 +96,7 @@ def test_number_without_gap_is_within_its_null_band(paired):
 def test_gap_lies_beyond_the_null_band_and_its_interval_above_0():
     right = np.array([90, 90, 90, 60, 90])
     columns = subgroups(*[(n, 100) for n in right])
-    result = fairness.numbers(make(columns, None, (2, 5), [0, -1]), ADDRESS, 500)
+    result = fairness.numbers(make(columns, None, (2, 5), [0, -1]), KEY_PATH, 500)
     others = {"accuracy", "aligned_contrast", "equalized_odds_difference", "undefined_subgroups"}
     for name in set(result) - others:
         small = name in RATIOS or name.startswith("worst")
@@ -120,7 +122,7 @@ def test_paired_null_flips_discordant_pairs():
     np.testing.assert_allclose(contrast, (2 * flips - 7) / 12, atol=1e-12)
     share = np.bincount(flips, minlength=8) / 2000
     np.testing.assert_allclose(share, stats.binom(7, 0.5).pmf(np.arange(8)), atol=0.03)
-    numbers = fairness.numbers(make(columns, source, (2, 2), [0, -1]), ADDRESS, 2000)
+    numbers = fairness.numbers(make(columns, source, (2, 2), [0, -1]), KEY_PATH, 2000)
     exact = stats.binomtest(6, 7).pvalue
     for name in ("aligned_contrast", "equal_opportunity_difference_max"):
         assert numbers[name]["p"] == pytest.approx(exact, abs=0.02)
@@ -330,7 +332,7 @@ def test_ratio_with_a_group_that_never_hits():
 def test_higher_level_is_wider():
     columns = subgroups((80, 100), (60, 100), (75, 90))
     test_set = make(columns, None, (2, 3), [1, -1])
-    narrow, wide = (fairness.bounds(test_set, ADDRESS, 500, level) for level in (0.8, 0.99))
+    narrow, wide = (fairness.bounds(test_set, KEY_PATH, 500, level) for level in (0.8, 0.99))
     for name in set(narrow) - {"equalized_odds_difference"}:
         assert wide[name][0] <= narrow[name][0] <= narrow[name][1] <= wide[name][1], name
         assert wide[name] != narrow[name]
@@ -376,7 +378,7 @@ def sets_of_rows(draw):
 def test_every_number_lies_in_its_interval(arguments):
     columns, source, num_classes, num_groups, aligned, nested = arguments
     test_set = make(columns, source, (num_classes, num_groups), aligned, nested)
-    numbers = fairness.numbers(test_set, ADDRESS, 40)
+    numbers = fairness.numbers(test_set, KEY_PATH, 40)
     assert {name: number["value"] for name, number in numbers.items()} == pytest.approx(
         fairness.summary(test_set), nan_ok=True
     )
@@ -473,8 +475,8 @@ def test_nested_compares_the_groups_of_a_class():
 def test_numbers_depend_on_their_key_path_alone():
     columns, source = with_gap()
     results = [
-        fairness.numbers(make(columns, source, (3, 4), [0, 1, 2]), address, 100)
-        for address in (ADDRESS, ADDRESS, (0, "other"))
+        fairness.numbers(make(columns, source, (3, 4), [0, 1, 2]), key_path, 100)
+        for key_path in (KEY_PATH, KEY_PATH, (0, "other"))
     ]
     np.testing.assert_equal(results[0], results[1])
     name = "equal_opportunity_difference_max"
@@ -492,7 +494,7 @@ def test_no_rows_and_unknown_groups(nested, rows):
     columns = [np.zeros(rows, np.int32), np.zeros(rows, np.int32), np.full(rows, -1)]
     for source in (None, np.arange(rows) // 2):
         test_set = make(columns, source, (3, 4), [0, 1, -1], nested)
-        result = fairness.numbers(test_set, ADDRESS, 20)
+        result = fairness.numbers(test_set, KEY_PATH, 20)
         assert np.isnan([*fairness.recall(test_set).values()]).all()
         assert result.pop("undefined_subgroups")["value"] == (4 if nested else 12)
         accuracy = result.pop("accuracy")
@@ -506,7 +508,7 @@ def test_no_rows_and_unknown_groups(nested, rows):
 
 
 def test_one_group_has_rates_but_no_range():
-    result = fairness.numbers(make(subgroups((15, 20)), None, (2, 1), [0, -1]), ADDRESS, 20)
+    result = fairness.numbers(make(subgroups((15, 20)), None, (2, 1), [0, -1]), KEY_PATH, 20)
     del result["undefined_subgroups"]
     defined = {name for name, number in result.items() if not math.isnan(number["low"])}
     assert defined == {"accuracy", "worst_group_accuracy", "worst_subgroup_accuracy"}

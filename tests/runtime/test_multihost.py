@@ -98,8 +98,13 @@ def interrupt(workdir: Path, file: str, process: int, sent: int) -> tuple[list[i
     processes = start(workdir)
     signalled, other = processes[process], processes[1 - process]
     moment = workdir / file
-    signalled.wait(lambda: moment.exists() or not other.running(), every=0.01)
-    signalled.send_signal(sent)
+    try:
+        signalled.wait(lambda: moment.exists() or not other.running(), every=0.01)
+        signalled.send_signal(sent)
+    except BaseException:
+        for each in processes:
+            each.kill()
+        raise
     return end(processes)
 
 

@@ -157,7 +157,7 @@ def test_key_paths_that_look_alike_are_different():
 
 @pytest.mark.parametrize("part", [-1, 2**32, -(2**32)])
 def test_a_key_refuses_a_number_beyond_32_bits(part):
-    with pytest.raises(ValueError, match=f"address part {part} "):
+    with pytest.raises(ValueError, match=f"key path part {part} "):
         keys.key((0, "generation", part))
 
 
