@@ -1,6 +1,7 @@
 """Finished chunks of a sampling phase on disk, so that a resume loses one chunk at most."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +10,28 @@ from selfloop_jax.runtime import multihost, store
 
 
 class Parts:
-    """Chunks of generated images in `<folder>/<first id>.npz`."""
+    """Chunks of generated images, each in a file that names its first and last id.
+
+    A chunk is a range of ids. A resume on other devices has chunks of another size, and must not
+    take a file of the old size for one of its own.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def finished(self, firsts: range) -> np.ndarray:
+    def finished(self, chunks: Sequence[range]) -> np.ndarray:
         """bool per chunk: whether its file exists; process 0 decides for all processes."""
         # Processes that skip different chunks would wait for each other without end.
-        return multihost.broadcast(np.array([self._path(first).exists() for first in firsts]))
+        return multihost.broadcast(np.array([self._path(ids).exists() for ids in chunks]))
 
-    def save(self, first: int, pixels: np.ndarray) -> None:
-        """Writes the chunk whose first image has id `first`; pixels uint8[N,H,W,3]."""
-        ids = np.arange(first, first + len(pixels), dtype=np.uint32)
-        store.write_npz(self._path(first), {"id": ids, "pixels": pixels})
+    def save(self, ids: range, pixels: np.ndarray) -> None:
+        """Writes the chunk of these ids; pixels uint8[N,H,W,3]."""
+        columns = {"id": np.array(ids, dtype=np.uint32), "pixels": pixels}
+        store.write_npz(self._path(ids), columns)
 
-    def join(self, firsts: range) -> np.ndarray:
-        """uint8[N,H,W,3]: the pixels of all chunks, in the order of ids."""
-        chunks = [store.read_npz(self._path(first))["pixels"] for first in firsts]
-        return np.concatenate(chunks)
+    def join(self, chunks: Sequence[range]) -> np.ndarray:
+        """uint8[N,H,W,3]: the pixels of all chunks, in their order."""
+        return np.concatenate([store.read_npz(self._path(ids))["pixels"] for ids in chunks])
 
     def remove(self) -> None:
         """Deletes the folder once every process has read it; samples.npz is complete by then."""
@@ -35,5 +39,5 @@ class Parts:
         if multihost.is_primary():
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, first: int) -> Path:
-        return self.folder / f"{first:08d}.npz"
+    def _path(self, ids: range) -> Path:
+        return self.folder / f"{ids[0]:08d}-{ids[-1]:08d}.npz"

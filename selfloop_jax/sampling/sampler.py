@@ -130,29 +130,28 @@ def sample(jobs: Sequence[Job]) -> list[Sampled]:
 def _sample(job: Job) -> Sampled:
     count = len(job.label)
     key = parallel.replicate(keys.key(job.key_path))
-    firsts = range(0, count, job.chunk)
-    finished = job.parts.finished(firsts)
-    job.progress.begin(int(finished.sum()), len(firsts), job.chunk)
+    chunks = [range(first, min(first + job.chunk, count)) for first in range(0, count, job.chunk)]
+    finished = job.parts.finished(chunks)
+    job.progress.begin(int(finished.sum()), len(chunks), job.chunk)
     with ThreadPoolExecutor(1) as disk:  # writes a chunk while the next one is sampled
         writing: Future | None = None
-        for number, first in enumerate(firsts):
+        for number, chunk in enumerate(chunks):
             if finished[number]:
                 continue
-            ids = np.arange(first, first + job.chunk, dtype=np.uint32)
+            ids = np.arange(chunk[0], chunk[0] + job.chunk, dtype=np.uint32)
             # The last chunk is filled up with the last image, so that one program serves all.
             rows = np.minimum(ids, count - 1)
             pixels = job.sampler(job.params, key, ids, job.label[rows], job.group[rows])
             # At most one chunk waits, and a full disk raises here instead of at the end.
             if writing:
                 writing.result()
-            writing = disk.submit(job.parts.save, first, pixels[: count - first])
+            writing = disk.submit(job.parts.save, chunk, pixels[: len(chunk)])
             job.progress.advance(number + 1)
             if job.stop():
                 writing.result()
-                reached = min(first + job.chunk, count)
-                raise Preempted(f"{job.progress.where}, image {reached}")
+                raise Preempted(f"{job.progress.where}, image {chunk[-1] + 1}")
         if writing:
             writing.result()
     job.progress.end()
     multihost.barrier()  # the chunks that process 0 wrote are on disk for all
-    return Sampled(job.parts.join(firsts), job.progress.rate)
+    return Sampled(job.parts.join(chunks), job.progress.rate)
