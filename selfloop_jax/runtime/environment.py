@@ -7,12 +7,14 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from selfloop_jax import __version__
+from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import store
 
 # Parameters of mallopt, as malloc.h numbers them.
@@ -24,14 +26,48 @@ PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections"),
     *("scikit-learn", "mlxtend"),
 )
+# JAX's switches that decide bits, each with the value that JAX gives it. Environment variables of
+# the same names in capitals change them.
+SWITCHES = {
+    # random numbers
+    "jax_threefry_partitionable": True,
+    "jax_threefry_gpu_kernel_lowering": False,
+    "jax_random_seed_offset": 0,
+    "jax_high_dynamic_range_gumbel": False,
+    # types and precision
+    "jax_enable_x64": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_default_matmul_precision": None,
+    # derivatives
+    "jax_use_direct_linearize": True,
+    "jax_softmax_custom_jvp": False,
+    "jax_custom_vjp3": False,
+    "jax_remat3": False,
+    "jax_scan3": False,
+    # compilation
+    "jax_disable_jit": False,
+    "jax_disable_most_optimizations": False,
+    "jax_optimization_level": "UNKNOWN",
+    "jax_exec_time_optimization_effort": 0.0,
+    "jax_memory_fitting_effort": 0.0,
+    "jax_memory_fitting_level": "O2",
+    "jax_compiler_enable_remat_pass": True,
+    "jax_enable_pgle": False,
+    "jax_use_shardy_partitioner": True,
+    "eager_constant_folding": False,
+    # the order of sums over processes
+    "jax_cpu_collectives_implementation": "gloo",
+}
 
 
 def configure(nproc: int, cpu_devices: int, deterministic: bool) -> None:
     """Fixes threads, CPU devices and compiler flags; call it before the first use of a backend.
 
-    The arguments are fields of section `parallel`. Also switches on the persistent compilation
-    cache, and makes the C library keep freed memory.
+    The arguments are fields of section `parallel`. Also fixes JAX's switches, turns on the
+    persistent compilation cache, and makes the C library keep freed memory. UsageError where an
+    environment variable gives a switch another value.
     """
+    _fix_switches()
     _keep_freed_memory()
     # XLA reads the size of its thread pool from NPROC. Bits on a CPU depend on that size, so the
     # config fixes it, and the manifest records it.
@@ -47,6 +83,22 @@ def configure(nproc: int, cpu_devices: int, deterministic: bool) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/selfloop_jax"))
     # By default JAX keeps only programs that took a second to compile. A run has many smaller ones.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _fix_switches() -> None:
+    """Gives SWITCHES their values; UsageError where an environment variable gives another one."""
+    # JAX has read its variables by now: spellings such as `0` and `false` are one value.
+    given = jax.config.values
+    for name, value in SWITCHES.items():
+        if name not in given:
+            continue  # a version without this switch
+        variable = name.upper()
+        if variable in os.environ and given[name] != value:
+            raise UsageError(
+                f"{variable} = {os.environ[variable]}: must be unset, because the program itself "
+                "fixes every switch that decides bits"
+            )
+        jax.config.update(name, value)
 
 
 def _keep_freed_memory() -> None:
@@ -65,7 +117,15 @@ def _keep_freed_memory() -> None:
 
 def count_compilations() -> Callable[[], int]:
     """A function that counts the programs compiled, or read from the cache, since this call."""
-    seen = []
+    seen = _compilations()
+    before = len(seen)
+    return lambda: len(seen) - before
+
+
+@cache
+def _compilations() -> list[float]:
+    """The seconds of every compilation since the first call; it grows as programs are compiled."""
+    seen: list[float] = []
 
     def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
@@ -74,7 +134,7 @@ def count_compilations() -> Callable[[], int]:
     # JAX reports this event for a program from the persistent cache as well: the count does not
     # depend on what earlier runs have left there.
     jax.monitoring.register_event_duration_secs_listener(listen)
-    return lambda: len(seen)
+    return seen
 
 
 def device_info() -> dict[str, Any]:
@@ -124,10 +184,13 @@ def manifest(stand_in: str | None) -> store.Json:
 
 def git_state() -> str:
     """Commit of the code, with +dirty where files differ from it; empty outside a checkout."""
-    folder = str(Path(__file__).parent)
-    command = ["git", "-C", folder, "describe", "--always", "--dirty=+dirty", "--abbrev=40"]
+    root = Path(__file__).parents[2]
+    # An installed package can lie inside somebody else's repository, whose commit git would give.
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=40"]
     try:
-        # Without git, or outside a checkout, the version of the package has to do.
+        # Without git the version of the package has to do.
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
