@@ -32,14 +32,16 @@ def connect(processes: int) -> None:
 
     Ranks come from the environment of a cluster (SLURM, TPU, Open MPI), or from
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. UsageError where they are not as
-    many as configured, or do not connect.
+    many as configured, do not connect, or a variable holds no such number.
     """
-    started = os.environ.get("JAX_NUM_PROCESSES")
-    rank = os.environ.get("JAX_PROCESS_ID")
+    started = _number("JAX_NUM_PROCESSES")
+    rank = _number("JAX_PROCESS_ID")
     # Checked for one process as well: several that each believe to be alone would write to one
     # workdir.
-    if started and int(started) != processes:
+    if started is not None and started != processes:
         _refuse(processes, started)
+    if rank is not None and rank >= processes:
+        raise UsageError(f"JAX_PROCESS_ID = {rank}: must be below parallel.processes = {processes}")
     if processes == 1:
         return
     # `initialize` blocks in C++ and its own end is an abort. A timer in another thread can still
@@ -50,8 +52,8 @@ def connect(processes: int) -> None:
     try:
         jax.distributed.initialize(
             os.environ.get("JAX_COORDINATOR_ADDRESS"),
-            int(started) if started else None,
-            int(rank) if rank else None,
+            started,
+            rank,
             initialization_timeout=int(CONNECT_SECONDS) + 60,  # its own end is an abort
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
@@ -66,6 +68,16 @@ def connect(processes: int) -> None:
     if jax.process_count() != processes:
         _refuse(processes, jax.process_count())
     store.leading = is_primary()
+
+
+def _number(variable: str) -> int | None:
+    """The whole number in an environment variable; None where it is unset or empty."""
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"{variable} = {text}: must be a whole number")
+    return int(text)
 
 
 def _give_up(processes: int) -> None:

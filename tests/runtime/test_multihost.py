@@ -185,6 +185,23 @@ def test_a_wrong_number_of_processes_is_a_usage_error(tmp_path, monkeypatch):
     assert done.stderr == "error: parallel.processes = 1: allowed is 2, as many as were started\n"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "rule"),
+    [
+        ("JAX_NUM_PROCESSES", "two", "a whole number"),
+        ("JAX_PROCESS_ID", "1.0", "a whole number"),
+        ("JAX_PROCESS_ID", "1", "below parallel.processes = 1"),
+    ],
+)
+def test_a_variable_without_a_fitting_number_is_a_usage_error(
+    variable, value, rule, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(variable, value)
+    done = runs.call_run(tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {variable} = {value}: must be {rule}\n"
+
+
 def launch(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", f"launch/{script}", *arguments],
