@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 import PIL
@@ -176,17 +176,24 @@ def _made(root: Path, path: Path, nbytes: int, make: Callable[[], Entry]) -> Ent
 def _write(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
     """All files of an entry, on the disk when this returns."""
     for name, array in arrays.items():
-        path = folder / f"{name}.npy"
-        with _writing(path), open(path, "wb") as file:
+        with _written(folder / f"{name}.npy") as file:
             np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
     # Digests of the files as written, so that a load checks the bytes on the disk.
     content = {"arrays": {name: _digest(folder / f"{name}.npy") for name in arrays}, "facts": facts}
-    with _writing(folder / "index.json"):
-        store.write_json(
-            folder / "index.json", {"content": content, "sha256": _json_digest(content)}
-        )
+    # Not by `store`, which writes on the first process of a run alone: each process that has a
+    # cache folder of its own makes its own entries.
+    with _written(folder / "index.json") as file:
+        index = {"content": content, "sha256": _json_digest(content)}
+        file.write(json.dumps(index, indent=1).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """A file to fill, on the disk when the block ends."""
+    with _writing(path), open(path, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _load(path: Path) -> Entry:

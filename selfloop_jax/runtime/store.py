@@ -16,7 +16,10 @@ from selfloop_jax.errors import RunError
 Json = dict[str, Any]
 
 
-leading = True  # whether this process writes: of several that make one run the first alone
+# Whether this process writes: of several that make one run the first alone. A global of the
+# process, because all that writes or prints on behalf of a run asks, also where no run is at hand.
+# `multihost.connect` sets it, once; nothing else may.
+leading = True
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from selfloop_jax.data import cache, decode
 from selfloop_jax.data.decode import BadImage
 from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.runtime import store
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -343,6 +344,14 @@ def test_an_entry_is_made_once_per_key(tmp_path):
     for key in (1, 1, 2, 1, 2):
         check(made(tmp_path / "deep" / "cache", key, calls), key)
     assert calls == [1, 2]
+
+
+def test_a_process_that_writes_nothing_of_a_run_keeps_its_own_entries(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "leading", False)
+    calls = []
+    for _ in range(2):
+        check(made(tmp_path, calls=calls))
+    assert calls == [1]
 
 
 def test_facts_read_the_same_the_first_time(tmp_path):
