@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
@@ -79,8 +79,11 @@ def records(workdir: Path, generations: int) -> list[store.Json]:
 
 
 @contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[None]:
-    """One run per workdir; UsageError where it cannot be made or another process holds it."""
+def lock(workdir: Path, name: str = ".lock", holder: str = "run") -> Iterator[None]:
+    """One run per workdir, or whatever `holder` says that holds the lock of another name.
+
+    UsageError where the folder cannot be made, locks fail there, or another process holds it.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,13 +91,27 @@ def lock(workdir: Path) -> Iterator[None]:
     if not store.leading:
         yield
         return
-    with open(workdir / ".lock", "a") as file:
+    with _open_lock(workdir, name) as file:
         try:
             # A lock of the kernel, not a marker file: it ends with the process, however that ends.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"--workdir={workdir}: another {holder} is using it") from error
         except OSError as error:
-            raise UsageError(f"--workdir={workdir}: another run is using it") from error
+            # Without a lock two runs could write to one folder.
+            raise UsageError(
+                f"--workdir={workdir}: must be on a file system with locks: {error.strerror}"
+            ) from error
         yield
+
+
+def _open_lock(workdir: Path, name: str) -> TextIO:
+    try:
+        return open(workdir / name, "a")
+    except OSError as error:
+        raise UsageError(
+            f"--workdir={workdir}: must be a folder that can be written: {name}: {error.strerror}"
+        ) from error
 
 
 def write_or_check_config(workdir: Path, config: store.Json) -> None:

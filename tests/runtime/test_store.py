@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -444,6 +445,29 @@ def test_the_lock_is_given_back_however_the_run_ends(tmp_path):
             raise error("the run's own")
     with lock(tmp_path / "new"):
         pass
+
+
+def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    line = f"--workdir={tmp_path}: must be a folder that can be written: .lock: Is a directory"
+    with pytest.raises(UsageError, match=f"^{re.escape(line)}$"):
+        lock(tmp_path).__enter__()
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_run(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    line = f"--workdir={tmp_path}: must be on a file system with locks: No locks available"
+    with pytest.raises(UsageError, match=f"^{re.escape(line)}$"):
+        lock(tmp_path).__enter__()
+
+
+def test_locks_of_two_names_do_not_exclude_each_other(tmp_path):
+    taken = pytest.raises(UsageError, match="another reader is using it")
+    with lock(tmp_path), lock(tmp_path, ".other", "reader"), taken:
+        lock(tmp_path, ".other", "reader").__enter__()
 
 
 def test_the_first_start_writes_the_config_and_the_same_again_changes_nothing(tmp_path):
