@@ -1,8 +1,7 @@
 """A workdir as plain data: its finished generations, read from disk without jax."""
 
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from selfloop_jax.analysis.losses import Losses, read_losses
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
+from selfloop_jax.runtime.workdir import generation_dirs
 
 EXAMPLES = 3  # images kept per class or group
 REQUIRED = ("generation", "data", "pool", "metrics", "tables")
@@ -141,8 +141,8 @@ def read_run(workdir: Path) -> Run:
     path = Path(workdir)
     if not (path / "config.json").is_file():
         raise UsageError(f"{path}: not a workdir; a folder with config.json is needed")
-    folders = _generation_folders(path)
-    finished = [folder for folder in folders if (folder / "record.json").is_file()]
+    folders = generation_dirs(path)
+    finished = [folder for folder in folders.values() if (folder / "record.json").is_file()]
     if not finished:
         raise UsageError(f"{path}: no finished generation; gen_0000/record.json is needed")
     notes = _gaps(folders, finished)
@@ -178,26 +178,15 @@ def examples(arrays: Arrays | None, column: str, values: int) -> Examples | None
     return tuple(arrays["pixels"][rows] for rows in first)
 
 
-def _generation_folders(path: Path) -> list[Path]:
-    """Folders named gen_<number>, in the order of their numbers."""
-    folders = [folder for folder in path.iterdir() if re.fullmatch(r"gen_\d+", folder.name)]
-    return sorted(folders, key=_number_of)
-
-
-def _number_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("gen_"))
-
-
-def _gaps(folders: Sequence[Path], finished: Sequence[Path]) -> list[str]:
+def _gaps(folders: Mapping[int, Path], finished: Sequence[Path]) -> list[str]:
     """Sentences on generations that are unfinished or missing."""
     notes = []
-    for folder in folders:
+    for folder in folders.values():
         if folder not in finished:
             notes.append(f"{folder.name} has no record.json: not finished, left out.")
-    # Numbers, not folders: a folder in the middle may be missing altogether.
-    numbers = {_number_of(folder) for folder in folders}
-    for number in range(max(numbers)):
-        if number not in numbers:
+    # A folder in the middle may be missing altogether.
+    for number in range(max(folders)):
+        if number not in folders:
             notes.append(f"gen_{number:04d} is missing: curves are interrupted there.")
     return notes
 

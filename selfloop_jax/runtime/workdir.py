@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,16 @@ def check_version(workdir: Path) -> None:
 def generation_dir(workdir: Path, generation: int) -> Path:
     """The folder of one generation."""
     return workdir / f"gen_{generation:04d}"
+
+
+def generation_dirs(workdir: Path) -> dict[int, Path]:
+    """The folders of all generations by number, in order, finished or not; {} without a workdir."""
+    found = {}
+    for path in workdir.glob("gen_*"):
+        # gen_0000.tmp is what an interrupted copy has left, not a generation.
+        if re.fullmatch(r"gen_\d{4,}", path.name) and path.is_dir():
+            found[int(path.name.removeprefix("gen_"))] = path
+    return dict(sorted(found.items()))
 
 
 def digest_record(record: store.Json) -> str:
@@ -118,7 +129,7 @@ def write_or_check_config(workdir: Path, config: store.Json) -> None:
     """Writes config.json, or checks that this run's differs from it only where a run may."""
     path = workdir / "config.json"
     if not path.exists():
-        if any(workdir.glob("gen_*")):
+        if generation_dirs(workdir):
             raise RunError(f"{path}: missing")
         store.write_json(path, config)
         return
@@ -154,7 +165,7 @@ def write_or_check_inputs(workdir: Path, inputs: store.Json) -> None:
     """
     path = workdir / "inputs.json"
     # Generations without inputs.json are damage, which `check_inputs` reports as a missing file.
-    if path.exists() or any(workdir.glob("gen_*")):
+    if path.exists() or generation_dirs(workdir):
         check_inputs(workdir, inputs)
     else:
         store.write_json(path, inputs)
@@ -176,7 +187,7 @@ def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -
     A difference is a UsageError naming the field, or with `accept` a further entry.
     """
     path = workdir / "manifest.json"
-    if not path.exists() and any(workdir.glob("gen_*")):
+    if not path.exists() and generation_dirs(workdir):
         raise RunError(f"{path}: missing")
     entries = store.read_json(path) if path.exists() else []
     # Compared with the last entry: a difference that was accepted once is not asked for again.
@@ -232,7 +243,8 @@ def copy_generation(source: Path, workdir: Path, generation: int) -> None:
 
 def last_committed(workdir: Path) -> int:
     """The last generation with a record; UsageError where there is none."""
-    numbers = [int(path.parent.name[4:]) for path in workdir.glob("gen_*/record.json")]
-    if not numbers:
+    folders = generation_dirs(workdir)
+    committed = [number for number in folders if (folders[number] / "record.json").exists()]
+    if not committed:
         raise UsageError(f"{workdir}: no run with a finished generation in it")
-    return max(numbers)
+    return committed[-1]
