@@ -14,6 +14,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from selfloop_jax.errors import UsageError
+from selfloop_jax.runtime.cli import one_line_errors
+
 PROGRAMS = {  # module and function, which takes the arguments and returns the exit code
     "run": ("selfloop_jax.main", "program"),
     "sweep": ("selfloop_jax.sweep", "program"),
@@ -24,6 +27,7 @@ PROGRAMS = {  # module and function, which takes the arguments and returns the e
 }
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program that the first word names; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -37,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in PROGRAMS:
-        print(f"error: {name}: must be one of {' | '.join(PROGRAMS)}", file=sys.stderr)
-        return 2
+        raise UsageError(f"{name}: must be one of {' | '.join(PROGRAMS)}")
     module, function = PROGRAMS[name]
     # Imported here, so that `selfloop --help` is immediate.
     code: int = getattr(importlib.import_module(module), function)(rest)

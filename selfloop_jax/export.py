@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import rng, store
-from selfloop_jax.runtime.cli import Parser, print_error
+from selfloop_jax.runtime.cli import Parser, make_folder, one_line_errors
 from selfloop_jax.runtime.workdir import generation_dir, last_committed
 
 USAGE = "WORKDIR --out=DIR [--generation=3] [--test_share=0.2]"
 
 
+@one_line_errors
 def program(argv: Sequence[str] | None = None) -> int:
     """Writes the folder; 0, or 2 for a mistake in the arguments, 1 for a damaged run."""
     parser = Parser("export", USAGE, __doc__)
@@ -35,11 +36,8 @@ def program(argv: Sequence[str] | None = None) -> int:
         "--test_share", type=float, default=0.2, help="share of each class in test/; 0: no test/"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    try:
-        args = parser.parse_args(argv)
-        found = export(args)
-    except (UsageError, RunError) as error:
-        return print_error(error)
+    args = parser.parse_args(argv)
+    found = export(args)
     if args.json:
         print(json.dumps(found))
     else:
@@ -52,8 +50,6 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the folder that the arguments ask for; returns what --json prints."""
     if not 0 <= args.test_share < 1:
         raise UsageError(f"--test_share={args.test_share}: must be in [0, 1)")
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UsageError(f"--out={args.out}: allowed are new and empty folders")
     last = last_committed(args.workdir)
     generation = last if args.generation is None else args.generation
     if not 0 <= generation <= last:
@@ -63,6 +59,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     if digest is None:
         raise UsageError(f"{args.workdir}: generation {generation} generated no images")
     arrays = store.read_npz(generation_dir(args.workdir, generation) / "samples.npz", digest)
+    make_folder("--out", args.out)
     data = record["data"]
     test = _test_rows(arrays["label"], args.test_share)
     sizes = {}
@@ -73,7 +70,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
             sizes[split] = int(rows.sum())
     # metadata.csv has numbers of groups; their names are here.
     if len(data["groups"]) > 1:
-        (args.out / "groups.txt").write_text("".join(f"{name}\n" for name in data["groups"]))
+        lines = "".join(f"{name}\n" for name in data["groups"])
+        (args.out / "groups.txt").write_text(lines, encoding="utf-8")
     return {"out": str(args.out), "generation": generation, "images": sizes}
 
 

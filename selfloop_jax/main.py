@@ -27,29 +27,20 @@ from ml_collections import config_flags
 
 from selfloop_jax.config import Config, check_override, share_folder, typed
 from selfloop_jax.config.stored import read_config
-from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.errors import UsageError
+from selfloop_jax.runtime.cli import one_line_errors
 
 
+@one_line_errors
 def main(argv: list[str]) -> int:
-    """Parses flags, runs, and turns the errors a user can cause into one line and an exit code."""
+    """Parses flags and runs; returns the exit code."""
     # Before absl sees it: its help lists the flags of every imported module.
     if {"--help", "-h"} & set(argv):
         print(__doc__)
         return 0
-    try:
-        options = _options(argv)
-        config, workdir = _config_and_workdir(options)
-        return _run(config, workdir, options)
-    except (UsageError, RunError) as error:
-        return _fail(error, error.exit_code)
-    # For example a full disk, or a folder without permission.
-    except OSError as error:
-        return _fail(error, 1)
-
-
-def _fail(error: Exception, code: int) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
+    options = _options(argv)
+    config, workdir = _config_and_workdir(options)
+    return _run(config, workdir, options)
 
 
 def _options(argv: list[str]) -> flags.FlagValues:

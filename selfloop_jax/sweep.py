@@ -24,11 +24,12 @@ from typing import Any
 from selfloop_jax.config import share_folder
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import store
-from selfloop_jax.runtime.cli import Parser
+from selfloop_jax.runtime.cli import Parser, one_line_errors
 
 Stage = list[tuple[str, str, dict[str, Any]]]
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the runs of the lists; 0 if all are complete, 1 if one failed, 2 on a usage mistake."""
     parser = Parser("sweep", "CONFIG.py [--lists=sweep] [--out=DIR] [--jobs=2]", __doc__)
@@ -38,17 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=None, help="default: runs/<config>")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    try:
-        args = parser.parse_args(argv)
-        if args.jobs < 1:
-            raise UsageError(f"--jobs={args.jobs}: must be > 0")
-        out = args.out or Path("runs") / args.config.stem
-        every: list[Stage] = []
-        for name in args.lists.split(","):
-            every += stages(args.config, name, out)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        raise UsageError(f"--jobs={args.jobs}: must be > 0")
+    out = args.out or Path("runs") / args.config.stem
+    every: list[Stage] = []
+    for name in args.lists.split(","):
+        every += stages(args.config, name, out)
     succeeded = run(args.config, every, out, args.jobs)
     if _stopped.is_set():
         return 128 + signal.SIGTERM

@@ -98,7 +98,19 @@ def test_a_folder_without_a_run_is_refused(program, tmp_path, capsys):
 def test_an_occupied_folder_is_refused(program, workdir, tmp_path, capsys):
     (tmp_path / "theirs.txt").write_text("mine")
     assert program([str(workdir), f"--out={tmp_path}"]) == 2
-    assert "allowed are new and empty folders" in capsys.readouterr().err
+    assert f"--out={tmp_path}: must be a new or empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [sampling.program, export.program])
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(
+    program, workdir, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.delattr(sampling, "_generate")
+    monkeypatch.delattr(export, "_write_split")
+    assert program([str(workdir), f"--out={tmp_path / 'file' / 'x'}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"error: --out={tmp_path / 'file' / 'x'}: must be writable: Not a directory"]
 
 
 def test_an_exported_generation_is_read_back_by_the_folder_source(workdir, tmp_path, capsys):

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.errors import UsageError
 from selfloop_jax.measure.metrics import METRICS
 from selfloop_jax.runtime import store
-from selfloop_jax.runtime.cli import Parser, print_error
+from selfloop_jax.runtime.cli import Parser, one_line_errors
 
 if TYPE_CHECKING:
     from selfloop_jax.measure.read_table import Table
@@ -32,20 +32,18 @@ ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}  # which way is better
 LOWEST = 5  # subgroups shown of those with the lowest recall
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; 0, or 2 for a mistake in the arguments or in the files they name."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0
-    try:
-        # The verb is looked up before argparse: each verb has a parser and a manual of its own.
-        if not arguments or arguments[0] not in VERBS:
-            verb = arguments[0] if arguments else "no verb"
-            raise UsageError(f"{verb}: must be one of {' | '.join(VERBS)}")
-        VERBS[arguments[0]](arguments[1:])
-    except (UsageError, RunError) as error:
-        return print_error(error)
+    # The verb is looked up before argparse: each verb has a parser and a manual of its own.
+    if not arguments or arguments[0] not in VERBS:
+        verb = arguments[0] if arguments else "no verb"
+        raise UsageError(f"{verb}: must be one of {' | '.join(VERBS)}")
+    VERBS[arguments[0]](arguments[1:])
     return 0
 
 
@@ -62,19 +60,15 @@ def fairness(arguments: Sequence[str]) -> None:
     group made no difference: groups permuted within each class) and with the p-value of that
     hypothesis. Interval and p-value hold for one metric; looking at many finds more by chance.
     """
-    parser = _parser(
-        "fairness", "TABLE [--group_names=a,b] [--class_names=a,b] [--nested] [--json]", fairness
-    )
+    usage = "fairness TABLE [--group_names=a,b] [--class_names=a,b] [--nested] [--json]"
+    parser = Parser("measure fairness", usage, fairness.__doc__)
     parser.add_argument("table", metavar="TABLE", type=Path, help="a CSV or .npz file")
     parser.add_argument(
         "--group_names",
-        "--group-names",
         type=_names,
         help="of groups 0, 1, ...; or all names that may occur",
     )
-    parser.add_argument(
-        "--class_names", "--class-names", type=_names, help="of classes, in the same way"
-    )
+    parser.add_argument("--class_names", type=_names, help="of classes, in the same way")
     parser.add_argument(
         "--nested",
         action=argparse.BooleanOptionalAction,
@@ -147,11 +141,11 @@ def fidelity(arguments: Sequence[str]) -> None:
     it, one half of --real against the other. With --held_out, real images that the generator was
     not trained on, the share of memorised images is measured too.
     """
-    parser = _parser(
-        "fidelity",
-        "GENERATED --real=REAL --features=pixels|random_conv|WORKDIR [--held_out=REAL] [--json]",
-        fidelity,
+    usage = (
+        "fidelity GENERATED --real=REAL --features=pixels|random_conv|WORKDIR "
+        "[--held_out=REAL] [--json]"
     )
+    parser = Parser("measure fidelity", usage, fidelity.__doc__)
     parser.add_argument("generated", metavar="GENERATED", type=Path, help="a folder or .npz")
     parser.add_argument("--real", type=Path, required=True, help="real images, the reference")
     parser.add_argument("--held_out", type=Path, help="other real images, for the baseline")
@@ -221,24 +215,6 @@ def fidelity(arguments: Sequence[str]) -> None:
 
 
 VERBS = {"fairness": fairness, "fidelity": fidelity}
-
-
-def _parser(verb: str, usage: str, program: Any) -> Parser:
-    """A parser whose manual is the docstring of the verb's function."""
-    paragraphs = (program.__doc__ or "").split("\n\n")
-    # The source wraps its lines; joined paragraphs let argparse wrap them to the terminal.
-    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    parser = Parser(f"measure {verb}", f"{verb} {usage}", text)
-    parser.formatter_class = _Manual
-    return parser
-
-
-class _Manual(argparse.HelpFormatter):
-    """Help whose description keeps its paragraphs."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = super()._fill_text
-        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
 
 
 def _names(text: str) -> list[str]:

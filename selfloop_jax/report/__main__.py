@@ -18,24 +18,22 @@ What it writes:
                          baseline; `python -m selfloop_jax.report.markdown` makes tables from it
 
 The page needs no network and no other file. Reading needs no accelerator: no jax is imported.
+
 Exit codes: 0 written; 1 a damaged record; 2 a mistake in the arguments. Nothing is written then.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from selfloop_jax import report
-from selfloop_jax.errors import RunError, UsageError
-from selfloop_jax.runtime.cli import Parser
+from selfloop_jax.runtime.cli import Parser, one_line_errors
 
 USAGE = "WORKDIR [WORKDIR ...] [--side WORKDIR ...] [--out=FILE.html]"
 
 
 def _parser() -> Parser:
     parser = Parser("report", USAGE, __doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "workdirs", metavar="WORKDIR", nargs="+", type=Path, help="the folder of a run"
     )
@@ -53,14 +51,11 @@ def _parser() -> Parser:
     return parser
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report of `argv`; returns the exit code."""
-    try:
-        args = _parser().parse_args(argv)
-        print(report.write(args.workdirs, args.out, args.side))
-    except (UsageError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    args = _parser().parse_args(argv)
+    print(report.write(args.workdirs, args.out, args.side))
     return 0
 
 

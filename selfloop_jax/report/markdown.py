@@ -11,7 +11,6 @@ Tables: verdicts, levels of every arm, contrasts with every control, fidelity of
 images, and forecasts where the CSV has a side study.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,29 +26,25 @@ from selfloop_jax.report import verdicts as verdict_text
 from selfloop_jax.report.panels import title_of
 from selfloop_jax.report.tables import Table
 from selfloop_jax.runtime import store
-from selfloop_jax.runtime.cli import Parser
+from selfloop_jax.runtime.cli import Parser, one_line_errors
 
 LEVELS = ("accuracy", forecast.GAP, "aligned_contrast", forecast.SHARE)
 CONTRASTS = (forecast.GAP, "aligned_contrast", "accuracy")
 FIDELITY = ("fid", "precision", "recall", "memorized_share")
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints or writes the tables; returns the exit code."""
     parser = Parser("report.markdown", "NUMBERS.csv [--into=FILE.md]", __doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("numbers", metavar="NUMBERS.csv", type=Path)
     parser.add_argument("--into", metavar="FILE.md", type=Path)
-    try:
-        args = parser.parse_args(argv)
-        text = markdown(numbers.read_csv(args.numbers))
-        if args.into is None:
-            print(text)
-        else:
-            insert(args.into, args.numbers.name, text)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    args = parser.parse_args(argv)
+    text = markdown(numbers.read_csv(args.numbers))
+    if args.into is None:
+        print(text)
+    else:
+        insert(args.into, args.numbers.name, text)
     return 0
 
 

@@ -1,27 +1,89 @@
-"""Command lines of all programs but `main`: a mistake ends in one line."""
+"""Command lines: --help is the manual of a program, and a mistake ends in one line."""
 
 import argparse
+import functools
+import inspect
+import os
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec
 
 from selfloop_jax.errors import RunError, UsageError
 
+P = ParamSpec("P")
+
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes leave as `UsageError` with the usage behind them."""
+    """An argument parser whose mistakes leave as `UsageError` with the usage behind them.
 
-    def __init__(self, prog: str, usage: str, description: str | None):
+    Its help begins with `manual`, a docstring. Of a flag of several words, --image_size,
+    --image-size is another spelling.
+    """
+
+    def __init__(self, prog: str, usage: str, manual: str | None):
         super().__init__(
-            prog=f"python -m selfloop_jax.{prog}", description=description, allow_abbrev=False
+            prog=f"python -m selfloop_jax.{prog}",
+            description=inspect.cleandoc(manual or ""),
+            allow_abbrev=False,
+            formatter_class=_Manual,
         )
         self.usage_line = usage
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """As argparse has it, with both spellings of a flag."""
+        hyphened = [name.replace("_", "-") for name in names if name.startswith("--")]
+        return super().add_argument(*dict.fromkeys([*names, *hyphened]), **options)
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse on whatever does not fit."""
         raise UsageError(f"{message}; usage: {self.usage_line}")
 
 
-def print_error(error: UsageError | RunError) -> int:
-    """Prints an error of the user's or of a run as one line; returns its exit code."""
+class _Manual(argparse.HelpFormatter):
+    """Help whose description keeps its paragraphs, and lists and commands line by line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = []
+        for paragraph in text.split("\n\n"):
+            # Lists and commands are indented; other lines are wrapped to the terminal.
+            listed = any(line.startswith(" ") for line in paragraph.splitlines())
+            filled = paragraph if listed else super()._fill_text(paragraph, width, indent)
+            paragraphs.append(filled)
+        return "\n\n".join(paragraphs)
+
+
+def one_line_errors(program: Callable[P, int]) -> Callable[P, int]:
+    """The program, whose errors of the user, of a run or of the disk become a line and a code."""
+
+    @functools.wraps(program)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return program(*args, **kwargs)
+        # OSError: for example a full disk, or a folder without permission.
+        except (UsageError, RunError, OSError) as error:
+            return print_error(error)
+
+    return guarded
+
+
+def print_error(error: UsageError | RunError | OSError) -> int:
+    """Prints an error as one line; returns its exit code."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return error.exit_code
+    return RunError.exit_code if isinstance(error, OSError) else error.exit_code
+
+
+def make_folder(flag: str, path: Path) -> None:
+    """Makes the folder that a flag names, before there is anything to write into it.
+
+    UsageError where it cannot be written to or is not empty: old files among new ones would pass
+    for results.
+    """
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(f"{flag}={path}: must be a new or empty folder")
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{flag}={path}: must be writable: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag}={path}: must be writable: no permission")

@@ -19,14 +19,15 @@ import numpy as np
 from selfloop_jax import config as configs
 from selfloop_jax.config import Config
 from selfloop_jax.config.stored import read_config
-from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import store
-from selfloop_jax.runtime.cli import Parser, print_error
+from selfloop_jax.runtime.cli import Parser, make_folder, one_line_errors
 from selfloop_jax.runtime.workdir import generation_dir
 
 USAGE = "WORKDIR --out=DIR [--generation=3] [--count=64] [--label=3] [--steps=18] [--seed=1]"
 
 
+@one_line_errors
 def program(argv: Sequence[str] | None = None) -> int:
     """Generates the images; 0, or 2 for a mistake in the arguments, 1 for a damaged run."""
     parser = Parser("sampling", USAGE, __doc__)
@@ -40,11 +41,8 @@ def program(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--guidance", type=float, help="w of (1 + w) cond - w uncond")
     parser.add_argument("--seed", type=int, help="of the noise; default: the run's own noise")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    try:
-        args = parser.parse_args(argv)
-        found = sample(args)
-    except (UsageError, RunError) as error:
-        return print_error(error)
+    args = parser.parse_args(argv)
+    found = sample(args)
     if args.json:
         print(json.dumps(found))
     else:
@@ -63,9 +61,8 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--count={args.count}: must be > 0")
     if args.group is not None and config.diffusion.condition_on != "label_group":
         raise UsageError("--group: the generator of this run takes labels alone")
-    # Old images among new ones would pass for samples of this generator.
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UsageError(f"--out={args.out}: allowed are new and empty folders")
+    # Before generating, which may take hours.
+    make_folder("--out", args.out)
     ids = np.arange(args.count)
     classes = len(record["data"]["classes"])
     # The classes in turn, so that the first few images have all of them.

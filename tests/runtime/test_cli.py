@@ -1,0 +1,52 @@
+"""Command lines: manuals, both spellings of a flag, and errors in one line."""
+
+import pytest
+
+from selfloop_jax.errors import RunError, UsageError
+from selfloop_jax.runtime import cli
+
+MANUAL = """Does
+    something.
+
+    A paragraph whose lines the source has wrapped at some place, and which is
+    wrapped anew.
+
+        python -m example --one=1
+        python -m example --two=2
+    """
+
+
+def test_help_keeps_paragraphs_and_commands(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    text = cli.Parser("example", "", MANUAL).format_help()
+    assert "\n\nA paragraph whose lines the source has wrapped at some\n" in text
+    assert "\n\n    python -m example --one=1\n    python -m example --two=2\n\n" in text
+
+
+@pytest.mark.parametrize("flag", ["--image_size", "--image-size"])
+def test_a_flag_of_two_words_has_two_spellings(flag):
+    parser = cli.Parser("example", "", None)
+    parser.add_argument("--image_size", type=int)
+    assert parser.parse_args([f"{flag}=8"]).image_size == 8
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UsageError("a\nb"), 2), (RunError("a b"), 1), (OSError("a b"), 1)],
+)
+def test_an_error_is_one_line_and_a_code(error, code, capsys):
+    @cli.one_line_errors
+    def program(argv: list[str]) -> int:
+        raise error
+
+    assert program([]) == code
+    assert capsys.readouterr().err == "error: a b\n"
+
+
+def test_what_else_is_raised_is_a_fault_of_the_program():
+    @cli.one_line_errors
+    def program() -> int:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        program()
