@@ -40,7 +40,7 @@ def pool(side: int) -> images.Images:
 
 def build(config: configs.Config, case: str, steps: int = 1) -> Case:
     """Returns one case of a config; a call of a training case makes `steps` steps."""
-    dtype = None if config.parallel.precision == "float32" else config.parallel.precision
+    dtype = configs.activation_dtype(config)
     if case in ("diffusion_train", "sample"):
         net, process = generator.build(config.diffusion, presets.CLASSES, 0, dtype)
         trainer = generator.make_trainer(net, process, config.diffusion, config.data.image_size, 1)

@@ -7,7 +7,6 @@ continue.
 """
 
 import hashlib
-import importlib.util
 import itertools
 import os
 import signal
@@ -18,10 +17,9 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from selfloop_jax.config import share_folder
+from selfloop_jax.config import run_file
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import store
 from selfloop_jax.runtime.cli import Parser, one_line_errors
@@ -57,7 +55,7 @@ def stages(config: Path, name: str, out: Path) -> list[Stage]:
     if not config.is_file():
         raise UsageError(f"{config}: no such file")
     try:
-        listed: list[Stage] = list(getattr(_module(config), name)(out))
+        listed: list[Stage] = list(getattr(run_file("CONFIG", config), name)(out))
         for run in itertools.chain(*listed):
             if len(run) != 3 or not isinstance(run[2], dict):
                 raise TypeError("runs are (name, argument, overrides)")
@@ -67,16 +65,6 @@ def stages(config: Path, name: str, out: Path) -> list[Stage]:
             f"--lists={name}: allowed are functions of {config} that list runs ({why})"
         ) from error
     return listed
-
-
-def _module(config: Path) -> ModuleType:
-    share_folder(config)
-    spec = importlib.util.spec_from_file_location(config.stem, config)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:

@@ -5,6 +5,7 @@ from selfloop_jax.config.parse import (
     default,
     describe,
     parse_arg,
+    run_file,
     share_folder,
     typed,
 )
@@ -36,12 +37,14 @@ from selfloop_jax.config.schema import (
     VerdictConfig,
 )
 from selfloop_jax.config.validate import (
+    activation_dtype,
     check,
     check_choice,
     check_devices,
     classifiers,
     refuse,
     steps_per_dispatch,
+    training_section,
 )
 
 __all__ = [
@@ -70,6 +73,7 @@ __all__ = [
     "TrainingConfig",
     "UNetConfig",
     "VerdictConfig",
+    "activation_dtype",
     "check",
     "check_choice",
     "check_devices",
@@ -79,7 +83,9 @@ __all__ = [
     "describe",
     "parse_arg",
     "refuse",
+    "run_file",
     "share_folder",
     "steps_per_dispatch",
+    "training_section",
     "typed",
 ]

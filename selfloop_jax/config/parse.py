@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib.util
 import sys
 import types
 from collections.abc import Mapping
@@ -22,6 +23,23 @@ def share_folder(file: Path) -> None:
     above = str(file.resolve().parent.parent)
     if above not in sys.path:
         sys.path.append(above)  # last, so that nothing installed is hidden
+
+
+def run_file(flag: str, file: Path) -> types.ModuleType:
+    """Runs a Python file of the user's, which may register what it uses; its module.
+
+    UsageError, naming the flag that gives the file, where it cannot be run.
+    """
+    share_folder(file)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise UsageError(f"{flag}={file}: must be a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a file of the user's can raise
+        raise UsageError(f"{flag}={file}: {type(error).__name__}: {error}") from error
+    return module
 
 
 def default() -> ConfigDict:

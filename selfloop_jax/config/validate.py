@@ -5,7 +5,13 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from selfloop_jax.config.fields import leaves
-from selfloop_jax.config.schema import Config
+from selfloop_jax.config.schema import (
+    Config,
+    DiffusionConfig,
+    LaterConfig,
+    LoopClassifierConfig,
+    TrainingConfig,
+)
 from selfloop_jax.errors import UsageError
 
 
@@ -156,6 +162,19 @@ def steps_per_dispatch(config: Config, platform: str) -> int:
     # A number divides all of them exactly when it divides their greatest common divisor.
     common = math.gcd(*_step_counts(config).values())
     return max(k for k in range(1, 11) if common % k == 0)
+
+
+def training_section(
+    section: DiffusionConfig | LoopClassifierConfig, generation: int
+) -> TrainingConfig | LaterConfig:
+    """Where steps and learning rate of a generation stand: the section, later its `later`."""
+    return section.later if generation else section
+
+
+def activation_dtype(config: Config) -> str | None:
+    """The dtype of a network's activations; None: that of their input, float32."""
+    precision = config.parallel.precision
+    return None if precision == "float32" else precision
 
 
 def _step_counts(config: Config) -> dict[str, int]:

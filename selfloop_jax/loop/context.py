@@ -6,13 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from selfloop_jax import config as configs
-from selfloop_jax.config import (
-    Config,
-    DiffusionConfig,
-    LaterConfig,
-    LoopClassifierConfig,
-    TrainingConfig,
-)
+from selfloop_jax.config import Config
 from selfloop_jax.data import pool_rules
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
@@ -20,12 +14,12 @@ from selfloop_jax.errors import RunError
 from selfloop_jax.loop import control_images
 from selfloop_jax.loop.samples import read_samples
 from selfloop_jax.loop.stage import StageRun
-from selfloop_jax.runtime import environment, log, parallel, rng, store
+from selfloop_jax.runtime import environment, log, rng, store
 from selfloop_jax.runtime.tensorboard import TensorBoard
 from selfloop_jax.runtime.workdir import generation_dir
 from selfloop_jax.sampling import sampler
 from selfloop_jax.training import classifier, generator, step
-from selfloop_jax.training.checkpoints import Checkpoints
+from selfloop_jax.training.checkpoints import Checkpoints, load_weights
 
 # Networks that stay on the devices. Of classifiers: that of generation 0, this generation's, and
 # the one trained on generated images alone.
@@ -40,7 +34,7 @@ class Networks:
         # On a CPU a scan over steps costs several times the steps themselves.
         platform = environment.device_info()["platform"]
         per_dispatch = configs.steps_per_dispatch(config, platform)
-        dtype = None if config.parallel.precision == "float32" else config.parallel.precision
+        dtype = configs.activation_dtype(config)
         unet, process = generator.build(config.diffusion, classes, groups, dtype)
         nets = {"classifier": classifier.build(config.classifier, classes, dtype)}
         # With one group there is nothing to annotate.
@@ -128,13 +122,6 @@ class RunContext:
         return pool_rules.capacity(config.pool, of, len(self.data.train), config.sample.count)
 
 
-def training_section(
-    section: DiffusionConfig | LoopClassifierConfig, generation: int
-) -> TrainingConfig | LaterConfig:
-    """Where steps and learning rate of a generation stand: the section, later its `later`."""
-    return section.later if generation else section
-
-
 def network_of(phase: str) -> str:
     """The network that a training phase trains."""
     return "classifier" if phase == "generated_classifier" else phase
@@ -172,11 +159,10 @@ class Artifacts:
         digest = self.digest(phase)
         weights = self.context.cached_weights(network, digest)
         if weights is None:
-            section = getattr(self.context.config, network)
-            steps = training_section(section, self.generation).steps
-            abstract = self.context.networks.trainers[network].abstract
-            state = self.checkpoints(phase).load(steps, abstract, digest)
-            weights = parallel.replicate(step.ema_variables(state))
+            config = self.context.config
+            steps = configs.training_section(getattr(config, network), self.generation).steps
+            trainer = self.context.networks.trainers[network]
+            weights = load_weights(config, self.folder / phase, steps, trainer, digest)
         # Noted again where it was found: the network used last is dropped last.
         self.context.cache_weights(network, digest, weights)
         return weights

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from selfloop_jax import config as configs
 from selfloop_jax.curate import label as labelling
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import RunError
-from selfloop_jax.loop.context import GenerationRun, network_of, pool_digest, training_section
+from selfloop_jax.loop.context import GenerationRun, network_of, pool_digest
 from selfloop_jax.loop.phase import Phase, Result, each
 from selfloop_jax.loop.samples import REQUESTED, path_of
 from selfloop_jax.runtime import parallel, store
@@ -34,7 +35,7 @@ def training_job(
     """The job that trains the network of `phase` on images, from weights or from scratch."""
     context = run.context
     network = network_of(phase)
-    schedule = training_section(getattr(context.config, network), run.number)
+    schedule = configs.training_section(getattr(context.config, network), run.number)
     return fit.Job(
         trainer=context.networks.trainers[network],
         columns=fit.training_columns(images),

@@ -10,7 +10,6 @@
 """
 
 import argparse
-import importlib.util
 import json
 import math
 import sys
@@ -20,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from selfloop_jax import config as configs
 from selfloop_jax.errors import UsageError
 from selfloop_jax.measure.metrics import METRICS
 from selfloop_jax.runtime import store
-from selfloop_jax.runtime.cli import Parser, one_line_errors
+from selfloop_jax.runtime.cli import Parser, add_register, one_line_errors
 
 if TYPE_CHECKING:
     from selfloop_jax.measure.read_table import Table
@@ -94,7 +94,7 @@ def fairness(arguments: Sequence[str]) -> None:
     from selfloop_jax.measure.read_table import read_table
 
     if args.metrics:
-        _execute(args.metrics)
+        configs.run_file("--metrics", args.metrics)
     table = read_table(args.table, args.class_names, args.group_names, args.nested)
     if table.unread:
         print(f"{args.table}: columns not read: {', '.join(table.unread)}", file=sys.stderr)
@@ -150,6 +150,7 @@ def fidelity(arguments: Sequence[str]) -> None:
     parser.add_argument("--real", type=Path, required=True, help="real images, the reference")
     parser.add_argument("--held_out", type=Path, help="other real images, for the baseline")
     parser.add_argument("--features", help="pixels, random_conv or the workdir of a run")
+    add_register(parser)
     parser.add_argument("--image_size", type=int, help="side that all images are brought to")
     parser.add_argument("--seed", type=int, default=0, help="of random halves and subsets")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -170,6 +171,8 @@ def fidelity(arguments: Sequence[str]) -> None:
     paths = [args.generated, args.real, *([args.held_out] if args.held_out else [])]
     sources = [find_images(path) for path in paths]
     side = common_side(sources, args.image_size)
+    if args.register:
+        configs.run_file("--register", args.register)
     network = features.load(args.features)
     if network.side not in (None, side):
         raise UsageError(
@@ -220,17 +223,6 @@ VERBS = {"fairness": fairness, "fidelity": fidelity}
 def _names(text: str) -> list[str]:
     """The names in a comma-separated list."""
     return [name.strip() for name in text.split(",")]
-
-
-def _execute(path: Path) -> None:
-    """Runs a Python file that adds rows to METRICS."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UsageError(f"--metrics={path}: must be a Python file")
-    try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    except Exception as error:  # whatever a file of the user's can raise
-        raise UsageError(f"--metrics={path}: {type(error).__name__}: {error}") from error
 
 
 def _print_fairness(table: "Table", metrics: dict[str, Any], result: dict[str, Any]) -> None:

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selfloop_jax import config as configs
 from selfloop_jax.config import Config
 from selfloop_jax.config.stored import read_config
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import environment, keys, store
+from selfloop_jax.runtime.cli import check_registered
 from selfloop_jax.runtime.workdir import generation_dir
 
 WIDTHS = (32, 64, 128)  # channels of the layers of `random_conv`
@@ -126,18 +128,16 @@ def _run_classifier(workdir: Path) -> FeatureNetwork:
 def _classifier(workdir: Path, config: Config, classes: int, digest: str) -> tuple[Any, Callable]:
     """Weights of generation 0's classifier, and (weights, pixels) -> features."""
     # Training code is large: only whoever asks for a run's network imports it.
-    from selfloop_jax.runtime import parallel
-    from selfloop_jax.training import classifier, step
-    from selfloop_jax.training.checkpoints import Checkpoints
+    from selfloop_jax.training import classifier
+    from selfloop_jax.training.checkpoints import load_weights
 
     section = config.classifier
-    # None: activations keep the dtype of their input.
-    dtype = None if config.parallel.precision == "float32" else config.parallel.precision
-    net = classifier.build(section, classes, dtype)
+    check_registered(
+        lambda: configs.check_choice("classifier.network", section.network, classifier.NETWORKS)
+    )
+    net = classifier.build(section, classes, configs.activation_dtype(config))
     # The trainer never trains here: it gives the shapes that the checkpoint is restored into.
     trainer = classifier.make_trainer(net, section, config.data.image_size, 1)
     folder = generation_dir(workdir, 0) / "classifier"
-    checkpoints = Checkpoints(folder, config.checkpoint.interval_steps, config.checkpoint.keep)
-    state = checkpoints.load(section.steps, trainer.abstract, digest)
-    weights = parallel.replicate(step.ema_variables(state))
+    weights = load_weights(config, folder, section.steps, trainer, digest)
     return weights, classifier.make_predict(net, section, config.measure.batch, features=True)

@@ -73,6 +73,24 @@ def print_error(error: UsageError | RunError | OSError) -> int:
     return RunError.exit_code if isinstance(error, OSError) else error.exit_code
 
 
+def add_register(parser: Parser) -> None:
+    """Adds the flag for a file that registers what a run has from outside of the package."""
+    parser.add_argument(
+        "--register",
+        metavar="FILE.py",
+        type=Path,
+        help="a Python file, such as the run's config, that adds networks or solvers of its own",
+    )
+
+
+def check_registered(check: Callable[[], None]) -> None:
+    """Runs a check that names are in their tables; its UsageError says how more get there."""
+    try:
+        check()
+    except UsageError as error:
+        raise UsageError(f"{error}; --register=FILE.py names a file that adds others") from error
+
+
 def make_folder(flag: str, path: Path) -> None:
     """Makes the folder that a flag names, before there is anything to write into it.
 

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from selfloop_jax.config import Config
 from selfloop_jax.errors import RunError
-from selfloop_jax.runtime import store
-from selfloop_jax.training.step import TrainState
+from selfloop_jax.runtime import parallel, store
+from selfloop_jax.training.step import Trainer, TrainState, Variables, ema_variables
 
 
 class Checkpoints:
@@ -80,6 +81,20 @@ class Checkpoints:
 
     def _digest_path(self, step: int) -> Path:
         return self.directory / f"{step}.json"
+
+
+def load_weights(
+    config: Config, folder: Path, steps: int, trainer: Trainer, digest: str
+) -> Variables:
+    """The averaged weights that a training phase ended with, on the devices.
+
+    folder: the phase's checkpoints. trainer: of its network; it gives the shapes. RunError where
+    the checkpoint after `steps` is missing, damaged, or not the one of the recorded digest.
+    """
+    section = config.checkpoint
+    checkpoints = Checkpoints(folder, section.interval_steps, section.keep)
+    state = checkpoints.load(steps, trainer.abstract, digest)
+    return parallel.replicate(ema_variables(state))
 
 
 def saved_weights(directory: Path) -> Any:

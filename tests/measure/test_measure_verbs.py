@@ -1,6 +1,7 @@
 """`python -m selfloop_jax.measure`: tables and images as users have them, and what is refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -400,6 +401,29 @@ def test_features_of_a_run_are_those_of_its_first_classifier(workdir, tmp_path, 
     large = write_npz(tmp_path / "large.npz", noise(0, 30, side=16))
     message = refused(capsys, "fidelity", large, f"--real={large}", f"--features={path}")
     assert "takes images of 8 x 8, these are 16 x 16: --image_size=8 is needed" in message
+
+
+def test_a_network_from_outside_needs_its_file(workdir, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "run"
+    shutil.copytree(workdir[0], path)
+    stored = store.read_json(path / "config.json")
+    stored["classifier"]["network"] = "mine"
+    store.write_json(path / "config.json", stored)
+    images = write_npz(tmp_path / "images.npz", noise(0, 30))
+    flags = ("fidelity", images, f"--real={images}", f"--features={path}")
+    message = refused(capsys, *flags)
+    assert "classifier.network = mine: must be one of resnet | " in message
+    assert message.endswith("; --register=FILE.py names a file that adds others\n")
+    file = tmp_path / "network.py"
+    file.write_text(
+        "from selfloop_jax.training.classifier import NETWORKS\n"
+        "NETWORKS['mine'] = NETWORKS['lenet']\n"
+    )
+    monkeypatch.setattr(classifier, "NETWORKS", dict(classifier.NETWORKS))
+    assert found(capsys, *flags, f"--register={file}")["features"]["digest"] == workdir[1]
+    file.write_text("1 / 0")
+    message = refused(capsys, *flags, f"--register={file}")
+    assert f"--register={file}: ZeroDivisionError: division by zero" in message
 
 
 def test_bad_images_are_refused_in_one_line(tmp_path, capsys):
