@@ -1,6 +1,7 @@
 """The programs that work on a finished run: sample, export; and the console script."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 import runs
 from PIL import Image
+from workdirs import edit, make_workdir
 
 from selfloop_jax import cli, config, export
 from selfloop_jax.data.sources import folder
+from selfloop_jax.diffusion import solvers
 from selfloop_jax.runtime import environment
 from selfloop_jax.sampling import __main__ as sampling
 
@@ -176,3 +179,98 @@ def test_tensorboard_has_losses_metrics_and_images(tmp_path):
     written = events.read_bytes()
     for tag in (b"generation_0/diffusion/loss", b"metrics/worst_group_accuracy", b"samples"):
         assert tag in written
+
+
+@pytest.fixture
+def record_only(tmp_path, monkeypatch):
+    """A run of three classes, of which the records are there; black images are generated."""
+
+    def make(condition_on="label_group", **options):
+        path = make_workdir(tmp_path / "run", **options)
+        edit(path / "config.json", lambda c: c.update(diffusion={"condition_on": condition_on}))
+        edit(path / "manifest.json", lambda entries: entries[0].update(selfloop_jax="0.2.0"))
+        for generation in path.glob("gen_*"):
+            (generation / "diffusion").mkdir()
+            result = {"digests": {"diffusion": "ab"}}
+            (generation / "diffusion.json").write_text(json.dumps(result))
+        return path
+
+    def black(*arguments):
+        return np.zeros((len(arguments[-1]), 8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(sampling, "_generate", black)
+    return make
+
+
+def sampled(workdir, tmp_path, *flags):
+    """Label and group of the images that `sample` wrote."""
+    out = tmp_path / "out"
+    assert sampling.program([str(workdir), f"--out={out}", "--count=7", *flags]) == 0
+    arrays = np.load(out / "samples.npz")
+    return arrays["label"].tolist(), arrays["group"].tolist()
+
+
+def test_a_generator_of_groups_is_asked_for_those_of_each_class_in_turn(record_only, tmp_path):
+    label, group = sampled(record_only(), tmp_path)
+    assert label == [0, 1, 2, 0, 1, 2, 0]
+    assert group == [0, 0, 0, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "label", "group"),
+    [
+        ([], [0, 1, 2, 0, 1, 2, 0], [0, 1, 2, 3, 4, 2, 0]),
+        (["--label=one"], [1] * 7, [1, 4, 1, 4, 1, 4, 1]),
+        (["--group=3"], [0] * 7, [3] * 7),
+    ],
+)
+def test_nested_groups_are_those_of_the_class(record_only, tmp_path, flags, label, group):
+    workdir = record_only(groups=5, nested=True)
+    assert sampled(workdir, tmp_path, *flags) == (label, group)
+
+
+def test_a_group_of_another_class_is_refused(record_only, tmp_path, capsys):
+    workdir = record_only(groups=5, nested=True)
+    flags = ["--label=one", "--group=3"]
+    assert sampling.program([str(workdir), f"--out={tmp_path / 'x'}", *flags]) == 2
+    assert "--group=3: must be a group of --label=one" in capsys.readouterr().err
+
+
+def test_a_generator_of_labels_alone_gets_no_groups(record_only, tmp_path):
+    assert sampled(record_only("label"), tmp_path)[1] == [-1] * 7
+
+
+def test_a_generator_in_training_is_not_sampled_from(record_only, tmp_path, capsys):
+    workdir = record_only()
+    (workdir / "gen_0002" / "diffusion.json").unlink()
+    shutil.copytree(workdir / "gen_0000", workdir / "gen_0003.tmp")
+    arguments = [str(workdir), f"--out={tmp_path / 'out'}"]
+    assert sampling.program([*arguments, "--generation=2"]) == 2
+    message = capsys.readouterr().err
+    assert message == "error: --generation=2: must be one of 0 | 1; 2 is still in training\n"
+    assert sampling.program([*arguments, "--json"]) == 0
+    found = said(capsys)
+    assert found["generation"] == 1
+    assert found["step"] == config.default().diffusion.later.steps
+    for number in (0, 1):
+        (workdir / f"gen_000{number}" / "diffusion.json").unlink()
+    assert sampling.program([*arguments]) == 2
+    assert "no fully trained generator in it" in capsys.readouterr().err
+
+
+def test_a_solver_from_outside_needs_its_file(record_only, tmp_path, capsys, monkeypatch):
+    workdir = record_only()
+    edit(workdir / "config.json", lambda stored: stored.update(sample={"sampler": "mine"}))
+    arguments = [str(workdir), f"--out={tmp_path / 'out'}"]
+    assert sampling.program(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "sample.sampler = mine: must be one of euler | heun" in line
+    assert line.endswith("--register=FILE.py names a file that adds others")
+    file = tmp_path / "solver.py"
+    file.write_text(
+        "from selfloop_jax.diffusion.solvers import SOLVERS\nSOLVERS['mine'] = SOLVERS['heun']\n"
+    )
+    monkeypatch.setattr(solvers, "SOLVERS", dict(solvers.SOLVERS))
+    assert sampling.program([*arguments, f"--register={file}"]) == 0
+    assert sampling.program([*arguments, "--register=none.py"]) == 2
+    assert "--register=none.py: must be a Python file" in capsys.readouterr().err

@@ -2,8 +2,15 @@
 
 Writes DIR/images/*.png, DIR/grid.png (one row per class) and DIR/samples.npz with pixels
 uint8[N,H,W,3], id, label and group [N]. The generator is that of --generation, by default the last
-one with a checkpoint. Without --seed the noise is that of the run: image i of the run's own
-samples.npz comes out again if its label is requested for it and nothing else is changed.
+one whose training is complete.
+
+Without --label the classes are requested in turn. A generator that takes groups gets those of each
+class in turn unless --group names one; to any other, group -1 stands for none.
+
+Without --seed the noise is that of the run: image i of the run's own samples.npz comes out again if
+its label and group are requested for it and nothing else is changed. It has the same bits where a
+device computes as many images at a time as in the run, sample.batch_per_device; a --count too small
+for that is computed in a smaller batch, whose images are equal up to rounding.
 """
 
 import argparse
@@ -21,10 +28,18 @@ from selfloop_jax.config import Config
 from selfloop_jax.config.stored import read_config
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import store
-from selfloop_jax.runtime.cli import Parser, make_folder, one_line_errors
-from selfloop_jax.runtime.workdir import generation_dir
+from selfloop_jax.runtime.cli import (
+    Parser,
+    add_register,
+    check_registered,
+    make_folder,
+    one_line_errors,
+)
+from selfloop_jax.runtime.workdir import generation_dir, generation_dirs
+from selfloop_jax.sampling.requests import in_turn
 
-USAGE = "WORKDIR --out=DIR [--generation=3] [--count=64] [--label=3] [--steps=18] [--seed=1]"
+USAGE = "WORKDIR --out=DIR [--generation=3] [--count=64] [--label=3] [--group=0] [--steps=18]"
+TRAINED = "diffusion.json"  # of a generation: its generator is trained
 
 
 @one_line_errors
@@ -33,20 +48,22 @@ def program(argv: Sequence[str] | None = None) -> int:
     parser = Parser("sampling", USAGE, __doc__)
     parser.add_argument("workdir", type=Path, help="folder of a run")
     parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
-    parser.add_argument("--generation", type=int, help="default: the last one with a checkpoint")
+    parser.add_argument("--generation", type=int, help="default: the last trained one")
     parser.add_argument("--count", type=int, default=64, help="images; default 64")
     parser.add_argument("--label", help="class name or number; default: the classes in turn")
-    parser.add_argument("--group", help="group name or number, if the generator takes groups")
+    parser.add_argument("--group", help="group name or number; default: those of a class in turn")
     parser.add_argument("--steps", type=int, help="solver steps; default: those of the run")
     parser.add_argument("--guidance", type=float, help="w of (1 + w) cond - w uncond")
     parser.add_argument("--seed", type=int, help="of the noise; default: the run's own noise")
+    add_register(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     found = sample(args)
     if args.json:
         print(json.dumps(found))
     else:
-        print(f"{found['count']} images of generation {found['generation']} in {args.out}")
+        which = f"generation {found['generation']}, step {found['step']}"
+        print(f"{found['count']} images of {which}, in {args.out}")
     return 0
 
 
@@ -54,28 +71,23 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     """Generates what the arguments ask for and writes it; returns what --json prints."""
     config = _config(args)
     generation = _generation(args)
-    record = _first_record(args.workdir)
-    label = _choice(args.label, "--label", record["data"]["classes"])
-    group = _choice(args.group, "--group", record["data"]["groups"])
+    data = _first_record(args.workdir)["data"]
     if args.count < 1:
         raise UsageError(f"--count={args.count}: must be > 0")
-    if args.group is not None and config.diffusion.condition_on != "label_group":
-        raise UsageError("--group: the generator of this run takes labels alone")
+    label, group = _requested(args, config, data)
+    _prepare(config, args.register)
     # Before generating, which may take hours.
     make_folder("--out", args.out)
-    ids = np.arange(args.count)
-    classes = len(record["data"]["classes"])
-    # The classes in turn, so that the first few images have all of them.
-    labels = np.full(args.count, label) if label is not None else ids % classes
-    groups = np.full(args.count, -1 if group is None else group)
-    pixels, digest = _generate(
-        config, args.workdir, generation, record, labels.astype(np.int32), groups.astype(np.int32)
-    )
-    _write(args.out, pixels, labels.astype(np.int32), groups.astype(np.int32))
+    # What the phase has written at its end.
+    trained = store.read_json(generation_dir(args.workdir, generation) / TRAINED)
+    digest = trained["digests"]["diffusion"]
+    pixels = _generate(config, args.workdir, generation, digest, data, label, group)
+    _write(args.out, pixels, label, group)
     return {
         "out": str(args.out),
         "count": args.count,
         "generation": generation,
+        "step": _steps(config, generation),
         "checkpoint": digest,
         "pixels": store.digest_arrays({"pixels": pixels}),
     }
@@ -96,27 +108,26 @@ def _config(args: argparse.Namespace) -> Config:
     return config
 
 
-def _checkpoint_folders(workdir: Path) -> dict[int, Path]:
-    """The folders of generators that have a finished checkpoint, by generation."""
-    found = {}
-    for folder in sorted(workdir.glob("gen_*/diffusion")):
-        # A finished checkpoint is named by its step alone.
-        if any(path.name.isdigit() for path in folder.iterdir() if path.is_dir()):
-            found[int(folder.parent.name.removeprefix("gen_"))] = folder
-    return found
-
-
 def _generation(args: argparse.Namespace) -> int:
-    """The generation that is asked for; UsageError where it has no generator."""
-    available = _checkpoint_folders(args.workdir)
-    if not available:
-        raise UsageError(f"{args.workdir}: no generator with a finished checkpoint in it")
+    """The generation that is asked for; UsageError where its generator is not fully trained."""
+    folders = generation_dirs(args.workdir)
+    # A checkpoint alone may be one of a training under way.
+    trained = [number for number in folders if (folders[number] / TRAINED).is_file()]
+    if not trained:
+        raise UsageError(f"{args.workdir}: no fully trained generator in it")
     if args.generation is None:
-        return max(available)
-    if args.generation not in available:
-        allowed = " | ".join(map(str, available))
-        raise UsageError(f"--generation={args.generation}: must be one of {allowed}")
+        return trained[-1]
+    if args.generation not in trained:
+        known = " | ".join(map(str, trained))
+        under_way = args.generation in folders and (folders[args.generation] / "diffusion").is_dir()
+        why = f"; {args.generation} is still in training" if under_way else ""
+        raise UsageError(f"--generation={args.generation}: must be one of {known}{why}")
     return args.generation
+
+
+def _steps(config: Config, generation: int) -> int:
+    """The last training step of a generation's generator."""
+    return configs.training_section(config.diffusion, generation).steps
 
 
 def _first_record(workdir: Path) -> store.Json:
@@ -138,39 +149,70 @@ def _choice(value: str | None, flag: str, names: Sequence[str]) -> int | None:
     raise UsageError(f"{flag}={value}: must be one of {' | '.join(map(str, names))}")
 
 
+def _requested(
+    args: argparse.Namespace, config: Config, data: store.Json
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label and group int32[N] of each image; UsageError for an unknown name or subgroup."""
+    classes = data["classes"]
+    groups = data["groups"]
+    label = _choice(args.label, "--label", classes)
+    group = _choice(args.group, "--group", groups)
+    takes_groups = config.diffusion.condition_on == "label_group"
+    if group is not None and not takes_groups:
+        raise UsageError("--group: the generator of this run takes labels alone")
+    possible = np.ones((len(classes), len(groups)), bool)
+    if data.get("nested"):
+        possible = np.array([np.isin(range(len(groups)), own) for own in data["groups_of_class"]])
+    of_class = np.arange(len(classes)) if label is None else np.array([label])
+    if group is not None:
+        # Nested groups: no image of another class has had this group in training.
+        of_class = of_class[possible[of_class, group]]
+        possible &= np.arange(len(groups)) == group
+    if not len(of_class):
+        raise UsageError(f"--group={args.group}: must be a group of --label={args.label}")
+    # The classes in turn, so that the first few images have all of them.
+    turn, of_image = in_turn(np.arange(args.count), possible[of_class])
+    if not takes_groups:
+        of_image = np.full_like(of_image, -1)
+    return of_class[turn].astype(np.int32), of_image
+
+
+def _prepare(config: Config, register: Path | None) -> None:
+    """Fixes threads and devices before the first use of a backend; checks the solver's name."""
+    from selfloop_jax.diffusion import solvers
+    from selfloop_jax.runtime import environment
+
+    threads = config.parallel
+    environment.configure(threads.nproc, threads.cpu_devices, threads.deterministic)
+    if register:
+        configs.run_file("--register", register)
+    check_registered(lambda: solvers.check(config))
+
+
 def _generate(
     config: Config,
     workdir: Path,
     generation: int,
-    record: store.Json,
+    digest: str,
+    data: store.Json,
     label: np.ndarray,
     group: np.ndarray,
-) -> tuple[np.ndarray, str]:
-    """The images uint8[N,H,W,3], and the digest of the checkpoint that they come from."""
-    from selfloop_jax.runtime import environment, keys, parallel
-
-    # Before the first use of a backend.
-    threads = config.parallel
-    environment.configure(threads.nproc, threads.cpu_devices, threads.deterministic)
+) -> np.ndarray:
+    """The images uint8[N,H,W,3] of the generator whose checkpoint has this digest."""
+    from selfloop_jax.runtime import keys, parallel
     from selfloop_jax.sampling.sampler import make_sampler
     from selfloop_jax.training import generator
-    from selfloop_jax.training.checkpoints import Checkpoints
-    from selfloop_jax.training.step import ema_variables
+    from selfloop_jax.training.checkpoints import load_weights
 
-    data = record["data"]
     side = config.data.image_size
-    # None: activations keep the dtype of their input.
-    dtype = None if config.parallel.precision == "float32" else config.parallel.precision
-    net, process = generator.build(
-        config.diffusion, len(data["classes"]), len(data["groups"]), dtype
-    )
+    dtype = configs.activation_dtype(config)
+    sizes = (len(data["classes"]), len(data["groups"]))
+    net, process = generator.build(config.diffusion, *sizes, dtype)
     # The trainer gives the shapes that the checkpoint is restored into.
     trainer = generator.make_trainer(net, process, config.diffusion, side, 1)
-    folder = _checkpoint_folders(workdir)[generation]
-    checkpoints = Checkpoints(folder, config.checkpoint.interval_steps, config.checkpoint.keep)
-    step = checkpoints.steps()[-1]
-    state = checkpoints.load(step, trainer.abstract, _recorded_digest(workdir, generation))
-    params = parallel.replicate(ema_variables(state)["params"])
+    folder = generation_dir(workdir, generation) / "diffusion"
+    weights = load_weights(config, folder, _steps(config, generation), trainer, digest)
+    params = weights["params"]
     sampler = make_sampler(net, process, config.sample, side)
     # The key path of the run's own phase `sample`, so that its images come out again.
     key = parallel.replicate(keys.key((config.seed, "generation", generation, "sample", "noise")))
@@ -185,13 +227,7 @@ def _generate(
         rows = np.minimum(ids, count - 1)
         pixels = sampler(params, key, ids, label[rows], group[rows])
         parts.append(pixels[: count - first])
-    return np.concatenate(parts), checkpoints.digest(step)
-
-
-def _recorded_digest(workdir: Path, generation: int) -> str | None:
-    """The digest that the record names; None while the generation is not committed."""
-    path = generation_dir(workdir, generation) / "record.json"
-    return store.read_json(path)["digests"].get("diffusion") if path.exists() else None
+    return np.concatenate(parts)
 
 
 def _write(out: Path, pixels: np.ndarray, label: np.ndarray, group: np.ndarray) -> None:

@@ -24,14 +24,17 @@ def requested_labels(
     """
     ids = np.arange(section.count)
     if section.request == "uniform":
-        return _in_turn(ids, groups_of_class)
+        return in_turn(ids, groups_of_class)
     reference = {"pool": pool, "real": real}[section.request]
     order = rng.permutation((*key_path, "condition"), len(reference))[ids % len(reference)]
     return reference.label[order], reference.group[order]
 
 
-def _in_turn(ids: np.ndarray, groups_of_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Classes in turn and, from one round to the next, the groups of each class in turn."""
+def in_turn(ids: np.ndarray, groups_of_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Classes in turn and, from one round to the next, the groups of each class in turn.
+
+    Label and group int32[N] of ids int[N]; group -1 where bool[C,G] gives a class no group.
+    """
     classes = len(groups_of_class)
     label = ids % classes
     turn = ids // classes
