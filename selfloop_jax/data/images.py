@@ -64,6 +64,15 @@ class Images:
         return counts.reshape(num_classes, num_groups)
 
 
+def is_nested(occurs: np.ndarray) -> bool:
+    """Whether each group lies within one of several classes.
+
+    occurs: bool[C,G], whether a subgroup has images.
+    """
+    classes, groups = occurs.shape
+    return bool(classes > 1 and groups > 0 and (occurs.sum(axis=0) <= 1).all())
+
+
 def concatenate(parts: Sequence[Images]) -> Images:
     """One set after the other; an optional column is kept where every set has it."""
     columns = {}

@@ -1,7 +1,7 @@
 """Tables of predictions of any classifier: CSV or .npz to a `TestSet` with names. No jax.
 
 Columns are `label`, `pred`, `group` and perhaps `source_id`. Labels and groups are numbers from 0
-or names; a group that is empty, or -1 among numbers, is unknown.
+or names; a group that is missing (empty, NaN, NA, ...), or -1 among numbers, is unknown.
 """
 
 import csv
@@ -14,14 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from selfloop_jax.data.images import is_nested
 from selfloop_jax.errors import RunError, UsageError
-from selfloop_jax.measure.test_set import TestSet, is_nested
+from selfloop_jax.measure.test_set import TestSet
 from selfloop_jax.runtime import store
 
 REQUIRED = ("label", "pred", "group")
 OPTIONAL = "source_id"
 SEPARATORS = (",", ";", "\t", "|")
 MOST_COUNTS = 10**8  # classes x groups x classes: a column of ids taken for labels has more
+
+# How programs write that there is no value, in lower case.
+MISSING = ("", "na", "n/a", "nan", "none", "null")
 
 # A number as pandas writes it, which turns a column with an empty cell into 3.0.
 WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
@@ -46,10 +50,12 @@ def read_table(
     """The test set in a CSV with a header or in an .npz; UsageError says what does not fit.
 
     An .npz may have `logits` [N,C] in place of `pred`, as predictions.npz of a run has. The names
-    are those of numbers 0, 1, ..., or all names that may occur; without them the values that occur
-    are all there are. nested: whether each group belongs to one class, by default where each group
-    occurs with one label only.
+    are those of numbers 0, 1, ..., or all names (or numbers) that may occur; without them the
+    values that occur are all there are. nested: whether each group belongs to one class, by default
+    where each group occurs with one label only.
     """
+    _check_names("--class_names", class_names)
+    _check_names("--group_names", group_names)
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     columns = _read_npz(path) if path.suffix.lower() == ".npz" else _read_csv(path)
@@ -79,7 +85,7 @@ def read_table(
     source = _sources(path, columns[OPTIONAL]) if OPTIONAL in columns else None
     if nested is None:
         # Columns of different length are refused by TestSet below.
-        nested = label.shape == group.shape and is_nested(label, group)
+        nested = label.shape == group.shape and _is_nested(label, group, len(groups))
     try:
         test_set = TestSet(
             label, pred, group, len(classes), len(groups), source_id=source, nested=nested
@@ -87,6 +93,22 @@ def read_table(
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
     return Table(test_set, classes, groups, unread)
+
+
+def _check_names(flag: str, names: Sequence[str] | None) -> None:
+    """UsageError where a name is empty or given twice."""
+    values = _values(names or ())
+    if "" in values or len(set(values)) < len(values):
+        raise UsageError(f"{flag}={','.join(names or ())}: must be different names, none empty")
+
+
+def _is_nested(label: np.ndarray, group: np.ndarray, groups: int) -> bool:
+    """Whether each known group of int[N] occurs with one of several labels of int[N] only."""
+    known = group >= 0
+    present, row = np.unique(label, return_inverse=True)
+    occurs = np.zeros((len(present), groups), bool)
+    occurs[row[known], group[known]] = True
+    return bool(known.any()) and is_nested(occurs)
 
 
 def _read_csv(path: Path) -> dict[str, list[str]]:
@@ -152,12 +174,9 @@ def _classes(
     """Labels and predictions as int64[N], and the names of the classes."""
     known: Sequence[Any]
     columns: dict[str, list[Any]] = {
-        "label": _cells(path, "label", label),
-        "pred": _cells(path, "pred", pred),
+        "label": _complete(path, "label", label, names),
+        "pred": _complete(path, "pred", pred, names),
     }
-    for name, cells in columns.items():
-        if None in cells:
-            raise UsageError(f"{path}: {name}: empty in row {cells.index(None) + 1}")
     label_numbers = _numbers(columns["label"])
     pred_numbers = _numbers(columns["pred"])
     # Numbers only where both columns hold numbers; otherwise both hold names.
@@ -165,7 +184,7 @@ def _classes(
         columns = {"label": label_numbers, "pred": pred_numbers}
         for name, values in columns.items():
             _check_not_negative(path, name, values, "0 or more")
-        known = sorted({*label_numbers, *pred_numbers}) if names is None else range(len(names))
+        known = sorted({*label_numbers, *pred_numbers}) if names is None else _named(names)
         classes = [str(value) for value in known] if names is None else list(names)
     else:
         # A prediction that is the label of no image is more often misspelt than right.
@@ -178,7 +197,7 @@ def _classes(
 
 def _groups(path: Path, group: Any, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
     """Groups as int64[N], -1 where unknown, and their names."""
-    cells = _cells(path, "group", group)
+    cells = _cells(path, "group", group, names)
     present = [cell for cell in cells if cell is not None]
     numbers = _numbers(present)
     if numbers is None:
@@ -191,33 +210,59 @@ def _groups(path: Path, group: Any, names: Sequence[str] | None) -> tuple[np.nda
         cells = [None if cell == -1 else cell for cell in cells]
         present = [cell for cell in cells if cell is not None]
         _check_not_negative(path, "group", present, "0 or more, or -1 for unknown")
-        known = sorted(set(present)) if names is None else range(len(names))
+        known = sorted(set(present)) if names is None else _named(names)
         groups = [str(value) for value in known] if names is None else list(names)
     return _encode(path, "group", cells, known, groups, ""), groups
 
 
 def _sources(path: Path, column: Any) -> np.ndarray:
     """The source image of each row, as a number or as text."""
-    cells = _cells(path, OPTIONAL, column)
-    if None in cells:
-        raise UsageError(f"{path}: {OPTIONAL}: empty in row {cells.index(None) + 1}")
+    cells = _complete(path, OPTIONAL, column, None)
     numbers = _numbers(cells)  # in the order of numbers, as in the arrays of a run
     return np.array(cells if numbers is None else numbers)
 
 
-def _cells(path: Path, name: str, column: Any) -> list[Any]:
-    """A column as text, None where a cell is empty."""
+def _cells(path: Path, name: str, column: Any, names: Sequence[str] | None) -> list[Any]:
+    """A column as text, None where a value is missing; `none` is a value if it is in `names`."""
     if isinstance(column, np.ndarray):
         raise UsageError(f"{path}: {name}: shape {column.shape}, must be (N,)")
+    # NaN and None of an array become the texts that programs write for them.
     texts = [str(cell).strip() for cell in column]
-    return [text or None for text in texts]
+    missing = {text for text in set(texts) if text.lower() in MISSING} - set(names or ())
+    return [None if text in missing else text for text in texts]
+
+
+def _complete(path: Path, name: str, column: Any, names: Sequence[str] | None) -> list[str]:
+    """A column as text; UsageError where a value is missing."""
+    cells = _cells(path, name, column, names)
+    if None in cells:
+        row = cells.index(None)
+        text = str(column[row]).strip() or "empty"
+        raise UsageError(f"{path}: {name}: {text} in row {row + 1}, must be a number or a name")
+    return cells
+
+
+def _named(names: Sequence[str]) -> Sequence[int | str]:
+    """What a column of numbers has for each name: its place or, of names with numbers, itself."""
+    values = _values(names)
+    return values if any(isinstance(value, int) for value in values) else range(len(names))
+
+
+def _values(names: Sequence[str]) -> list[int | str]:
+    """Names as they are, and those that are whole numbers as numbers."""
+    return [_number(name) if WHOLE.fullmatch(name) else name for name in names]
+
+
+def _number(text: str) -> int:
+    """The whole number that `WHOLE` matches."""
+    return int(text.partition(".")[0])
 
 
 def _numbers(cells: Sequence[str]) -> list[int] | None:
     """The cells as whole numbers; None unless all of them are."""
     if not all(WHOLE.fullmatch(cell) for cell in cells):
         return None
-    return [int(cell.partition(".")[0]) for cell in cells]
+    return [_number(cell) for cell in cells]
 
 
 def _check_not_negative(path: Path, name: str, values: Sequence[int], rule: str) -> None:

@@ -203,15 +203,6 @@ class TestSet:
             )
 
 
-def is_nested(label: np.ndarray, group: np.ndarray) -> bool:
-    """Whether each known group of int[N] occurs with one of several labels of int[N] only."""
-    known = group >= 0
-    # Nested: each known group is in one pair (label, group).
-    pairs = np.unique(np.stack([label[known], group[known]]), axis=1)
-    several = len(np.unique(label)) > 1
-    return bool(several and known.any() and len(np.unique(pairs[1])) == pairs.shape[1])
-
-
 def _check_range(name: str, values: np.ndarray, low: int, end: int) -> None:
     """ValueError unless all are integers in low..end-1; an empty array may have any type."""
     if not values.size:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
 
 from selfloop_jax.measure import fairness
-from selfloop_jax.measure.test_set import TestSet, is_nested
+from selfloop_jax.measure.test_set import TestSet
 
 KEYS = [
     "accuracy",
@@ -585,21 +585,6 @@ def test_other_groups_are_checked():
     ):
         with pytest.raises(ValueError, match=words):
             test_set.with_groups(np.array(group))
-
-
-@pytest.mark.parametrize(
-    ("label", "group", "nested"),
-    [
-        ([0, 0, 1, 1], [0, 1, 2, 2], True),
-        ([0, 0, 1, 1], [0, 1, 2, 1], False),
-        ([0, 0, 1, 1], [0, 1, 2, -1], True),
-        ([0, 0, 0, 0], [0, 1, 2, 2], False),  # one class: nothing to be nested in
-        ([0, 1], [-1, -1], False),
-        ([], [], False),
-    ],
-)
-def test_groups_of_one_class_each_are_nested(label, group, nested):
-    assert is_nested(np.array(label, int), np.array(group, int)) == nested
 
 
 def test_unknown_group_may_occur_in_two_classes():

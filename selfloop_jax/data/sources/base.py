@@ -84,12 +84,3 @@ class Missing(UsageError):
         super().__init__(message)
         self.field = field
         self.outline = outline
-
-
-def is_nested(occurs: np.ndarray) -> bool:
-    """Whether each group lies within one of several classes.
-
-    occurs: bool[C,G], whether a subgroup has images.
-    """
-    classes, groups = occurs.shape
-    return bool(classes > 1 and groups > 0 and (occurs.sum(axis=0) <= 1).all())

@@ -22,8 +22,8 @@ import numpy as np
 from selfloop_jax.config import DataConfig
 from selfloop_jax.data import cache, colorize
 from selfloop_jax.data.decode import decode_all
-from selfloop_jax.data.images import REAL, UNKNOWN, Images
-from selfloop_jax.data.sources.base import Missing, Outline, Source, four_splits, is_nested
+from selfloop_jax.data.images import REAL, UNKNOWN, Images, is_nested
+from selfloop_jax.data.sources.base import Missing, Outline, Source, four_splits
 from selfloop_jax.errors import UsageError
 
 REQUIRED = ("train", "test")

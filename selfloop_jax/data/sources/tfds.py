@@ -9,10 +9,10 @@ import numpy as np
 
 from selfloop_jax.config import DataConfig
 from selfloop_jax.data import decode
-from selfloop_jax.data.images import REAL, UNKNOWN, Images
+from selfloop_jax.data.images import REAL, UNKNOWN, Images, is_nested
 from selfloop_jax.data.resize import area_resize, check_side
 from selfloop_jax.data.sources import archives, tfds_prepare
-from selfloop_jax.data.sources.base import TFDS, Missing, Source, four_splits, is_nested
+from selfloop_jax.data.sources.base import TFDS, Missing, Source, four_splits
 from selfloop_jax.errors import RunError, UsageError
 
 SIDES = (8, 16, 32)
