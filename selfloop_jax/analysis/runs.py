@@ -22,7 +22,7 @@ Examples = tuple[np.ndarray, ...]  # per class or group uint8[k,H,W,3], k <= EXA
 
 
 @dataclass(frozen=True)
-class Number:
+class Estimate:
     """One number of a record. NaN marks an undefined part, None an absent one."""
 
     value: float
@@ -48,7 +48,7 @@ class Generation:
 
     number: int
     record: store.Json
-    metrics: dict[str, Number]
+    metrics: dict[str, Estimate]
     pool_counts: np.ndarray  # int[C,G]
     generated_counts: np.ndarray | None  # int[C,G]; None in a control, which generates nothing
     recall: np.ndarray | None  # float64[C,G], NaN where a subgroup has no image
@@ -260,7 +260,7 @@ def _table(values: Any, shape: tuple[int, int]) -> np.ndarray | None:
     return table
 
 
-def _number(found: store.Json) -> Number:
+def _number(found: store.Json) -> Estimate:
     """A number of the record, with null read as NaN."""
     null = found.get("null")
     if null is not None:
@@ -270,7 +270,7 @@ def _number(found: store.Json) -> Number:
     parts = {name: _float(found[name]) for name in ("low", "high", "baseline") if name in found}
     # A p of null means that nothing was tested, so it counts as absent.
     p = found.get("p")
-    return Number(_float(found["value"]), null=null, p=p if p is None else float(p), **parts)
+    return Estimate(_float(found["value"]), null=null, p=p if p is None else float(p), **parts)
 
 
 def _float(value: float | None) -> float:

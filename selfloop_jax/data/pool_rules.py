@@ -30,7 +30,7 @@ from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import rng
 
 # One number for all classes alike, or an array that broadcasts against shares.
-Number = float | np.ndarray
+FloatOrArray = float | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Sizes:
     same in every set.
     """
 
-    real: Number
-    generated: Number
-    class_share: Number = 1.0
+    real: FloatOrArray
+    generated: FloatOrArray
+    class_share: FloatOrArray = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class ShareInputs:
 
     section: PoolConfig
     g: int
-    real: Number
-    generated: Sequence[Number]
+    real: FloatOrArray
+    generated: Sequence[FloatOrArray]
     sizes: Sizes
 
     @property
-    def latest(self) -> Number:
+    def latest(self) -> FloatOrArray:
         """The share in the images of the generation before."""
         return self.generated[-1]
 
@@ -90,10 +90,12 @@ class ShareInputs:
 class Noise(Protocol):
     """Random subsets of simulated loops, keyed by name; `dynamics.Noise` is one."""
 
-    def binomial(self, share: Number, n: Number, *name: int | str) -> np.ndarray:
+    def binomial(self, share: FloatOrArray, n: FloatOrArray, *name: int | str) -> np.ndarray:
         """Share among n independent images."""
 
-    def subset(self, share: Number, n: Number, of: Number, *name: int | str) -> np.ndarray:
+    def subset(
+        self, share: FloatOrArray, n: FloatOrArray, of: FloatOrArray, *name: int | str
+    ) -> np.ndarray:
         """Share among n of `of` images, taken without replacement."""
 
 
@@ -403,7 +405,7 @@ class Fresh(PoolRule):
         latest = noise.subset(shares.latest, n_generated, of, "latest", shares.g)
         return mixed([new, latest], [n_real, n_generated])
 
-    def _sizes(self, shares: ShareInputs) -> tuple[Number, Number]:
+    def _sizes(self, shares: ShareInputs) -> tuple[FloatOrArray, FloatOrArray]:
         """Expected images per class of both parts."""
         of_class = shares.sizes.class_share
         return shares.section.n_real * of_class, shares.section.n_generated * of_class
@@ -500,7 +502,7 @@ def sampled_share(shares: ShareInputs, noise: Noise) -> np.ndarray:
     return rule.sampled_share(shares, noise)
 
 
-def mixed(shares: Sequence[Number], weights: Sequence[Number]) -> np.ndarray:
+def mixed(shares: Sequence[FloatOrArray], weights: Sequence[FloatOrArray]) -> np.ndarray:
     """The weighted mean of shares."""
     pairs = zip(shares, weights, strict=True)
     total = sum(np.asarray(share, np.float64) * weight for share, weight in pairs)

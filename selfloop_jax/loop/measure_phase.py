@@ -14,14 +14,14 @@ from selfloop_jax.data.images import Images
 from selfloop_jax.loop.context import GenerationRun
 from selfloop_jax.loop.phase import Phase, Result, each, merge
 from selfloop_jax.measure import composition, fairness, fidelity, foreground
+from selfloop_jax.measure.foreground import Predict
 from selfloop_jax.measure.intervals import share_interval
+from selfloop_jax.measure.metrics import Number
 from selfloop_jax.measure.test_set import TestSet
 from selfloop_jax.runtime import rng, store
 
 NEIGHBOURS_PER_CLASS = 3  # generated images shown in the report next to their nearest real image
 
-Predict = Callable[[np.ndarray], np.ndarray]  # pixels uint8[N,H,W,3] -> float32[N,...]
-Number = dict[str, Any]  # value, and perhaps low, high, null, p, baseline
 Part = dict[str, Any]  # of a record: `metrics` {key of METRICS: Number}, `tables` and more
 
 

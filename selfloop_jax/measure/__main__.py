@@ -28,7 +28,6 @@ from selfloop_jax.runtime.cli import Parser, add_register, one_line_errors
 if TYPE_CHECKING:
     from selfloop_jax.measure.read_table import Table
 
-ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}  # which way is better
 LOWEST = 5  # subgroups shown of those with the lowest recall
 
 
@@ -53,8 +52,9 @@ def fairness(arguments: Sequence[str]) -> None:
     TABLE is a CSV with a header (separated by commas, semicolons or tabs) and the columns label,
     pred, group, one row per test image; or an .npz with arrays of these names, or with logits in
     place of pred, such as predictions.npz of a run. Labels and groups are numbers from 0 or names;
-    an empty group, or -1, is unknown and counts in the accuracy only. A column source_id says which
-    rows show the same underlying image: intervals and p-values then take them as paired.
+    a group that is empty, NA, N/A, NaN, none or null (unless --group_names has it), or -1, is
+    unknown and counts in the accuracy only. A column source_id says which rows show the same
+    underlying image: intervals and p-values then take them as paired.
 
     Each metric comes with a confidence interval, with its null band (5 to 95 % quantile if the
     group made no difference: groups permuted within each class) and with the p-value of that
@@ -66,7 +66,7 @@ def fairness(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--group_names",
         type=_names,
-        help="of groups 0, 1, ...; or all names that may occur",
+        help="of groups 0, 1, ...; or all names (or numbers) that may occur",
     )
     parser.add_argument("--class_names", type=_names, help="of classes, in the same way")
     parser.add_argument(
@@ -236,7 +236,7 @@ def _print_fairness(table: "Table", metrics: dict[str, Any], result: dict[str, A
     rows = [("metric", "value", interval, "null band", "p")]
     undefined = []
     for key, number in metrics.items():
-        title = METRICS[key].title + ARROWS[METRICS[key].better]
+        title = f"{METRICS[key].title} {METRICS[key].arrow}".rstrip()
         # An undefined metric has no row: one line below the table names them all.
         if math.isnan(number["value"]):
             undefined.append(METRICS[key].title)
@@ -285,7 +285,8 @@ def _print_fidelity(result: dict[str, Any]) -> None:
         title = METRICS[key].title.removesuffix(" (classifier features)")
         ends = _range(number["low"], number["high"]) if "low" in number else ""
         value, baseline = (f"{number[part]:.4g}" for part in ("value", "baseline"))
-        rows.append((title + ARROWS[METRICS[key].better], value, baseline, ends))
+        titled = f"{title} {METRICS[key].arrow}".rstrip()
+        rows.append((titled, value, baseline, ends))
     _print_rows(rows)
     for note in result["notes"]:
         print(f"note: {note}")

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from selfloop_jax.measure.intervals import Z, wilson
+from selfloop_jax.measure.null import QUANTILES
 from selfloop_jax.runtime.rng import KeyPath, words
 
 SMOOTHING = 0.5  # added to every subgroup before a divergence
-
-QUANTILES = (0.05, 0.5, 0.95)
 
 # Held-out images added to each group's row of a confusion matrix, for its variance alone. Where no
 # error was seen the plain estimate of the variance is 0: shares of a few per cent looked certain,

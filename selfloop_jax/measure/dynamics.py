@@ -15,7 +15,7 @@ from scipy import special, stats
 
 from selfloop_jax.config import PoolConfig
 from selfloop_jax.data import pool_rules
-from selfloop_jax.data.pool_rules import Number, ShareInputs, Sizes
+from selfloop_jax.data.pool_rules import FloatOrArray, ShareInputs, Sizes
 from selfloop_jax.runtime import rng
 
 LEVEL = 0.95  # of the intervals
@@ -49,13 +49,16 @@ class Response:
         """Whether the share expected of the previous generator counts."""
         return len(self.coefficients) == 3
 
-    def effective(self, count: Number) -> np.ndarray:
+    def effective(self, count: FloatOrArray) -> np.ndarray:
         """Independent images that scatter like `count` of one generator (beta-binomial)."""
         count = np.asarray(count, np.float64)
         return count / (1 + np.maximum(count - 1, 0) * self.correlation)
 
     def __call__(
-        self, pool: Number, previous: Number | None = None, coefficients: np.ndarray | None = None
+        self,
+        pool: FloatOrArray,
+        previous: FloatOrArray | None = None,
+        coefficients: np.ndarray | None = None,
     ) -> np.ndarray:
         """Share expected after training on `pool`.
 
@@ -72,7 +75,7 @@ class Response:
         return special.expit(logit)
 
 
-def _logit(share: Number, edge: float) -> np.ndarray:
+def _logit(share: FloatOrArray, edge: float) -> np.ndarray:
     return special.logit(np.clip(np.asarray(share, np.float64), edge, 1 - edge))
 
 
@@ -155,7 +158,7 @@ class GapCurve:
     gap: np.ndarray
     error: np.ndarray
 
-    def __call__(self, share: Number) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, share: FloatOrArray) -> tuple[np.ndarray, np.ndarray]:
         """Gap and standard error by straight lines between measured shares; NaN outside them."""
         share = np.asarray(share, np.float64)
         # The segment with the share in it; a share outside all of them becomes NaN below.
@@ -205,7 +208,7 @@ class Loop:
     """
 
     pool: PoolConfig
-    real: Number
+    real: FloatOrArray
     sizes: Sizes
     response: Response
     later: Response | None = None
@@ -240,7 +243,7 @@ class Noise:
         ones = (1,) * (len(self.shape) - 1)
         return (response.coefficients + spread).reshape(paths, *ones, -1)
 
-    def binomial(self, share: Number, n: Number, *name: int | str) -> np.ndarray:
+    def binomial(self, share: FloatOrArray, n: FloatOrArray, *name: int | str) -> np.ndarray:
         """Share among n independent images, by inversion.
 
         n is rounded; where it is 0 or infinite the share stays as it is.
@@ -251,7 +254,9 @@ class Noise:
         whole = np.maximum(np.rint(np.where(random, n, 1)), 1)
         return np.where(random, stats.binom.ppf(uniform, whole, share) / whole, share)
 
-    def subset(self, share: Number, n: Number, of: Number, *name: int | str) -> np.ndarray:
+    def subset(
+        self, share: FloatOrArray, n: FloatOrArray, of: FloatOrArray, *name: int | str
+    ) -> np.ndarray:
         """Share among n of `of` images, without replacement: the binomial of equal variance."""
         n = np.asarray(n, np.float64)
         of = np.asarray(of, np.float64)
@@ -265,7 +270,7 @@ def predict(
     loop: Loop,
     generations: int,
     key_path: rng.KeyPath,
-    first: Number | None = None,
+    first: FloatOrArray | None = None,
     weights: np.ndarray | None = None,
     paths: int = 2000,
 ) -> tuple[Band, Band]:

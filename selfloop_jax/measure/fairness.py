@@ -9,17 +9,13 @@ class) or *nested* in them (a fine label lies in one class). `metrics.py` define
 `test_set.py` the rates they are made of. NumPy and SciPy only.
 """
 
-from typing import Any
-
 import numpy as np
 
 from selfloop_jax.measure.intervals import RateErrors, recall_intervals
-from selfloop_jax.measure.metrics import METRICS
+from selfloop_jax.measure.metrics import METRICS, Number
 from selfloop_jax.measure.null import compare, null
 from selfloop_jax.measure.test_set import TestSet
 from selfloop_jax.runtime.rng import KeyPath
-
-Number = dict[str, Any]
 
 
 def summary(test_set: TestSet) -> dict[str, float]:

@@ -35,8 +35,6 @@ SMALL_TILE = 256
 # Images: below this many, or ten per feature, a FID is to a good part bias.
 ENOUGH = 2048
 
-KEYS = ("fid", "kid", "precision", "recall", "density", "coverage")
-
 
 @dataclass(frozen=True)
 class FeatureSet:

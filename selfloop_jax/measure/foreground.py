@@ -37,7 +37,7 @@ BLOCK = 32
 
 Box = tuple[slice, slice]
 
-Predict = Callable[[np.ndarray], np.ndarray]
+Predict = Callable[[np.ndarray], np.ndarray]  # pixels uint8[N,H,W,3] -> float32[N,...]
 
 
 def evaluate(

@@ -23,7 +23,7 @@ Vinyals, arXiv 1905.10887.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from selfloop_jax.measure import intervals as iv
 from selfloop_jax.measure.intervals import Bounds, RateErrors
 from selfloop_jax.measure.test_set import TestSet
 
+Number = dict[str, Any]  # of a record: value, and perhaps low, high, null, p, baseline
 SECTIONS = ("classifier", "composition", "content", "fidelity", "foreground")
 
 
@@ -43,6 +44,7 @@ class Metric:
     metric whose `value` is given: a p-value counts permutations that are at least as bad, or at
     least as far from 0 where neither way is. is_bias: a verdict may rest on it; larger is then
     more biased, unless higher is better. whole: a count, without null band and interval.
+    ValueError for another section.
     """
 
     key: str
@@ -53,6 +55,18 @@ class Metric:
     whole: bool = False
     value: Callable[[TestSet], float] | None = None
     interval: Callable[[RateErrors], Bounds] | None = None
+
+    def __post_init__(self) -> None:
+        if self.section not in SECTIONS:
+            raise ValueError(
+                f"METRICS[{self.key!r}].section = {self.section}: must be one of "
+                f"{' | '.join(SECTIONS)}"
+            )
+
+    @property
+    def arrow(self) -> str:
+        """An arrow towards better values, up or down; empty where neither way is better."""
+        return {"higher": "↑", "lower": "↓", "": ""}[self.better]
 
     @property
     def has_null(self) -> bool:

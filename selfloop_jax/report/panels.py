@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from selfloop_jax.measure.metrics import METRICS
 
-ARROWS = {"higher": "↑", "lower": "↓", "": ""}
-
 # What the grey null bands of a section of METRICS are.
 NULLS = {
     "classifier": "groups permuted among the test images",
@@ -138,7 +136,7 @@ def title_of(key: str) -> str:
 
 def arrow_of(key: str) -> str:
     """Returns the arrow towards better or fairer values, or an empty string."""
-    return ARROWS[METRICS[key].better] if key in METRICS else ""
+    return METRICS[key].arrow if key in METRICS else ""
 
 
 def number_text(value: float | None, whole: bool = False) -> str:
