@@ -50,6 +50,9 @@ KINDS: Kinds = {
 }
 
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of files of these kinds
+
+
 # What others have put into a data set as an image; TFDS's own decoders read these as well.
 RECORD_KINDS: Kinds = {**KINDS, "GIF": (rb"GIF8", GifImageFile), "BMP": (rb"BM", BmpImageFile)}
 

@@ -12,8 +12,7 @@ from selfloop_jax.data import decode
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-NOT_READ = (".avif", ".bmp", ".gif", ".heic", ".tif", ".tiff")  # images, but of other kinds
+SIDE_FILES = ("metadata.csv", "groups.txt")  # what an imagefolder has besides images
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,19 @@ def common_side(sources: Sequence[ImageSource], wanted: int | None) -> int:
 
 
 def _folder(path: Path) -> ImageSource:
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    # Refused instead of left out: the numbers would be those of another set.
-    unread = [file for file in files if file.suffix.lower() in NOT_READ]
-    if unread:
-        raise UsageError(f"{unread[0]}: images must be PNG, JPEG or WebP files")
-    files = [file for file in files if file.suffix.lower() in SUFFIXES]
+    files = []
+    for file in sorted(path.rglob("*")):
+        # Hidden files are those that file managers leave.
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if hidden or (file.is_dir() and not file.is_symlink()) or file.name in SIDE_FILES:
+            continue
+        # Refused instead of left out, as a linked folder: the numbers would be of another set.
+        if file.suffix.lower() not in decode.SUFFIXES:
+            raise UsageError(
+                f"{file}: must end in {' | '.join(decode.SUFFIXES)}, or be called "
+                f"{' | '.join(SIDE_FILES)}"
+            )
+        files.append(file)
     if not files:
         raise UsageError(f"{path}: no PNG, JPEG or WebP image in it")
     # One file of every size is enough for the message.

@@ -281,7 +281,9 @@ def write_folder(path, pixels, suffix=".png"):
         folder = path / str(i % 2)
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{i:04d}{suffix}")
-    (path / "metadata.csv").write_text("file_name,label\n")
+    for name in ("metadata.csv", "groups.txt", ".DS_Store", "._0000.png", ".cache/0000.png"):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("no image")
     return path
 
 
@@ -447,8 +449,12 @@ def test_bad_images_are_refused_in_one_line(tmp_path, capsys):
     assert message(mixed).count("wide.jpg") == 1
     wide = write_npz(tmp_path / "wide.npz", np.zeros((3, 8, 9, 3), np.uint8))
     assert "images of 9 x 8: --image_size is needed" in message(wide)
-    (mixed / "more.tif").write_bytes(b"II*\x00")
-    assert "more.tif: images must be PNG, JPEG or WebP" in message(mixed)
+    for name in ("more.tif", "more.ppm", "more.jfif", "0/notes.txt", "samples.npz"):
+        (mixed / name).write_bytes(b"II*\x00")
+        assert f"{name}: must end in .png | .jpg" in message(mixed)
+        (mixed / name).unlink()
+    (mixed / "linked").symlink_to(tmp_path / "empty")
+    assert "linked: must end in .png | .jpg" in message(mixed)
     broken = write_folder(tmp_path / "broken", noise(0, 3))
     (broken / "a.png").write_bytes((broken / "0" / "0000.png").read_bytes()[:60])
     assert "a.png" in message(broken)

@@ -21,7 +21,7 @@ import numpy as np
 
 from selfloop_jax.config import DataConfig
 from selfloop_jax.data import cache, colorize
-from selfloop_jax.data.decode import decode_all
+from selfloop_jax.data.decode import SUFFIXES, decode_all
 from selfloop_jax.data.images import REAL, UNKNOWN, Images, is_nested
 from selfloop_jax.data.sources.base import Missing, Outline, Source, four_splits
 from selfloop_jax.errors import UsageError
@@ -31,9 +31,6 @@ REQUIRED = ("train", "test")
 
 # Ids count the rows in this order, whether or not a row's image can be read.
 SPLITS = (*REQUIRED, "validation", "reserve")
-
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 NAMED = 100  # bad images that the record names
