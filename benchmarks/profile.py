@@ -84,10 +84,10 @@ def main() -> None:
         workdir = Path(folder) / "run"
         trace = Path(folder) / "trace"
         store.write_json(workdir / "config.json", config.to_dict())
-        runner.run_stage(study, setup.generation(context, 0, workdir, workdir), True)
+        runner.run_stage(study, setup.generation(context, 0, workdir, workdir), entry=0)
         with jax.profiler.trace(str(trace)):
             started = time.perf_counter()
-            runner.run_stage(study, setup.generation(context, 1, workdir, workdir), True)
+            runner.run_stage(study, setup.generation(context, 1, workdir, workdir), entry=0)
             seconds = time.perf_counter() - started
         found = shares(operations(trace), seconds * jax.local_device_count())
     line = {

@@ -41,7 +41,8 @@ def make_workdir(
         "verdict": VERDICT,
     }
     (path / "config.json").write_text(json.dumps(config))
-    (path / "manifest.json").write_text(json.dumps([{"jax": "0.10.2", "device_kind": "<cpu>"}]))
+    manifest = {"jax": "0.10.2", "device_kind": "<cpu>", "selfloop_jax": "0.2.0"}
+    (path / "manifest.json").write_text(json.dumps([manifest]))
     np.savez(path / "real.npz", **images(groups))
     lines = []
     for g in range(generations):

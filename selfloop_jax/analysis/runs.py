@@ -11,7 +11,7 @@ import numpy as np
 from selfloop_jax.analysis.losses import Losses, read_losses
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
-from selfloop_jax.runtime.workdir import generation_dirs
+from selfloop_jax.runtime.workdir import check_version, generation_dirs
 
 EXAMPLES = 3  # images kept per class or group
 REQUIRED = ("generation", "data", "pool", "metrics", "tables")
@@ -137,10 +137,14 @@ def read_runs(workdirs: Sequence[Path]) -> tuple[Run, ...]:
 
 
 def read_run(workdir: Path) -> Run:
-    """Reads one workdir. Raises `UsageError` if it holds no run or no finished generation."""
+    """Reads one workdir.
+
+    Raises `UsageError` if it holds no run, no finished generation, or a run of version 0.1.
+    """
     path = Path(workdir)
     if not (path / "config.json").is_file():
         raise UsageError(f"{path}: not a workdir; a folder with config.json is needed")
+    check_version(path, str(path))
     folders = generation_dirs(path)
     finished = [folder for folder in folders.values() if (folder / "record.json").is_file()]
     if not finished:
@@ -192,30 +196,21 @@ def _gaps(folders: Mapping[int, Path], finished: Sequence[Path]) -> list[str]:
 
 
 def _read_generation(folder: Path, notes: list[str]) -> Generation:
-    """One generation; RunError where its record is damaged, UsageError where it is too old."""
+    """One generation; RunError where its record is damaged."""
     path = folder / "record.json"
     record = store.read_json(path)
     if not isinstance(record, dict):
         raise RunError(f"{path}: damaged: no object")
-    _check_version(folder.parent, record)
     for key in REQUIRED:
         if key not in record:
             raise RunError(f"{path}: has no field {key!r}")
     try:
         return _generation(folder, record, notes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        version = record["version"]
+        version = record.get("version")
         raise RunError(
             f"{path}: damaged, or of another version (written by selfloop_jax {version}): {error!r}"
         ) from error
-
-
-def _check_version(workdir: Path, record: store.Json) -> None:
-    """Raises UsageError for a record of 0.1, which has no version and bare numbers."""
-    if "version" not in record:
-        raise UsageError(
-            f"{workdir}: written by selfloop_jax 0.1; this version reads 0.2 and later"
-        )
 
 
 def _generation(folder: Path, record: store.Json, notes: list[str]) -> Generation:

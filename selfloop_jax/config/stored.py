@@ -14,9 +14,9 @@ def read_config(workdir: Path) -> Config:
     path = workdir / "config.json"
     if not path.exists():
         raise UsageError(f"{workdir}: no run there (config.json is missing)")
-    # Before the fields: those of version 0.1 had other names, and an error about one of
-    # them would hide the cause.
-    check_version(workdir)
+    # Before the fields: those of version 0.1 had other names, and an error about one of them would
+    # hide the cause.
+    check_version(workdir, str(workdir))
     stored = store.read_json(path)
     if not isinstance(stored, dict):
         raise RunError(f"{path}: damaged: no object")

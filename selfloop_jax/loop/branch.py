@@ -4,14 +4,10 @@ from pathlib import Path
 
 from selfloop_jax.config import Config
 from selfloop_jax.errors import UsageError
+from selfloop_jax.loop import other_run
 from selfloop_jax.loop.context import Artifacts, GenerationRun, RunContext, pool_digest
 from selfloop_jax.runtime import store
-from selfloop_jax.runtime.workdir import (
-    check_inputs,
-    check_same_config,
-    generation_dir,
-    manifest_difference,
-)
+from selfloop_jax.runtime.workdir import check_inputs, generation_dir, manifest_difference
 
 # Fields that generation 0 does not read. What a pool rule makes of it is compared by the digest of
 # the pool.
@@ -27,9 +23,9 @@ def source_of(config: Config) -> Path | None:
 def check(context: RunContext, manifest: store.Json, accept_manifest: bool) -> None:
     """Raises UsageError or RunError where the run cannot start from `loop.branch_from`.
 
-    UsageError: its generation 0 is not finished, was made with another config, by another pool
-    rule, or without `accept_manifest` on another manifest. RunError: real images or artifacts are
-    not those recorded.
+    UsageError: its generation 0 is not finished, was made by an earlier version, with another
+    config, by another pool rule, or without `accept_manifest` on another manifest. RunError: real
+    images or artifacts are not those recorded.
     """
     source = source_of(context.config)
     assert source is not None
@@ -37,12 +33,10 @@ def check(context: RunContext, manifest: store.Json, accept_manifest: bool) -> N
     path = generation_dir(source, 0) / "record.json"
     if not path.exists():
         raise UsageError(f"{field}: allowed are runs with a finished gen_0000")
+    other_run.check(context.config, source, "loop.branch_from", NOT_READ_BY_GENERATION_0)
     digests = store.read_json(path).get("digests", {})
     if "diffusion" not in digests:
         raise UsageError(f"{field}: allowed are runs that trained a generator")
-    check_same_config(
-        context.config.to_dict(), source, "loop.branch_from", NOT_READ_BY_GENERATION_0
-    )
     # A run that accepted changes has several manifests; the newest is last.
     changed = manifest_difference(store.read_json(source / "manifest.json")[-1], manifest)
     if changed and not accept_manifest:

@@ -7,10 +7,10 @@ from selfloop_jax.data import pool_rules
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import UsageError
-from selfloop_jax.loop import controls
+from selfloop_jax.loop import controls, other_run
 from selfloop_jax.loop.samples import read_samples
 from selfloop_jax.runtime import rng, store
-from selfloop_jax.runtime.workdir import check_same_config, generation_dir
+from selfloop_jax.runtime.workdir import generation_dir
 
 
 def check(config: Config, data: Dataset) -> None:
@@ -31,7 +31,7 @@ def _check_run(config: Config) -> None:
     source = Path(config.loop.control_of).expanduser()
     if not (source / "config.json").exists():
         raise UsageError(f"loop.control_of = {source}: allowed are folders of runs")
-    check_same_config(config.to_dict(), source, "loop.control_of")
+    other_run.check(config, source, "loop.control_of")
 
 
 def control_sets(

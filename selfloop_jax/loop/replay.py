@@ -30,20 +30,21 @@ def replay(study: Study, config: Config, path: Path, number: int, stop: Callable
         raise UsageError(
             f"--replay={number}: {record_path} is missing; allowed are committed generations"
         )
-    workdir.check_version(path)
-    workdir.check_config(path, config.to_dict())
+    workdir.check_version(path, f"--workdir={path}")
+    workdir.check_config(path, config.to_dict(), study.grows)
     record = store.read_json(record_path)
     if len(workdir.records(path, number)) < number:
         raise UsageError(f"--replay={number}: a generation before it is missing in {path}")
     study.check(config)
     context = study.open(config, multihost.agree_on_stop(stop))
     workdir.check_inputs(path, context.inputs)
-    stored = store.read_json(path / "manifest.json")[-1]
-    changed = workdir.manifest_difference(stored, environment.manifest(context.stand_in))
+    made_under = workdir.manifest_of(path, record)
+    changed = workdir.manifest_difference(made_under, environment.manifest(context.stand_in))
     with _scratch(path) as scratch:
         # It writes to the scratch folder and reads its parents from the run.
         run = study.stage(context, number, scratch, path)
-        again = runner.run_stage(study, run, exact=not changed)
+        # The entry is of no account: how a record was made is not compared.
+        again = runner.run_stage(study, run, entry=0)
         difference = first_difference(record, again)
         if difference is None:
             log.say(f"generation {number}: identical")
@@ -67,14 +68,17 @@ def _scratch(path: Path) -> Iterator[Path]:
         return
     # A temporary folder of one machine is not seen by the others.
     shared = path / ".replay"
-    if store.leading:
-        shutil.rmtree(shared, ignore_errors=True)
-    # Nobody writes before the old folder is gone, and nobody deletes while others still read.
-    multihost.barrier()
-    yield shared
-    multihost.barrier()
-    if store.leading:
-        shutil.rmtree(shared)
+    # A lock of its own: a run may go on in the workdir meanwhile, another replay may not.
+    with workdir.lock(path, ".replay.lock", "replay"):
+        if store.leading:
+            shutil.rmtree(shared, ignore_errors=True)
+            shared.mkdir()
+        # Nobody writes before the folder is new, and nobody deletes while others still read.
+        multihost.barrier()
+        yield shared
+        multihost.barrier()
+        if store.leading:
+            shutil.rmtree(shared)
 
 
 def first_difference(record: store.Json, again: store.Json) -> str | None:

@@ -14,7 +14,7 @@ from selfloop_jax import __version__
 from selfloop_jax.config import Config
 from selfloop_jax.errors import RunError
 from selfloop_jax.loop.phase import Phase, Result, merge
-from selfloop_jax.loop.stage import StageRun, Study
+from selfloop_jax.loop.stage import Context, StageRun, Study
 from selfloop_jax.runtime import environment, log, multihost, store, workdir
 from selfloop_jax.runtime.tensorboard import TensorBoard
 from selfloop_jax.runtime.workdir import generation_dir
@@ -33,9 +33,9 @@ def run(
     """
     # A mistake in the config must end the run before images are decoded.
     study.check(config)
-    workdir.check_version(path)
+    workdir.check_version(path, f"--workdir={path}")
     if (path / "config.json").exists():
-        workdir.check_config(path, config.to_dict())
+        workdir.check_config(path, config.to_dict(), study.grows)
     context = study.open(config, multihost.agree_on_stop(stop))
     manifest = environment.manifest(context.stand_in)
     bit_relevant = {name: manifest[name] for name in workdir.BIT_RELEVANT}
@@ -49,8 +49,10 @@ def run(
     stages = study.stages(config)
     with workdir.lock(path):
         # Process 0 alone writes; its answer counts for all.
-        exact = multihost.broadcast(
-            store.leading and _prepare(context, path, manifest, source, accept_manifest)
+        entry = multihost.broadcast(
+            _prepare(study, context, path, manifest, source, accept_manifest)
+            if store.leading
+            else 0
         )
         # Process 0 counts for all: a stage that it sees committed is committed.
         committed = multihost.broadcast(len(workdir.records(path, stages)))
@@ -63,7 +65,7 @@ def run(
             if config.log.tensorboard:
                 context.tensorboard = TensorBoard(path)
         for number in range(committed, stages):
-            run_stage(study, study.stage(context, number, path, path), exact)
+            run_stage(study, study.stage(context, number, path, path), entry)
         if config.report.enabled and store.leading:
             # matplotlib is imported only where a page is written.
             from selfloop_jax import report
@@ -84,27 +86,36 @@ def _branch_source(study: Study, config: Config, path: Path) -> Path | None:
 
 
 def _prepare(
-    context, path: Path, manifest: store.Json, source: Path | None, accept_manifest: bool
-) -> bool:
+    study: Study,
+    context: Context,
+    path: Path,
+    manifest: store.Json,
+    source: Path | None,
+    accept_manifest: bool,
+) -> int:
     """Writes or checks config, manifest and inputs of a workdir.
 
-    Returns whether every stage of the run is exact. A run that branches starts with the manifest of
-    its source, so that a change of it counts as a change within the run.
+    Returns the place in manifest.json of the entry that the run continues under. A run that
+    branches starts with the manifest of its source, so that a change of it counts as a change
+    within the run.
     """
     workdir.write_or_check_inputs(path, context.inputs)
     if source and not (path / "manifest.json").exists():
         store.write_json(path / "manifest.json", store.read_json(source / "manifest.json"))
-    exact = workdir.write_or_check_manifest(path, manifest, accept_manifest)
-    workdir.write_or_check_config(path, context.config.to_dict())
+    entry = workdir.write_or_check_manifest(path, manifest, accept_manifest)
+    workdir.write_or_check_config(path, context.config.to_dict(), study.grows)
     # Last of all: a workdir with a generation must have its config and manifest.
     if source:
         workdir.copy_generation(source, path, 0)
         log.say(f"generation 0: copied from {source}")
-    return exact
+    return entry
 
 
-def run_stage(study: Study, run: StageRun, exact: bool) -> store.Json:
-    """Runs the phases that are not done yet and commits; returns the record."""
+def run_stage(study: Study, run: StageRun, entry: int) -> store.Json:
+    """Runs the phases that are not done yet and commits; returns the record.
+
+    entry: the place in manifest.json of the manifest that the stage is made under.
+    """
     compilations = environment.count_compilations()
     for phase in study.phases:
         path = run.folder / f"{phase.name}.json"
@@ -119,7 +130,7 @@ def run_stage(study: Study, run: StageRun, exact: bool) -> store.Json:
             multihost.barrier()
         # Read back, so that a run and its resume see the same rounded values.
         run.results[phase.name] = store.read_json(path)
-    record = _record(study, run, exact, compilations())
+    record = _record(study, run, entry, compilations())
     store.write_json(run.folder / "record.json", record)
     multihost.barrier()
     _log_metrics(run, record)
@@ -164,7 +175,7 @@ def _run_phase(phase: Phase, run: StageRun) -> Result:
         raise RunError(f"{where}: {str(error).splitlines()[0]}") from error
 
 
-def _record(study: Study, run: StageRun, exact: bool, compilations: int) -> store.Json:
+def _record(study: Study, run: StageRun, entry: int, compilations: int) -> store.Json:
     """The record of a stage: the merge of what its phases say, and how it was made."""
     results = run.results
     parents: dict[str, str] = {}
@@ -179,7 +190,9 @@ def _record(study: Study, run: StageRun, exact: bool, compilations: int) -> stor
     return {
         "generation": run.number,
         "seed": run.context.config.seed,
-        "exact": exact,
+        # A second entry means that some records were made under another manifest.
+        "exact": entry == 0,
+        "manifest": entry,
         **merge([study.facts(run), *(result["record"] for result in results.values())]),
         "digests": run.digests,
         "parents": dict(sorted(parents.items())),

@@ -33,7 +33,7 @@ class StageRun:
     reads earlier stages from source_workdir; otherwise both are the same.
     """
 
-    context: Any
+    context: Context
     number: int
     workdir: Path
     source_workdir: Path
@@ -86,7 +86,8 @@ def no_branch(config: Config) -> Path | None:
 class Study:
     """A study: its phases, and the few things about it that the runner has to ask.
 
-    check(config): UsageError where the config cannot be run, before anything is read.
+    check(config): UsageError where the config cannot be run, before anything is read; `main` has
+        checked what `config.check` does.
     open(config, stop): reads the data and builds the networks; UsageError where they do not fit.
     stages(config): how many stages a run has.
     stage(context, number, workdir, source_workdir): the stage to be computed.
@@ -96,17 +97,22 @@ class Study:
     dry_run(config): sizes and costs, as lines; trains and decodes nothing.
     branch_source(config): the workdir whose stage 0 this run starts from, or None.
     check_branch(context, manifest, accept_manifest): raises where it cannot start from there.
+    grows: the fields that a resume may raise, because they make the run longer and no more.
+
+    Where a function takes a context or a stage, it is the one that `open` or `stage` of the same
+    study has returned.
     """
 
     name: str
     phases: tuple[Phase, ...]
     check: Callable[[Config], None]
-    open: Callable[[Config, Callable[[], bool]], Any]
+    open: Callable[[Config, Callable[[], bool]], Context]
     stages: Callable[[Config], int]
-    stage: Callable[[Any, int, Path, Path], Any]
+    stage: Callable[[Any, int, Path, Path], StageRun]
     begin: Callable[[Any, Path], None]
     facts: Callable[[Any], store.Json]
     summary: Callable[[store.Json], str]
     dry_run: Callable[[Config], list[str]]
     branch_source: Callable[[Config], Path | None] = no_branch
     check_branch: Callable[[Any, store.Json, bool], None] | None = None
+    grows: tuple[str, ...] = ()

@@ -25,26 +25,23 @@ BIT_RELEVANT = (
 
 # What a record says of how it was made: not part of its digest.
 NOT_IN_DIGEST = (
-    *("seconds", "images_per_second", "compilations", "finished", "exact", "git", "version"),
+    *("seconds", "images_per_second", "compilations", "finished", "exact", "manifest", "git"),
+    "version",
 )
 
 
-# Fields in which two runs of one study may differ, by how their names begin: they say nothing of
-# what a generation computes.
-MAY_DIFFER = ("loop.generations", "loop.branch_from", "loop.control", "verdict.", "checkpoint.")
+def check_version(workdir: Path, named: str) -> None:
+    """Raises UsageError where an earlier version wrote the run, whose fields had other names.
 
-
-def check_version(workdir: Path) -> None:
-    """Raises UsageError where an earlier version wrote the run, whose fields had other names."""
+    named: what the line begins with, the workdir as the user gave it.
+    """
     path = workdir / "manifest.json"
     if not path.exists():
         return
     # Version 0.1 did not write the package's own version into the manifest.
     entries = store.read_json(path)
     if isinstance(entries, list) and entries and "selfloop_jax" not in entries[0]:
-        raise UsageError(
-            f"--workdir={workdir}: written by selfloop_jax 0.1; this version reads 0.2 and later"
-        )
+        raise UsageError(f"{named}: written by selfloop_jax 0.1; this version reads 0.2 and later")
 
 
 def generation_dir(workdir: Path, generation: int) -> Path:
@@ -125,7 +122,7 @@ def _open_lock(workdir: Path, name: str) -> TextIO:
         ) from error
 
 
-def write_or_check_config(workdir: Path, config: store.Json) -> None:
+def write_or_check_config(workdir: Path, config: store.Json, grows: tuple[str, ...]) -> None:
     """Writes config.json, or checks that this run's differs from it only where a run may."""
     path = workdir / "config.json"
     if not path.exists():
@@ -133,14 +130,18 @@ def write_or_check_config(workdir: Path, config: store.Json) -> None:
             raise RunError(f"{path}: missing")
         store.write_json(path, config)
         return
-    check_config(workdir, config)
+    # Under the lock. A check before the real images are read can miss a run that starts meanwhile.
+    check_config(workdir, config, grows)
     # Allowed changes are stored, as more generations: the next resume compares with them.
     if store.read_json(path) != json.loads(json.dumps(config)):
         store.write_json(path, config)
 
 
-def check_config(workdir: Path, config: store.Json) -> None:
-    """Raises UsageError naming the first field in which a run's stored config forbids `config`."""
+def check_config(workdir: Path, config: store.Json, grows: tuple[str, ...]) -> None:
+    """Raises UsageError naming the first field in which a run's stored config forbids `config`.
+
+    grows: the fields that a resume may raise, such as the number of generations.
+    """
     stored = store.read_json(workdir / "config.json")
     if not isinstance(stored, dict):
         raise RunError(f"{workdir / 'config.json'}: damaged: no object")
@@ -150,7 +151,7 @@ def check_config(workdir: Path, config: store.Json) -> None:
         was: Any = before.get(field)
         now: Any = after.get(field)
         # Fewer generations would leave folders that the config does not account for.
-        longer = field == "loop.generations" and isinstance(was, int) and now > was
+        longer = field in grows and isinstance(was, int) and now > was
         if was != now and not longer and not field.startswith(MAY_CHANGE):
             raise UsageError(
                 f"{field} = {now}: the run in {workdir} has {was}; allowed are the same value "
@@ -181,8 +182,8 @@ def check_inputs(workdir: Path, inputs: store.Json) -> None:
             raise RunError(f"{workdir}: {what} no longer what the run began with ({field} differs)")
 
 
-def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -> bool:
-    """Writes manifest.json or compares with its last entry; whether all of the run is exact.
+def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -> int:
+    """Writes manifest.json or compares with its last entry; returns that entry's place from 0.
 
     A difference is a UsageError naming the field, or with `accept` a further entry.
     """
@@ -201,8 +202,20 @@ def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -
     if changed or not entries:
         entries.append(manifest)
         store.write_json(path, entries)
-    # A second entry means that some records were made under another manifest.
-    return len(entries) == 1
+    return len(entries) - 1
+
+
+def manifest_of(workdir: Path, record: store.Json) -> store.Json:
+    """The entry of manifest.json that a record was made under; RunError where it is missing.
+
+    Records of earlier versions do not say: then the last entry.
+    """
+    path = workdir / "manifest.json"
+    entries = store.read_json(path)
+    place = record.get("manifest", len(entries) - 1)
+    if not 0 <= place < len(entries):
+        raise RunError(f"{path}: damaged: it has no entry {place}, which a record names")
+    return entries[place]
 
 
 def manifest_difference(old: store.Json, new: store.Json) -> str | None:
@@ -211,17 +224,17 @@ def manifest_difference(old: store.Json, new: store.Json) -> str | None:
 
 
 def check_same_config(
-    config: store.Json, source: Path, field: str, may_differ: tuple[str, ...] = ()
+    config: store.Json, source: Path, field: str, may_differ: tuple[str, ...]
 ) -> None:
     """Raises UsageError naming the first field in which the run in `source` differs and must not.
 
-    field: the config field that names `source`. may_differ: further fields that are free, by how
-    their names begin.
+    field: the config field that names `source`. may_differ: the fields that are free, by how their
+    names begin, besides those that may change within a run.
     """
     theirs = store.flatten(store.read_json(source / "config.json"))
     # Through JSON, as the stored config went: tuples become lists.
     ours = store.flatten(json.loads(json.dumps(config)))
-    free = (*MAY_DIFFER, *MAY_CHANGE, *may_differ)
+    free = (*MAY_CHANGE, *may_differ)
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name) and not name.startswith(free):
             raise UsageError(

@@ -31,4 +31,5 @@ STUDY = Study(
     dry_run=dry_run.describe,
     branch_source=branch.source_of,
     check_branch=branch.check,
+    grows=("loop.generations",),
 )

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from workdirs import edit_record, loss_line, make_workdir, set_metric
+from workdirs import edit, edit_record, loss_line, make_workdir, set_metric
 
 from selfloop_jax.analysis.runs import read_run, read_runs
 from selfloop_jax.errors import RunError, UsageError
@@ -110,7 +110,7 @@ def test_a_control_has_no_generated_images(tmp_path):
 
 def test_a_workdir_of_version_0_1_is_refused(tmp_path):
     workdir = make_workdir(tmp_path / "run", 1)
-    edit_record(workdir, 0, lambda record: record.pop("version"))
+    edit(workdir / "manifest.json", lambda entries: entries[0].pop("selfloop_jax"))
     with pytest.raises(UsageError) as error:
         read_run(workdir)
     expected = "written by selfloop_jax 0.1; this version reads 0.2 and later"

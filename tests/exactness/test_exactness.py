@@ -247,6 +247,25 @@ def test_replay_on_another_manifest_reports_distances(copy):
     assert "accuracy: " in again.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("generation", "said"), [(1, "made with another jaxlib"), (2, "differs: ")]
+)
+def test_a_replay_compares_with_the_manifest_of_its_generation(copy, generation, said):
+    """The last generation was made on this jaxlib, those before it on another one."""
+    path = copy / "manifest.json"
+    (entry,) = json.loads(path.read_text())
+    path.write_text(json.dumps([{**entry, "jaxlib": "0.1"}, entry]))
+    record_path = copy / f"gen_{generation:04d}/record.json"
+    record = json.loads(record_path.read_text())
+    assert record["manifest"] == 0
+    record["manifest"] = generation - 1
+    record["digests"]["pool"] = "0" * 64
+    record_path.write_text(json.dumps(record))
+    again = replay(copy, generation)
+    assert again.returncode == 1
+    assert f"generation {generation}: {said}" in again.stderr
+
+
 SAMPLE = """
 import sys, json
 from pathlib import Path

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from workdirs import GAP, edit_record, make_study, make_workdir
+from workdirs import GAP, edit, make_study, make_workdir
 
 from selfloop_jax.analysis.numbers import read_csv
 from selfloop_jax.report import write
@@ -162,7 +162,7 @@ def unknown_flag(tmp_path: Path) -> list[str]:
 
 def old_version(tmp_path: Path) -> list[str]:
     workdir = make_workdir(tmp_path / "run", 1)
-    edit_record(workdir, 0, lambda record: record.pop("version"))
+    edit(workdir / "manifest.json", lambda entries: entries[0].pop("selfloop_jax"))
     return [str(workdir)]
 
 

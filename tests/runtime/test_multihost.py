@@ -14,9 +14,14 @@ import runs
 
 from selfloop_jax.runtime.workdir import lock
 
-PROCESSES = [
+PROCESSES = ["--config.parallel.processes=2", "--config.parallel.cpu_devices=2"]
+# Shorter than the shrunk run, and with an annotator, the first network that a run trains.
+RUN = [
     f"--config.{override}"
-    for override in ("parallel.processes=2", "parallel.cpu_devices=2", "loop.generations=2")
+    for override in (
+        *("loop.generations=2", "loop.group_source=annotator", "annotator.steps=8"),
+        *("annotator.width=4", "annotator.stages=(1,)", "annotator.batch=32"),
+    )
 ]
 
 
@@ -40,7 +45,7 @@ def start(workdir: Path, *extra: str, second: tuple[str, ...] = ()) -> list[runs
     port = free_port()
     processes = []
     for process in (0, 1):
-        command = runs.command(workdir, *PROCESSES, *extra, *(second if process else ()))
+        command = runs.command(workdir, *PROCESSES, *RUN, *extra, *(second if process else ()))
         name = f"process{process}"
         processes.append(runs.Process(command, workdir, name, environment(process, port)))
     return processes
@@ -85,7 +90,7 @@ def test_two_processes_generate_the_images_of_one_from_the_same_weights(made, tm
     config["loop"]["generations"] = 1
     (workdir / "config.json").write_text(json.dumps(config))
     one = ("--config.loop.generations=1", "--config.parallel.cpu_devices=4", "--accept_manifest")
-    done = runs.call_run(workdir, *one)
+    done = runs.call_run(workdir, *RUN, *one)
     assert done.returncode == 0, done.stderr
     (alone,), both = digests(workdir), digests(made)[0]
     assert alone["diffusion"] == both["diffusion"]  # kept, not trained again
@@ -128,11 +133,21 @@ def test_a_run_with_one_process_stopped_or_killed_resumes_to_the_same_bits(made,
 
 
 def test_two_processes_replay_their_run(made, tmp_path):
+    """Generation 0, in which the first thing that a phase writes is a line of metrics.jsonl."""
     workdir = Path(shutil.copytree(made, tmp_path / "run"))
-    codes, said = end(start(workdir, "--replay=1"))
+    with lock(workdir):  # as a run that goes on has it
+        codes, said = end(start(workdir, "--replay=0"))
     assert codes == [0, 0], said
-    assert "generation 1: identical" in said[0]
+    assert "generation 0: identical" in said[0]
     assert not (workdir / ".replay").exists()
+
+
+def test_a_second_replay_by_two_processes_is_refused_meanwhile(made):
+    with lock(made, ".replay.lock", "replay"):
+        codes, said = end(start(made, "--replay=0"))
+    assert codes[0] == 2
+    assert codes[1] != 0
+    assert said[0] == f"error: --workdir={made}: another replay is using it\n"
 
 
 def test_processes_with_different_configs_end_with_an_error(tmp_path):

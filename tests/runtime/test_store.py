@@ -25,6 +25,7 @@ from selfloop_jax.runtime.workdir import (
     generation_dir,
     lock,
     manifest_difference,
+    manifest_of,
     records,
     write_or_check_config,
     write_or_check_manifest,
@@ -49,6 +50,9 @@ CONFIG = {
     "log": {"every_steps": 50},
     "report": {"enabled": True},
 }
+
+
+GROWS = ("loop.generations",)
 
 
 MANIFEST = {field: f"{field} as it was" for field in (*BIT_RELEVANT, "host", "git", "started")}
@@ -471,12 +475,12 @@ def test_locks_of_two_names_do_not_exclude_each_other(tmp_path):
 
 
 def test_the_first_start_writes_the_config_and_the_same_again_changes_nothing(tmp_path):
-    write_or_check_config(tmp_path, CONFIG)
+    write_or_check_config(tmp_path, CONFIG, GROWS)
     written = (tmp_path / "config.json").stat()
     assert store.flatten(store.read_json(tmp_path / "config.json")) == store.flatten(
         changed(CONFIG, "data.bias.per_class", [0.3, 0.7])
     )
-    write_or_check_config(tmp_path, CONFIG)
+    write_or_check_config(tmp_path, CONFIG, GROWS)
     again = (tmp_path / "config.json").stat()
     assert (again.st_ino, again.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
 
@@ -485,12 +489,12 @@ def test_the_first_start_writes_the_config_and_the_same_again_changes_nothing(tm
     ("field", "value"), [("loop.generations", 5), ("log.every_steps", 1), ("report.enabled", False)]
 )
 def test_more_generations_logging_and_report_are_free(tmp_path, field, value):
-    write_or_check_config(tmp_path, CONFIG)
-    write_or_check_config(tmp_path, changed(CONFIG, field, value))
+    write_or_check_config(tmp_path, CONFIG, GROWS)
+    write_or_check_config(tmp_path, changed(CONFIG, field, value), GROWS)
     assert store.flatten(store.read_json(tmp_path / "config.json"))[field] == value
     if field == "loop.generations":  # and from now on it may not go back
         with pytest.raises(UsageError, match=r"^loop\.generations = 3: the run in .* has 5"):
-            write_or_check_config(tmp_path, CONFIG)
+            write_or_check_config(tmp_path, CONFIG, GROWS)
 
 
 @pytest.mark.parametrize(
@@ -504,20 +508,20 @@ def test_more_generations_logging_and_report_are_free(tmp_path, field, value):
     ],
 )
 def test_any_other_field_is_named_and_the_config_left_alone(tmp_path, field, value):
-    write_or_check_config(tmp_path, CONFIG)
+    write_or_check_config(tmp_path, CONFIG, GROWS)
     before = (tmp_path / "config.json").read_bytes()
     both = changed(changed(CONFIG, field, value), "log.every_steps", 1)
     with pytest.raises(
         UsageError, match=f"^{re.escape(field)} = .*: the run in {re.escape(str(tmp_path))} has"
     ):
-        write_or_check_config(tmp_path, both)
+        write_or_check_config(tmp_path, both, GROWS)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_a_run_whose_config_is_gone_is_not_taken_for_a_new_one(tmp_path):
     generation_dir(tmp_path, 0).mkdir()
     with pytest.raises(RunError, match=r"config\.json: missing"):
-        write_or_check_config(tmp_path, CONFIG)
+        write_or_check_config(tmp_path, CONFIG, GROWS)
     assert names(tmp_path) == ["gen_0000"]
 
 
@@ -526,16 +530,16 @@ def test_flatten_gives_dotted_names():
     assert store.flatten(tree) == {"a.b.c": 1, "a.d": [2], "e": {}, "f": None}
 
 
-def test_the_same_manifest_is_exact_and_written_once(tmp_path):
-    assert write_or_check_manifest(tmp_path, MANIFEST, accept=False)
-    assert write_or_check_manifest(tmp_path, MANIFEST, accept=True)
+def test_the_same_manifest_is_written_once(tmp_path):
+    assert write_or_check_manifest(tmp_path, MANIFEST, accept=False) == 0
+    assert write_or_check_manifest(tmp_path, MANIFEST, accept=True) == 0
     assert store.read_json(tmp_path / "manifest.json") == [MANIFEST]
 
 
 @pytest.mark.parametrize("field", ["host", "git", "started"])
 def test_what_decides_no_bit_may_change(tmp_path, field):
     write_or_check_manifest(tmp_path, MANIFEST, accept=False)
-    assert write_or_check_manifest(tmp_path, MANIFEST | {field: "new"}, accept=False)
+    assert write_or_check_manifest(tmp_path, MANIFEST | {field: "new"}, accept=False) == 0
     assert manifest_difference(MANIFEST, MANIFEST | {field: "new"}) is None
 
 
@@ -550,16 +554,22 @@ def test_what_decides_bits_is_named_when_it_changes(tmp_path, field):
     assert manifest_difference(MANIFEST, MANIFEST | {field: "new"}) == field
 
 
-def test_an_accepted_manifest_is_appended_and_the_run_never_exact_again(tmp_path):
+def test_an_accepted_manifest_is_appended_and_each_record_keeps_its_own(tmp_path):
     other = MANIFEST | {"jax": "new"}
-    write_or_check_manifest(tmp_path, MANIFEST, accept=False)
-    assert not write_or_check_manifest(tmp_path, other, accept=True)
+    assert write_or_check_manifest(tmp_path, MANIFEST, accept=False) == 0
+    assert write_or_check_manifest(tmp_path, other, accept=True) == 1
     assert store.read_json(tmp_path / "manifest.json") == [MANIFEST, other]
-    assert not write_or_check_manifest(tmp_path, other, accept=False)
+    assert write_or_check_manifest(tmp_path, other, accept=False) == 1
     with pytest.raises(UsageError, match=r"^jax = jax as it was: .* was made with new;"):
         write_or_check_manifest(tmp_path, MANIFEST, accept=False)
-    assert not write_or_check_manifest(tmp_path, MANIFEST, accept=True)
+    assert write_or_check_manifest(tmp_path, MANIFEST, accept=True) == 2
     assert store.read_json(tmp_path / "manifest.json") == [MANIFEST, other, MANIFEST]
+    found = [manifest_of(tmp_path, {"manifest": place})["jax"] for place in range(3)]
+    assert found == [MANIFEST["jax"], "new", MANIFEST["jax"]]
+    write_or_check_manifest(tmp_path, other, accept=True)
+    assert manifest_of(tmp_path, {}) == other  # a record of an earlier version: the last one
+    with pytest.raises(RunError, match=r"manifest\.json: damaged: it has no entry 4"):
+        manifest_of(tmp_path, {"manifest": 4})
 
 
 def test_the_manifest_decides_by_versions_devices_and_threads():
