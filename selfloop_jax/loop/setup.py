@@ -21,7 +21,6 @@ PREVIEWS_PER_CLASS = 8
 
 def check(config: Config) -> None:
     """Raises UsageError where the config cannot run on these devices, whatever the data."""
-    configs.check(config)
     configs.check_devices(config, parallel.device_count())
     tensorboard.check(config.log.tensorboard)
     # Names that come from a table are checked where the table is.

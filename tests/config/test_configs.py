@@ -106,8 +106,9 @@ def get_config(name, arg):
 def test_tiny_shrinks_the_work_and_keeps_the_data(name):
     for arg in every_argument(name):
         whole, tiny = (configs.typed(get_config(name, f"{arg}{word}")) for word in ("", ",tiny"))
-        setup.check(whole)
-        setup.check(tiny)
+        for config in (whole, tiny):
+            configs.check(config)
+            setup.check(config)
         assert (whole.data, whole.pool, whole.diffusion.process) == (
             tiny.data,
             tiny.pool,
