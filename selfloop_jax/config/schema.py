@@ -2,8 +2,8 @@
 
 A section is a frozen dataclass and `Config` nests them. Where a default follows a paper, the
 meaning names it; a default without a paper is ours. Names that come from a table elsewhere in the
-package (data source, pool rule, sampler, network, metric, study) have no rule here: the owner of
-the table checks them.
+package (data source, pool rule, process, sampler, network, metric, study) have no rule here: the
+owner of the table checks them.
 """
 
 import json
@@ -260,11 +260,7 @@ class DiffusionConfig(TrainingConfig):
     ema_decay: float = field(
         0.999, "decay of the averaged weights, which sample; 0: no averaging", BELOW_ONE
     )
-    process: str = field(
-        "edm",
-        "noise process: Ho et al. 2020, or Karras et al. 2022",
-        choices("ddpm", "edm"),
-    )
+    process: str = field("edm", "noise process: ddpm (Ho et al. 2020) | edm (Karras et al. 2022)")
     condition_on: str = field(
         "label",
         "condition: the class, or class and group",

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selfloop_jax.config import DiffusionConfig
+from selfloop_jax.config import Config, DiffusionConfig, check_choice
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x [N,...], noise_level [N]) -> [N,...]
 
@@ -144,6 +144,11 @@ Process = Ddpm | Edm
 
 
 PROCESSES: dict[str, type[Ddpm] | type[Edm]] = {"ddpm": Ddpm, "edm": Edm}
+
+
+def check(config: Config) -> None:
+    """Raises UsageError for a process that is none."""
+    check_choice("diffusion.process", config.diffusion.process, PROCESSES)
 
 
 def build(section: DiffusionConfig) -> Process:

@@ -65,9 +65,7 @@ class Networks:
         for name, net in self._nets.items():
             section = getattr(self._config, name)
             if section.init_from:
-                self.trainers[name] = classifier.pretrained(
-                    self.trainers[name], net, section.init_from, name
-                )
+                self.trainers[name] = classifier.pretrained(self.trainers[name], net, section, name)
                 digests[f"{name}.init_from"] = classifier.weights_digest(section.init_from, name)
         return digests
 

@@ -44,7 +44,8 @@ class Metric:
     metric whose `value` is given: a p-value counts permutations that are at least as bad, or at
     least as far from 0 where neither way is. is_bias: a verdict may rest on it; larger is then
     more biased, unless higher is better. whole: a count, without null band and interval.
-    ValueError for another section.
+    by_group: whether permuting the groups of the images can change it. ValueError for another
+    section.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Metric:
     whole: bool = False
     value: Callable[[TestSet], float] | None = None
     interval: Callable[[RateErrors], Bounds] | None = None
+    by_group: bool = True
 
     def __post_init__(self) -> None:
         if self.section not in SECTIONS:
@@ -70,8 +72,8 @@ class Metric:
 
     @property
     def has_null(self) -> bool:
-        """Whether permuting the groups can change it; plain accuracy does not depend on them."""
-        return self.value is not None and not self.whole and self.key != "accuracy"
+        """Whether it has a null band and a p-value, from permutations of the groups."""
+        return self.value is not None and not self.whole and self.by_group
 
 
 METRICS: dict[str, Metric] = {}
@@ -142,6 +144,7 @@ _add(
         "accuracy",
         "accuracy",
         better="higher",
+        by_group=False,
         value=accuracy,
         interval=lambda e: iv.share_bounds(e.accuracy, e.level),
     ),

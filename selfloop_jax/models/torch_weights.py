@@ -3,6 +3,7 @@
 Of resnet18, resnet50, vgg11_bn and vgg16_bn, and of their like at other widths.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,20 @@ IGNORED = "num_batches_tracked"  # a counter that nothing reads where BatchNorm 
 
 
 @dataclass(frozen=True)
+class TorchLayout:
+    """How torchvision lays out the weights of a network.
+
+    names(model): its name of every layer that a network of this kind may have, by the layer's path
+    here. conv_biases: its convolutions before BatchNorm have biases, which ours do not. flattened:
+    the weight of its linear layer that reads a flattened 7x7 map, or "".
+    """
+
+    names: Callable[[Any], dict[str, str]]
+    conv_biases: bool = False
+    flattened: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """What `load` did.
 
@@ -51,7 +66,7 @@ def head(params: dict[str, Any]) -> str:
 
 
 def load(
-    variables: Any, weights: Weights, model: nn.Module, name: str, file: str
+    variables: Any, weights: Weights, layout: TorchLayout, model: nn.Module, name: str, file: str
 ) -> tuple[Any, Report]:
     """The part of `variables` that the file fills, float32 under the same keys, and a report.
 
@@ -59,10 +74,9 @@ def load(
     where the file has none of its shape. Raises UsageError, naming section `name` and `file`, if
     anything else is missing or has another shape.
     """
-    layers = layer_names(model)
+    layers = layout.names(model)
     last = head(variables["params"])
-    if isinstance(model, VGG):
-        # torchvision's VGG has biases before BatchNorm, its ResNet has none.
+    if layout.conv_biases:
         weights = _fold_biases(weights, layers, f"{name}.init_from = {file}")
     leaves = flatten_dict(variables)
     # A path is (collection, layer, ..., leaf): ("params", "BasicBlock_0", "Conv_0", "kernel").
@@ -74,19 +88,13 @@ def load(
     if misfits := {names[path]: shapes[path] for path in wrong if path[1] != last}:
         raise UsageError(f"{name}.init_from = {file}: {_misfit(misfits, weights, model, name)}")
     taken = {path: theirs for path, theirs in names.items() if not (new_head and path[1] == last)}
-    filled = {path: _convert(weights[theirs], theirs, model) for path, theirs in taken.items()}
+    filled = {
+        path: _convert(weights[theirs], theirs == layout.flattened)
+        for path, theirs in taken.items()
+    }
     rest = sorted(set(weights) - set(taken.values()))
     unused = tuple(theirs for theirs in rest if not theirs.endswith(IGNORED))
     return unflatten_dict(filled), Report(len(filled), new_head, unused)
-
-
-def layer_names(model: nn.Module) -> dict[str, str]:
-    """torchvision's name of every layer a network may have, by its path here."""
-    if isinstance(model, ResNet):
-        return _resnet_names(model)
-    if isinstance(model, VGG):
-        return _vgg_names(model)
-    raise TypeError(f"{type(model).__name__}: torchvision has no names for its layers")
 
 
 def _resnet_names(model: ResNet) -> dict[str, str]:
@@ -127,6 +135,11 @@ def _vgg_names(model: VGG) -> dict[str, str]:
     return names
 
 
+# Convolutions of torchvision's VGG have biases, those of its ResNet have none.
+RESNET = TorchLayout(_resnet_names)
+VGG_BN = TorchLayout(_vgg_names, conv_biases=True, flattened="classifier.0.weight")
+
+
 def _fold_biases(weights: Weights, layers: dict[str, str], where: str) -> Weights:
     """Takes each convolution's bias off the mean that BatchNorm subtracts next.
 
@@ -149,11 +162,11 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[i] for i in {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[len(shape)])
 
 
-def _convert(array: np.ndarray, name: str, model: nn.Module) -> np.ndarray:
-    """float32 in the order of axes used here."""
+def _convert(array: np.ndarray, flattened: bool) -> np.ndarray:
+    """float32 in the order of axes used here; of a layer that reads a flattened map, its inputs."""
     array = array.astype(np.float32)
-    # The first linear layer of VGG reads a flattened map: [C,7,7] there, [7,7,C] here.
-    if name == "classifier.0.weight" and isinstance(model, VGG):
+    # The map is [C,7,7] there and [7,7,C] here.
+    if flattened:
         array = array.reshape(len(array), -1, 7, 7).transpose(0, 2, 3, 1).reshape(len(array), -1)
     return np.ascontiguousarray(array.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim]))
 

@@ -32,20 +32,38 @@ Options = dict[str, Any]  # width, layout, axis_name and dtype of a network
 class Network:
     """A classifier network by name.
 
-    build(num_classes, section, options) gives the module. pretrained: whether torchvision has
-    weights for it, so that `init_from` can name a file of them.
+    build(num_classes, section, options) gives the module: pixels float[N,H,W,3], as `normalize`
+    leaves them, to logits float[N,num_classes], or with features=True what its last layer reads;
+    the last layer is the last `nn.Dense`. reads: the fields of SHAPE that it reads. keyed_dropout:
+    it takes `keys`, one per example, which switch its dropout on. torch_layout: how torchvision
+    lays out its weights, so that `init_from` can name a file of them; None: it has no such network.
     """
 
     build: Callable[[int, ClassifierConfig, Options], nn.Module]
-    pretrained: bool = True
+    reads: tuple[str, ...] = ()
+    keyed_dropout: bool = False
+    torch_layout: torch_weights.TorchLayout | None = None
+
+
+# Fields of a classifier's section that some networks read and others do not.
+SHAPE = ("stages", "width", "layout")
 
 
 def _resnet(stages: tuple[int, ...], block: type[nn.Module]) -> Network:
-    return Network(lambda classes, _, options: ResNet(classes, stages, block=block, **options))
+    return Network(
+        lambda classes, _, options: ResNet(classes, stages, block=block, **options),
+        reads=("width", "layout"),
+        torch_layout=torch_weights.RESNET,
+    )
 
 
 def _vgg(stages: tuple[int, ...]) -> Network:
-    return Network(lambda classes, _, options: VGG(classes, stages, **options))
+    return Network(
+        lambda classes, _, options: VGG(classes, stages, **options),
+        reads=("width", "layout"),
+        keyed_dropout=True,
+        torch_layout=torch_weights.VGG_BN,
+    )
 
 
 # Blocks or convolutions per stage: He et al. 2016, table 1; Simonyan and Zisserman 2015, table 1, A
@@ -54,15 +72,15 @@ NETWORKS = {
     "resnet": Network(
         lambda classes, section, options: ResNet(
             classes, section.stages, block=BasicBlock, **options
-        )
+        ),
+        reads=SHAPE,
+        torch_layout=torch_weights.RESNET,
     ),
     "resnet18": _resnet((2, 2, 2, 2), BasicBlock),
     "resnet50": _resnet((3, 4, 6, 3), Bottleneck),
     "vgg11": _vgg((1, 1, 2, 2, 2)),
     "vgg16": _vgg((2, 2, 3, 3, 3)),
-    "lenet": Network(
-        lambda classes, _, options: LeNet(classes, dtype=options["dtype"]), pretrained=False
-    ),
+    "lenet": Network(lambda classes, _, options: LeNet(classes, dtype=options["dtype"])),
 }
 
 
@@ -88,8 +106,8 @@ def check(config: Config) -> None:
 def _check_weights(section: ClassifierConfig, name: str) -> None:
     field = f"{name}.init_from"
     file = section.init_from
-    if file and not NETWORKS[section.network].pretrained:
-        allowed = " | ".join(key for key, network in NETWORKS.items() if network.pretrained)
+    if file and not NETWORKS[section.network].torch_layout:
+        allowed = " | ".join(key for key, network in NETWORKS.items() if network.torch_layout)
         refuse(field, file, f"'' unless {name}.network is one of {allowed}")
     if file and not Path(file).expanduser().is_file():
         raise UsageError(f"{field} = {file}: no such file")
@@ -106,8 +124,7 @@ def loss(params, batch_stats, batch, key, *, model: nn.Module, section: Classifi
     augment_key, dropout_key = jax.random.split(key)
     x = augment(to_unit_range(batch["pixels"]), augment_key, batch["position"], section.augment)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(dropout_key, batch["position"])
-    # Among the classifiers VGG alone has dropout.
-    dropout: Options = {"keys": keys} if isinstance(model, VGG) else {}
+    dropout: Options = {"keys": keys} if NETWORKS[section.network].keyed_dropout else {}
     logits, updated = model.apply(
         {"params": params, "batch_stats": batch_stats},
         normalize(x, section.normalize),
@@ -144,16 +161,21 @@ def head_only(params: Any) -> Any:
     }
 
 
-def pretrained(trainer: step.Trainer, model: nn.Module, file: str, name: str) -> step.Trainer:
-    """The trainer with an `init` that starts from the weights in a file, read here, once.
+def pretrained(
+    trainer: step.Trainer, model: nn.Module, section: ClassifierConfig, name: str
+) -> step.Trainer:
+    """The trainer with an `init` that starts from the weights of `init_from`, read here, once.
 
-    A head of another shape keeps its random weights. name: the config's section. UsageError where
+    A head of another shape keeps its random weights. name: that of the section. UsageError where
     the file is missing, damaged or of another network.
     """
+    file = section.init_from
+    layout = NETWORKS[section.network].torch_layout
+    assert layout is not None  # `check` refuses `init_from` for other networks
     # Before any training: a damaged file must not cost a generation.
     weights = torch_file.read(file, f"{name}.init_from")
     loaded, report = torch_weights.load(
-        step.ema_variables(trainer.abstract), weights, model, name, file
+        step.ema_variables(trainer.abstract), weights, layout, model, name, file
     )
     _log_loaded(report, name, file)
 

@@ -54,7 +54,7 @@ def test_logits_are_those_of_torchvision(network, width, tmp_path, capsys):
     )
     model, expected = classifier.build(asked, 10), np.array(case["logits"])
     trainer = classifier.make_trainer(model, asked, case["side"], 1)
-    trainer = classifier.pretrained(trainer, model, file, "classifier")
+    trainer = classifier.pretrained(trainer, model, asked, "classifier")
     found = trainer.init(keys.key((0, "init")))
     logits = classifier.make_predict(model, asked, 4)(
         found, formula.images(case["count"], case["side"])
@@ -190,7 +190,7 @@ def pretrained(tmp_path, tensors, classes=10, **changes):
     asked = section(**{**NARROW, "init_from": str(file), **changes})
     model = classifier.build(asked, classes)
     trainer = classifier.make_trainer(model, asked, SIDE, 1)
-    return classifier.pretrained(trainer, model, str(file), "classifier")
+    return classifier.pretrained(trainer, model, asked, "classifier")
 
 
 def test_init_puts_the_files_weights_in_and_keeps_a_head_of_another_size(narrow, tmp_path, capsys):
