@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import runs
 
+from selfloop_jax.training.checkpoints import saved_weights
+
 # What makes a run small; the config of the document sets the rest.
 TINY = (
     "loop.generations=2",
@@ -21,7 +23,6 @@ TINY = (
     "diffusion.batch=32",
     "diffusion.steps=4",
     "diffusion.later.steps=4",
-    "classifier.stages=(1,)",
     "classifier.width=4",
     "classifier.batch=32",
     "classifier.steps=8",
@@ -44,10 +45,10 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def main(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def main(folder: Path, *arguments: str, workdir="run") -> subprocess.CompletedProcess:
     """The program, started in a folder that is not the repository."""
     return subprocess.run(
-        [sys.executable, "-m", "selfloop_jax.main", *arguments, "--workdir=run"],
+        [sys.executable, "-m", "selfloop_jax.main", *arguments, f"--workdir={workdir}"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(runs.ROOT)},
         capture_output=True,
@@ -55,8 +56,8 @@ def main(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def record(folder: Path, generation: int) -> dict:
-    path = folder / "run" / f"gen_{generation:04d}" / "record.json"
+def record(folder: Path, generation: int, workdir="run") -> dict:
+    path = folder / workdir / f"gen_{generation:04d}" / "record.json"
     return json.loads(path.read_text())
 
 
@@ -88,6 +89,27 @@ def test_the_metric_is_recorded_with_null_and_p_and_shown(folder):
     assert "range of subgroup recalls" in (folder / "run" / "report.html").read_text()
 
 
+def test_the_network_is_trained(folder):
+    state = saved_weights(folder / "run" / "gen_0001" / "classifier")
+    assert {name: sorted(layer) for name, layer in state.items()} == {
+        "Conv_0": ["bias", "kernel"],
+        "Dense_0": ["bias", "kernel"],
+    }
+    assert state["Conv_0"]["kernel"].shape == (3, 3, 3, 4)
+
+
+def test_the_solver_makes_the_images_and_is_counted(folder):
+    done = main(
+        folder,
+        "--config=my_config.py",
+        *(f"--config.{override}" for override in TINY),
+        "--dry_run",
+    )
+    # Two steps of two evaluations each.
+    assert "network evaluations per generation, sampling: 240" in done.stdout
+    assert record(folder, 1)["digests"]["samples.npz"]
+
+
 def test_the_phase_adds_its_number(folder):
     samples = np.load(folder / "run" / "gen_0001" / "samples.npz")
     number = record(folder, 1)["metrics"]["brightness"]
@@ -97,6 +119,36 @@ def test_the_phase_adds_its_number(folder):
 def test_the_study_replays(folder):
     done = main(folder, "--config=my_config.py", *(f"--config.{o}" for o in TINY), "--replay=1")
     assert done.returncode == 0, done.stderr
+
+
+def pi(folder: Path, *arguments: str) -> str:
+    """What the study without a pool says on stderr."""
+    study = ("--config=my_config.py", "--config.study=pi")
+    done = main(folder, *study, *arguments, workdir="pi")
+    assert done.returncode == 0, done.stderr
+    assert "report" not in done.stdout
+    return done.stderr
+
+
+def test_a_study_without_a_pool_runs_resumes_and_replays(folder):
+    assert "generation 0 done: pi is about " in pi(folder, "--config.loop.generations=1")
+    two = ("--config.loop.generations=2", "--config.log.tensorboard=True")
+    pi(folder, *two)
+    points = np.load(folder / "pi" / "gen_0001" / "points.npz")["points"]
+    found = record(folder, 1, "pi")
+    assert found["pi"] == 4 * (np.hypot(*points.T) < 1).mean()
+    assert found["digests"].keys() == {"points.npz"}
+    assert list((folder / "pi" / "tensorboard").iterdir())
+    # Stopped between its two phases, the stage is resumed at the second.
+    for name in ("record.json", "estimate.json"):
+        (folder / "pi" / "gen_0001" / name).unlink()
+    sampled = (folder / "pi" / "gen_0001" / "points.json").read_text()
+    pi(folder, *two)
+    assert record(folder, 1, "pi")["pi"] == found["pi"]
+    assert (folder / "pi" / "gen_0001" / "points.json").read_text() == sampled
+    assert "already complete" in pi(folder, *two)
+    assert "generation 1: identical" in pi(folder, *two, "--replay=1")
+    assert not (folder / "pi" / "report.html").exists()
 
 
 def test_an_unknown_name_lists_the_added_ones(folder):

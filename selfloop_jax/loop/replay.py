@@ -52,7 +52,7 @@ def replay(study: Study, config: Config, path: Path, number: int, stop: Callable
             log.say(
                 f"generation {number}: made with another {changed}: equal bits are not promised"
             )
-            for line in distances(generation_dir(path, number), run.folder, record, again):
+            for line in distances(study, generation_dir(path, number), run.folder, record, again):
                 log.say(line)
         else:
             log.say(f"generation {number}: differs: {record_path}: {difference}")
@@ -93,8 +93,10 @@ def first_difference(record: store.Json, again: store.Json) -> str | None:
     return None
 
 
-def distances(stored: Path, recomputed: Path, record: store.Json, again: store.Json) -> list[str]:
-    """How far weights and metrics of a recomputed generation are from those recorded."""
+def distances(
+    study: Study, stored: Path, recomputed: Path, record: store.Json, again: store.Json
+) -> list[str]:
+    """How far weights and numbers of a recomputed generation are from those recorded."""
     lines = []
     for folder in sorted(stored.iterdir()):
         name = folder.name
@@ -103,9 +105,9 @@ def distances(stored: Path, recomputed: Path, record: store.Json, again: store.J
             continue
         distance = _relative(saved_weights(folder), saved_weights(recomputed / name))
         lines.append(f"{name}: weights differ by {distance:.2e} (L2)")
-    for name, number in record["metrics"].items():
-        before = number["value"]
-        after = again["metrics"][name]["value"]
+    recomputed_numbers = study.scalars(again)
+    for name, before in study.scalars(record).items():
+        after = recomputed_numbers[name]
         if before is not None and after is not None and before != after:
             lines.append(f"{name}: {before:.4f} recorded, {after:.4f} recomputed")
     return lines

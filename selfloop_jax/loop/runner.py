@@ -27,7 +27,7 @@ def run(
     accept_manifest: bool,
     stop: Callable[[], bool],
 ) -> None:
-    """Computes every stage that is not committed yet in the workdir `path`, then the report.
+    """Computes every stage that is not committed yet in the workdir `path`, then its report.
 
     `stop()` is asked between dispatches; when it is true, progress is saved and Preempted raised.
     """
@@ -47,6 +47,7 @@ def run(
     if source and study.check_branch:
         study.check_branch(context, manifest, accept_manifest)
     stages = study.stages(config)
+    report = study.report if config.report.enabled else None
     with workdir.lock(path):
         # Process 0 alone writes; its answer counts for all.
         entry = multihost.broadcast(
@@ -56,26 +57,23 @@ def run(
         )
         # Process 0 counts for all: a stage that it sees committed is committed.
         committed = multihost.broadcast(len(workdir.records(path, stages)))
-        reported = not config.report.enabled or (path / "report.html").exists()
+        reported = report is None or (path / "report.html").exists()
         if committed == stages and reported:
             log.say(f"already complete: {stages} generations in {path}")
-            return _say_report(config, path)
+            return _say_report(report, path)
         if committed < stages:
             study.begin(context, path)
             if config.log.tensorboard:
                 context.tensorboard = TensorBoard(path)
         for number in range(committed, stages):
             run_stage(study, study.stage(context, number, path, path), entry)
-        if config.report.enabled and store.leading:
-            # matplotlib is imported only where a page is written.
-            from selfloop_jax import report
-
-            report.write([path])
-    _say_report(config, path)
+        if report and store.leading:
+            report(path)
+    _say_report(report, path)
 
 
-def _say_report(config: Config, path: Path) -> None:
-    if config.report.enabled and store.leading:
+def _say_report(report: Callable[[Path], object] | None, path: Path) -> None:
+    if report and store.leading:
         print(f"report: {path / 'report.html'}")
 
 
@@ -133,18 +131,17 @@ def run_stage(study: Study, run: StageRun, entry: int) -> store.Json:
     record = _record(study, run, entry, compilations())
     store.write_json(run.folder / "record.json", record)
     multihost.barrier()
-    _log_metrics(run, record)
+    _log_scalars(study, run, record)
     seconds = sum(record["seconds"].values())
     log.say(f"generation {run.number} done: {study.summary(record)}, {seconds:.0f} s")
     return record
 
 
-def _log_metrics(run: StageRun, record: store.Json) -> None:
-    """Shows the metrics of a committed stage in TensorBoard, where that is switched on."""
+def _log_scalars(study: Study, run: StageRun, record: store.Json) -> None:
+    """Shows the numbers of a committed stage in TensorBoard, where that is switched on."""
     tensorboard = run.context.tensorboard
     if tensorboard:
-        values = {name: number["value"] for name, number in record["metrics"].items()}
-        tensorboard.scalars("metrics", store.jsonable(values), run.number)
+        tensorboard.scalars("metrics", study.scalars(record), run.number)
         tensorboard.flush()
 
 

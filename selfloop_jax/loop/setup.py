@@ -90,6 +90,19 @@ def facts(run: GenerationRun) -> store.Json:
     return found
 
 
+def scalars(record: store.Json) -> dict[str, float | None]:
+    """The values of all metrics of a generation, None where undefined."""
+    return {name: number["value"] for name, number in record["metrics"].items()}
+
+
+def report(workdir: Path) -> None:
+    """Writes report.html and its figures."""
+    # matplotlib is imported only where a page is written.
+    from selfloop_jax import report as pages
+
+    pages.write([workdir])
+
+
 def summary(record: store.Json) -> str:
     """Accuracy and mean equal opportunity difference of a generation, for the log."""
     metrics = record["metrics"]

@@ -1,6 +1,6 @@
 """One stage of a study under way, and the study as the runner sees it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +82,20 @@ def no_branch(config: Config) -> Path | None:
     return None
 
 
+def nothing_besides(context: Any, workdir: Path) -> None:
+    """Writes nothing: the run has its stages alone."""
+
+
+def no_facts(run: Any) -> store.Json:
+    """Empty: all entries of the record come from phases."""
+    return {}
+
+
+def no_scalars(record: store.Json) -> dict[str, float | None]:
+    """Empty: TensorBoard shows what the phases log, and nothing of a record."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Study:
     """A study: its phases, and the few things about it that the runner has to ask.
@@ -91,10 +105,13 @@ class Study:
     open(config, stop): reads the data and builds the networks; UsageError where they do not fit.
     stages(config): how many stages a run has.
     stage(context, number, workdir, source_workdir): the stage to be computed.
-    begin(context, workdir): writes what a run has besides its stages.
-    facts(run): the record's entries that belong to no phase.
     summary(record): a finished stage in a few words.
     dry_run(config): sizes and costs, as lines; trains and decodes nothing.
+    begin(context, workdir): writes what a run has besides its stages.
+    facts(run): the record's entries that belong to no phase.
+    scalars(record): the numbers of a finished stage by name, None where undefined; TensorBoard
+        shows them, and a replay on another manifest compares them.
+    report(workdir): writes report.html of a finished run; None: the study has no report.
     branch_source(config): the workdir whose stage 0 this run starts from, or None.
     check_branch(context, manifest, accept_manifest): raises where it cannot start from there.
     grows: the fields that a resume may raise, because they make the run longer and no more.
@@ -109,10 +126,12 @@ class Study:
     open: Callable[[Config, Callable[[], bool]], Context]
     stages: Callable[[Config], int]
     stage: Callable[[Any, int, Path, Path], StageRun]
-    begin: Callable[[Any, Path], None]
-    facts: Callable[[Any], store.Json]
     summary: Callable[[store.Json], str]
     dry_run: Callable[[Config], list[str]]
+    begin: Callable[[Any, Path], None] = nothing_besides
+    facts: Callable[[Any], store.Json] = no_facts
+    scalars: Callable[[store.Json], Mapping[str, float | None]] = no_scalars
+    report: Callable[[Path], object] | None = None
     branch_source: Callable[[Config], Path | None] = no_branch
     check_branch: Callable[[Any, store.Json, bool], None] | None = None
     grows: tuple[str, ...] = ()
