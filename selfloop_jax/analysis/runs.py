@@ -111,6 +111,12 @@ class Run:
         return str(self.last.record.get("split", "test"))
 
     @property
+    def level(self) -> str:
+        """The confidence level of the intervals of its records, as `95 %`."""
+        # Records of the first 0.2 do not name it.
+        return f"{100 * float(self.last.record.get('level', 0.95)):g} %"
+
+    @property
     def real_counts(self) -> np.ndarray | None:
         """int[C,G] of the real training images; None where generation 0 is missing."""
         first = self.generations[0]

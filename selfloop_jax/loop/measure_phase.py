@@ -121,7 +121,11 @@ def measure(inputs: Inputs) -> Outputs:
     }
     if held_out.source_id is not None:
         predictions["source_id"] = held_out.source_id
-    parts = [{"split": inputs.config.measure.split}, _fairness(inputs, logits.argmax(axis=1))]
+    section = inputs.config.measure
+    parts = [
+        {"split": section.split, "level": section.level},
+        _fairness(inputs, logits.argmax(axis=1)),
+    ]
     neighbours = None
     if inputs.samples is not None:
         accuracy = parts[1]["metrics"]["accuracy"]["value"]
@@ -132,7 +136,7 @@ def measure(inputs: Inputs) -> Outputs:
         parts.append(_fidelity(inputs, generated, real, held_out_features))
         neighbours = _neighbours(inputs, inputs.samples, generated, real)
     # The probe may be the test set itself, which early looks on validation leave alone.
-    if inputs.config.measure.split == "test" and inputs.data.probe is not None:
+    if section.split == "test" and inputs.data.probe is not None:
         parts.append(_foreground(inputs, inputs.data.probe))
     return Outputs(merge(parts), predictions, neighbours)
 
@@ -162,11 +166,12 @@ def _fairness(inputs: Inputs, pred: np.ndarray) -> Part:
 def _composition(inputs: Inputs, samples: Images) -> Part:
     """Shares of classes and groups among the generated images, against those of real images."""
     data = inputs.data
+    level = inputs.config.measure.level
     shape = (len(data.classes), len(data.groups))
     counts = samples.counts(*shape)
     real = data.train.counts(*shape)
     metrics: dict[str, Number] = {
-        **composition.summary(counts, real, data.groups_of_class, data.aligned_group),
+        **composition.summary(counts, real, data.groups_of_class, data.aligned_group, level),
         "generated_count": {"value": len(samples)},
         "generated_unknown_group": {"value": int((samples.group < 0).sum())},
     }
@@ -182,7 +187,7 @@ def _composition(inputs: Inputs, samples: Images) -> Part:
             metrics[key] = metrics[key] | chance
     if inputs.confusion is not None:
         table, aligned_share = composition.corrected_shares(
-            counts, inputs.confusion, data.groups_of_class, data.aligned_group
+            counts, inputs.confusion, data.groups_of_class, data.aligned_group, level
         )
         metrics["bias_aligned_share_corrected"] = aligned_share
         tables["corrected_shares"] = table
@@ -202,12 +207,13 @@ def _content(inputs: Inputs, samples: Images, accuracy: float) -> Part:
     """Agreement of a classifier with the requested labels, and the CAS (arXiv 1905.10887)."""
     # Generation 0's classifier, for every generation: it was trained on real images alone.
     agrees = inputs.first_classify(samples.pixels).argmax(axis=1) == samples.requested_label
-    metrics = {"classifier_agreement": _share(agrees)}
+    level = inputs.config.measure.level
+    metrics = {"classifier_agreement": _share(agrees, level)}
     if inputs.generated_classify is None:
         return {"metrics": metrics}
     held_out = inputs.held_out
     correct = inputs.generated_classify(held_out.pixels).argmax(axis=1) == held_out.label
-    cas = _share(correct, held_out.source_id)
+    cas = _share(correct, level, held_out.source_id)
     # Over the accuracy after training on real images alone: that of generation 0.
     real = accuracy if inputs.first_accuracy is None else inputs.first_accuracy
     metrics["cas"] = cas
@@ -215,9 +221,9 @@ def _content(inputs: Inputs, samples: Images, accuracy: float) -> Part:
     return {"metrics": metrics}
 
 
-def _share(hit: np.ndarray, source_id: np.ndarray | None = None) -> Number:
+def _share(hit: np.ndarray, level: float, source_id: np.ndarray | None = None) -> Number:
     """A share of bool[N] hits with its interval."""
-    low, high = share_interval(hit, source_id)
+    low, high = share_interval(hit, source_id, level)
     return {"value": float(hit.mean()), "low": low, "high": high}
 
 
@@ -254,7 +260,8 @@ def _fidelity(
     classes = len(inputs.data.classes)
     groups = len(inputs.data.groups)
     key_path = (*inputs.key_path, "measure", "fidelity")
-    report = fidelity.report(generated, real, held_out, classes, groups, key_path)
+    level = inputs.config.measure.level
+    report = fidelity.report(generated, real, held_out, classes, groups, key_path, level=level)
     return {
         "metrics": report.metrics,
         "tables": {"fidelity_by_class": report.by_class, "fidelity_by_group": report.by_group},

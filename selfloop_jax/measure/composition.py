@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from selfloop_jax.measure.intervals import Z, wilson
+from selfloop_jax.measure.intervals import Z, two_sided, wilson
 from selfloop_jax.measure.null import QUANTILES
 from selfloop_jax.runtime.rng import KeyPath, words
 
@@ -30,22 +30,27 @@ NULL_KEYS = ("kl_to_real", "total_variation_to_real", "subgroup_coverage")
 
 
 def summary(
-    counts: np.ndarray, real: np.ndarray, members: np.ndarray, aligned_group: np.ndarray
+    counts: np.ndarray,
+    real: np.ndarray,
+    groups_of_class: np.ndarray,
+    aligned_group: np.ndarray,
+    level: float = 0.95,
 ) -> dict[str, dict[str, float]]:
     """Distances of the generated counts from the real ones, coverage and bias-aligned share.
 
-    counts, real: int[C,G], generated and real images of known group. members bool[C,G]: the
-    subgroups that can be; the others take no part in a divergence. aligned_group int[C]: the group
-    that the bias ties to a class, -1 for none. Returns {key: {"value", ...}} of METRICS; the share
-    has a 95 % interval, of the groups as they were read: an annotator's errors are no part of it.
+    counts, real: int[C,G], generated and real images of known group. groups_of_class bool[C,G]: the
+    groups that a class has; the others take no part in a divergence. aligned_group int[C]: the
+    group that the bias ties to a class, -1 for none. Returns {key: {"value", ...}} of METRICS; the
+    share has an interval of that level, of the groups as they were read: an annotator's errors are
+    no part of it.
     """
-    values = _statistics(counts, real, members)
+    values = _statistics(counts, real, groups_of_class)
     result = {key: {"value": value} for key, value in zip(NULL_KEYS, values, strict=True)}
     # Of a class that the bias ties to no group, no image is aligned.
     biased = np.flatnonzero(aligned_group >= 0)
     aligned = counts[biased, aligned_group[biased]].sum()
     total = counts[biased].sum()
-    low, high = wilson(aligned, total)
+    low, high = wilson(aligned, total, two_sided(level))
     result["bias_aligned_share"] = {
         "value": float(aligned / total) if total else math.nan,
         "low": float(low),
@@ -71,19 +76,19 @@ def total_variation(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.abs(p / p.sum() - q / q.sum()).sum() / 2)
 
 
-def subgroup_coverage(counts: np.ndarray, real: np.ndarray, members: np.ndarray) -> float:
+def subgroup_coverage(counts: np.ndarray, real: np.ndarray, groups_of_class: np.ndarray) -> float:
     """Share of the subgroups with real images that have generated ones.
 
     NaN without real images. `null` says what as many images can be expected to reach.
     """
-    present = members & (real > 0)
+    present = groups_of_class & (real > 0)
     return float((counts[present] > 0).mean()) if present.any() else math.nan
 
 
 def null(
     real: np.ndarray,
     counts: np.ndarray,
-    members: np.ndarray,
+    groups_of_class: np.ndarray,
     key_path: KeyPath,
     replicates: int = 1000,
     confusion: Sequence[Any] | None = None,
@@ -104,7 +109,7 @@ def null(
     (1 + replicates at least as far out) / (1 + replicates), where further out is a larger distance,
     a smaller coverage. NaN where the number itself is.
     """
-    sampled_from = np.where(members, real, 0)
+    sampled_from = np.where(groups_of_class, real, 0)
     # A class without real images has no shares to sample from.
     blank = sampled_from.sum(axis=1) == 0
     size = np.where(blank, 0, counts.sum(axis=1))
@@ -114,48 +119,51 @@ def null(
         path = (*key_path, replicate)
         shares = sampled_from
         if confusion is not None:
-            shares = _as_read(sampled_from, confusion, members, (*path, "annotator"))
+            shares = _as_read(sampled_from, confusion, groups_of_class, (*path, "annotator"))
         sampled = _multinomial(shares, size, (*path, "drawn"))
-        rows[replicate] = _statistics(np.where(blank[:, None], counts, sampled), real, members)
+        rows[replicate] = _statistics(
+            np.where(blank[:, None], counts, sampled), real, groups_of_class
+        )
     quantiles = np.quantile(rows, QUANTILES, axis=0).T.tolist()
-    p = _p_values(_statistics(counts, real, members), rows).tolist()
+    p = _p_values(_statistics(counts, real, groups_of_class), rows).tolist()
     return {key: {"null": quantiles[i], "p": p[i]} for i, key in enumerate(NULL_KEYS)}
 
 
 def corrected_shares(
     counts: np.ndarray,
     confusion: Sequence[Any],
-    members: np.ndarray,
+    groups_of_class: np.ndarray,
     aligned_group: np.ndarray,
+    level: float = 0.95,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Group shares within each class, corrected for the errors of the annotator of groups.
 
     counts int[C,G]: generated images by class and group read; confusion: per class int[K,K], rows
-    the true group, columns the group read, on held-out real images; members bool[C,G];
+    the true group, columns the group read, on held-out real images; groups_of_class bool[C,G];
     aligned_group int[C] (-1 none). With A[k,j] = P(reads j | true k) a class of true shares s is
     read as q = A^T s (Rogan and Gladen, Am J Epidemiol 1978, for two groups). `share` maximises the
     likelihood over the simplex, so it is the inverse where that lies inside. It takes errors on
     generated images to be those on real ones.
 
-    `low`, `high` are 95 % score intervals over the n generated and the held-out images, Wilson's
-    where the annotator is known to be perfect. Near the boundary of the simplex `share` is biased
-    towards its inside, by up to its own error, and its interval begins at 0 or ends at 1: read the
-    interval there. Over the classes such biases would add up, while errors average out: the
-    bias-aligned share therefore averages the inverses, cut to [0, 1] only at the end, and is not
-    the average of `share`.
+    `low`, `high` are score intervals of that level over the n generated and the held-out images,
+    Wilson's where the annotator is known to be perfect. Near the boundary of the simplex `share` is
+    biased towards its inside, by up to its own error, and its interval begins at 0 or ends at 1:
+    read the interval there. Over the classes such biases would add up, while errors average out:
+    the bias-aligned share therefore averages the inverses, cut to [0, 1] only at the end, and is
+    not the average of `share`.
 
-    Returns the table {`share`, `low`, `high`, `uncorrected` float64[C,G], NaN outside members and
-    in classes without images; `condition` float64[C]: that of A, inf with a group that has no
-    held-out images, NaN without groups; `identified` bool[C]: whether the annotator distinguishes
-    the groups beyond the error of its held-out images; where not, share, low and high are NaN}, and
-    the bias-aligned share {"value", "low", "high"}, NaN where it rests on a class that is not
-    identified.
+    Returns the table {`share`, `low`, `high`, `uncorrected` float64[C,G], NaN outside
+    groups_of_class and in classes without images; `condition` float64[C]: that of A, inf with a
+    group that has no held-out images, NaN without groups; `identified` bool[C]: whether the
+    annotator distinguishes the groups beyond the error of its held-out images; where not, share,
+    low and high are NaN}, and the bias-aligned share {"value", "low", "high"}, NaN where it rests
+    on a class that is not identified.
     """
     # Five tables float64[C,G]; `inverse` keeps what lies outside [0, 1], `share` does not.
     share, inverse, below, above, uncorrected = np.full((5, *counts.shape), np.nan)
     condition = np.full(len(counts), np.nan)
     identified = np.zeros(len(counts), bool)
-    for c, row in enumerate(members):
+    for c, row in enumerate(groups_of_class):
         if not row.any():
             continue
         known = np.asarray(confusion[c])
@@ -168,7 +176,9 @@ def corrected_shares(
             # q = A^T s solved for s: the estimate of Rogan and Gladen, which may leave the simplex.
             inverse[c, row] = np.linalg.solve(_rates(known).T, uncorrected[c, row])
             share[c, row] = _maximum_likelihood(inverse[c, row], uncorrected[c, row], _rates(known))
-            below[c, row], above[c, row] = _score_interval(share[c, row], known, read.sum())
+            below[c, row], above[c, row] = _score_interval(
+                share[c, row], known, read.sum(), two_sided(level)
+            )
     table = {
         "share": share,
         "low": np.maximum(share - below, 0),
@@ -178,17 +188,17 @@ def corrected_shares(
         "identified": identified,
     }
     # Weight 0 drops classes without an aligned group: their -1 indexes the last group below.
-    weight = np.where(aligned_group >= 0, counts.sum(axis=1, where=members), 0)
+    weight = np.where(aligned_group >= 0, counts.sum(axis=1, where=groups_of_class), 0)
     own = (np.arange(len(counts)), aligned_group)
     return table, _corrected_aligned_share(weight, inverse[own], below[own], above[own])
 
 
-def _statistics(counts: np.ndarray, real: np.ndarray, members: np.ndarray) -> list[float]:
+def _statistics(counts: np.ndarray, real: np.ndarray, groups_of_class: np.ndarray) -> list[float]:
     """The numbers of NULL_KEYS."""
     return [
-        kl(counts[members], real[members]),
+        kl(counts[groups_of_class], real[groups_of_class]),
         total_variation(counts, real),
-        subgroup_coverage(counts, real, members),
+        subgroup_coverage(counts, real, groups_of_class),
     ]
 
 
@@ -216,11 +226,11 @@ def _multinomial(shares: np.ndarray, count: np.ndarray, key_path: KeyPath) -> np
 
 
 def _as_read(
-    real: np.ndarray, confusion: Sequence[Any], members: np.ndarray, key_path: KeyPath
+    real: np.ndarray, confusion: Sequence[Any], groups_of_class: np.ndarray, key_path: KeyPath
 ) -> np.ndarray:
     """float64[C,G]: real counts as read by an annotator whose rates are sampled anew."""
     read = np.zeros(real.shape)
-    for c, row in enumerate(members):
+    for c, row in enumerate(groups_of_class):
         if row.any():
             counts = np.asarray(confusion[c])
             # A row without held-out images gets no sample, and `_rates` makes it the identity
@@ -287,11 +297,11 @@ def _maximum_likelihood(inverse: np.ndarray, read: np.ndarray, rates: np.ndarray
 
 
 def _score_interval(
-    share: np.ndarray, confusion: np.ndarray, generated: int
+    share: np.ndarray, confusion: np.ndarray, generated: int, z: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """How far the interval of each share reaches below and above it, float64[K] each.
 
-    Of share k it holds all t with (share_k - t)^2 <= Z^2 variance_k(t). The variance at t, not at
+    Of share k it holds all t with (share_k - t)^2 <= z^2 variance_k(t). The variance at t, not at
     the estimate, is what makes Wilson's interval cover near 0 and 1, and Fieller's where the rates
     are uncertain. It is a quadratic in t, fixed by three of its values.
     """
@@ -305,9 +315,9 @@ def _score_interval(
     square = 2 * (at0 + at1 - 2 * middle)
     linear = at1 - at0 - square
     # The ends are the roots of a t^2 - 2 b t + c.
-    a = 1 - Z**2 * square
-    b = share + Z**2 * linear / 2
-    c = share**2 - Z**2 * at0
+    a = 1 - z**2 * square
+    b = share + z**2 * linear / 2
+    c = share**2 - z**2 * at0
     bounded = a > 0  # else all t on one side at least belong to it
     a = np.where(bounded, a, 1)
     root = np.sqrt(np.maximum(b**2 - a * c, 0))

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selfloop_jax.measure.intervals import wilson
+from selfloop_jax.measure.intervals import two_sided, wilson
 from selfloop_jax.runtime import rng
 
 NEIGHBOURS = 5  # the k of precision, recall, density and coverage, as in the literature
@@ -75,6 +75,7 @@ def report(
     groups: int,
     key_path: rng.KeyPath,
     k: int = NEIGHBOURS,
+    level: float = 0.95,
 ) -> Report:
     """`summary` overall, by class and by group, and the memorised share, with baselines.
 
@@ -85,14 +86,14 @@ def report(
     the two is cut to the size of the smaller, since the bias of most of these numbers depends on
     it; `key_path` decides which images stay. Images of unknown group count overall and in their
     class. The baseline of the memorised share asks one half of the held-out images, the other half
-    being the base.
+    being the base. level: of the memorised share's interval.
     """
     # Shuffled, so that a set cut to its first n images is a random subset.
     generated = generated.shuffled((*key_path, "generated"))
     held_out = held_out.shuffled((*key_path, "held_out"))
     sets = (generated, real.shuffled((*key_path, "real")), held_out)
     dimension = real.features.shape[1]
-    copied, copied_baseline = _memorization_with_baseline(sets)
+    copied, copied_baseline = _memorization_with_baseline(sets, level)
     notes = _size_notes(len(generated), len(real), len(held_out), parts=bool(classes or groups))
     notes += _notes("overall", [min(map(len, sets))], dimension, k)
     by: dict[str, list[dict[str, dict[str, float]]]] = {}
@@ -130,16 +131,19 @@ def _with_baseline(sets: Sequence[FeatureSet], k: int) -> dict[str, dict[str, fl
 
 
 def _memorization_with_baseline(
-    sets: Sequence[FeatureSet],
+    sets: Sequence[FeatureSet], level: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """`memorization` with bases of the held-out set's size; its baseline, of half of that."""
+    """`memorization` with bases of the held-out set's size; its baseline, of half of that.
+
+    The baseline's interval, which a note rests on, is a 95 % one at every level.
+    """
     generated, real, held_out = (one.features for one in sets)
     # Of two sets the larger has nearer neighbours by its size alone.
     base = min(len(real), len(held_out))
     half = min(len(real), len(held_out) // 2)
     # The second half asks, the first half is the base: no image is its own neighbour.
     baseline = memorization(held_out[len(held_out) // 2 :], real[:half], held_out[:half])
-    return memorization(generated, real[:base], held_out[:base]), baseline
+    return memorization(generated, real[:base], held_out[:base], level), baseline
 
 
 def _size_notes(generated: int, real: int, held_out: int, parts: bool) -> list[str]:
@@ -311,18 +315,19 @@ def _radii(x: np.ndarray, k: int) -> np.ndarray:
 
 
 def memorization(
-    generated: np.ndarray, train: np.ndarray, held_out: np.ndarray
+    generated: np.ndarray, train: np.ndarray, held_out: np.ndarray, level: float = 0.95
 ) -> dict[str, float]:
     """Share of the images that are nearer to training images than to held-out real ones.
 
     Every image of float32[M,D] has a distance to its nearest row of each set, float32[N,D] both.
     `median_ratio` is the median of the first over the second (0/0 counts as 1); `share_nearer` the
     share of images for which the first is smaller, equality counting half, so that chance gives
-    0.5; `low` and `high` its 95 % Wilson interval. Images whose nearest real image is the same one
-    err together, and in many dimensions a few real images are nearest to most: the interval is that
-    of `effective` independent images, (sum n)^2 / sum n^2 over the numbers n of images that share
-    one (Kish 1965). That of M images did not hold 0.5 in 21 to 61 % of trials under chance alone
-    (64 Gaussian features, 200 to 1,000 images). `count` is M, `base` is N. NaN without images.
+    0.5; `low` and `high` its Wilson interval of that level. Images whose nearest real image is the
+    same one err together, and in many dimensions a few real images are nearest to most: the
+    interval is that of `effective` independent images, (sum n)^2 / sum n^2 over the numbers n of
+    images that share one (Kish 1965). That of M images did not hold 0.5 in 21 to 61 % of trials
+    under chance alone (64 Gaussian features, 200 to 1,000 images; at 95 %). `count` is M, `base` is
+    N. NaN without images.
 
     Raises:
       ValueError: sets of different size, of which the larger would be nearer by its size alone.
@@ -347,7 +352,7 @@ def memorization(
         # Equality is set apart first, because 0/0 would be NaN.
         ratio = np.where(equal, 1.0, to_train / to_held_out)
     share = float(np.where(equal, 0.5, to_train < to_held_out).mean())
-    low, high = wilson(share * effective, effective)
+    low, high = wilson(share * effective, effective, two_sided(level))
     return {
         "median_ratio": float(np.median(ratio)),
         "share_nearer": share,

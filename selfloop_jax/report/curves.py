@@ -32,7 +32,7 @@ DOTS = 12  # up to so many points are marked: a single one would not show otherw
 LINES = 8  # generations in a loss plot, at most
 
 SEEDS = "Thick: mean over seeds, with its 95 % interval from three seeds on; thin: each seed."
-ONE_RUN = "Shaded: 95 % interval over images, not over seeds."
+ONE_RUN = "Shaded: {level} interval over images, not over seeds."
 BASELINE = "Dotted: baseline, held-out real images in place of generated ones."
 BROKEN = "Lines are interrupted where the metric is undefined or not measured."
 NOT_NESTED = "Equalized odds and demographic parity are not defined for nested groups."
@@ -46,7 +46,7 @@ CONTROL_KINDS = (
 def metric_curves(arms: Sequence[Arm], run: Run) -> list[RenderedFigure]:
     """Returns one figure per panel: a plot per metric, with a line per arm.
 
-    `run` provides the split and whether groups are nested.
+    `run` provides the split, the level of intervals and whether groups are nested.
     """
     rendered = []
     for panel in panels(_keys(arms)):
@@ -186,7 +186,7 @@ def _all_parts(arm: Arm, key: str, parts: Sequence[str]) -> np.ndarray:
 
 def _caption(arms: Sequence[Arm], panel: Panel, keys: Sequence[str], run: Run) -> str:
     """The panel's caption, what its bands are, and which lines are missing or interrupted."""
-    parts = [panel.caption.format(split=run.split), *_bands(arms, keys)]
+    parts = [panel.caption.format(split=run.split), *_bands(arms, keys, run)]
     missing = [title_of(key) for key in panel.keys if key not in keys]
     if missing:
         parts.append(f"Undefined or not measured: {'; '.join(missing)}.")
@@ -201,12 +201,12 @@ def _has_gaps(arms: Sequence[Arm], key: str) -> bool:
     return any(np.isnan(arm.series(key)).any() for arm in arms)
 
 
-def _bands(arms: Sequence[Arm], keys: Sequence[str]) -> Iterator[str]:
+def _bands(arms: Sequence[Arm], keys: Sequence[str], run: Run) -> Iterator[str]:
     """Sentences on the shades and lines that the plots of these metrics have."""
     if any(len(arm.runs) > 1 for arm in arms):
         yield SEEDS
     elif any(_is_measured(arms, key, "low") for key in keys):
-        yield ONE_RUN
+        yield ONE_RUN.format(level=run.level)
     with_null = [key for key in keys if _is_measured(arms, key, "null95")]
     # Each section once, in the order of the plots.
     for section in dict.fromkeys(METRICS[key].section for key in with_null if key in METRICS):
@@ -215,15 +215,18 @@ def _bands(arms: Sequence[Arm], keys: Sequence[str]) -> Iterator[str]:
         yield BASELINE
 
 
-def control_curves(arms: Sequence[Arm], keys: Sequence[str]) -> list[RenderedFigure]:
-    """Returns one figure per metric: a plot per loop, with the loop and its controls."""
+def control_curves(arms: Sequence[Arm], keys: Sequence[str], run: Run) -> list[RenderedFigure]:
+    """Returns one figure per metric: a plot per loop, with the loop and its controls.
+
+    `run` provides the level of intervals.
+    """
     loops = []
     for arm in arms:
         if arm.control == "none":
             controls = _controls_of(arm, arms)
             if controls:
                 loops.append((arm, controls))
-    return [_control_figure(loops, key) for key in keys if loops]
+    return [_control_figure(loops, key, run) for key in keys if loops]
 
 
 def _controls_of(arm: Arm, arms: Sequence[Arm]) -> dict[str, Arm]:
@@ -232,7 +235,9 @@ def _controls_of(arm: Arm, arms: Sequence[Arm]) -> dict[str, Arm]:
     return {kind: control for kind, control in found.items() if control is not None}
 
 
-def _control_figure(loops: Sequence[tuple[Arm, dict[str, Arm]]], key: str) -> RenderedFigure:
+def _control_figure(
+    loops: Sequence[tuple[Arm, dict[str, Arm]]], key: str, run: Run
+) -> RenderedFigure:
     present: set[str] = set()
     for _, controls in loops:
         present.update(controls)
@@ -250,7 +255,8 @@ def _control_figure(loops: Sequence[tuple[Arm, dict[str, Arm]]], key: str) -> Re
     ends = "; ".join(f"{arm.name} {_ends(arm, key)}" for arm in arms)
     alt = f"{title} over generations, a plot per loop with its controls. Loops: {ends}."
     caption = [f"{title[:1].upper()}{title[1:]} of each loop and its controls.", CONTROL_KINDS]
-    caption.append(SEEDS if any(len(arm.runs) > 1 for arm in arms) else ONE_RUN)
+    one_run = ONE_RUN.format(level=run.level)
+    caption.append(SEEDS if any(len(arm.runs) > 1 for arm in arms) else one_run)
     if _is_measured(arms, key, "null95"):
         caption.append("Grey: 5 to 95 % quantiles of the null of the loop.")
     return finish(fig, f"controls_{key}", alt, " ".join(caption))

@@ -135,7 +135,7 @@ def _overview(
             figures.append(forecast_figures.forecast_figure(made))
     return Overview(
         verdicts=verdict_text.table(found) if found else None,
-        controls=curves.control_curves(every, tested or CONTROLLED),
+        controls=curves.control_curves(every, tested or CONTROLLED, run),
         forecasts=figures,
         forecast_errors=forecast_figures.forecast_table(made) if made else None,
         without_forecast=reasons,

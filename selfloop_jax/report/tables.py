@@ -39,7 +39,7 @@ def metrics(run: Run) -> Table:
         rows.append(("Counts",))
         rows += [_metric_row(run, key) for key in counts]
     caption = (
-        "Second line: 95 % interval over images. ↑ higher is better or fairer, ↓ lower is. "
+        f"Second line: {run.level} interval over images. ↑ higher is better or fairer, ↓ lower is. "
         "Undefined: nothing to compute it from, or not measured."
     )
     return Table(_header(run), tuple(rows), caption)

@@ -93,6 +93,30 @@ def test_every_number_of_a_record_has_a_row(config, data):
     np.testing.assert_array_equal(outputs.predictions["logits"], classify(data.test.pixels))
 
 
+def test_all_intervals_are_of_the_level_that_the_config_names(config, data):
+    annotated = replace(config, loop=replace(config.loop, group_source="annotator"))
+    narrow = replace(annotated, measure=replace(config.measure, level=0.8))
+    confusion = [np.array([[40, 5], [5, 40]])] * 10
+    wide_record, narrow_record = (
+        measure_phase.measure(
+            inputs(one, data, confusion=confusion, generated_classify=classify)
+        ).record
+        for one in (annotated, narrow)
+    )
+    assert (wide_record["level"], narrow_record["level"]) == (0.95, 0.8)
+    # Shares alone: an interval of a minimum may be all of [0, 1] at both levels.
+    for key in (
+        *("accuracy", "cas", "classifier_agreement", "memorized_share"),
+        *("bias_aligned_share", "bias_aligned_share_corrected"),
+    ):
+        wide, narrow = (record["metrics"][key] for record in (wide_record, narrow_record))
+        assert wide["value"] == narrow["value"]
+        assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"], key
+    shares = [record["tables"]["corrected_shares"] for record in (wide_record, narrow_record)]
+    wide, narrow = (table["high"] - table["low"] for table in shares)
+    assert (narrow < wide).all()
+
+
 def test_a_control_has_the_numbers_of_the_classifier_alone(config, data):
     outputs = measure_phase.measure(inputs(config, data, samples=None))
     assert outputs.record["metrics"].keys() == CLASSIFIER

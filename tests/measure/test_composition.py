@@ -37,18 +37,21 @@ def ints(*values):
     return np.array(values, np.int32)
 
 
-def values(counts, real, aligned, members=None):
+def values(counts, real, aligned, groups_of_class=None):
     """The values of `summary`, by key."""
-    members = np.ones(real.shape, bool) if members is None else members
-    return {key: number["value"] for key, number in summary(counts, real, members, aligned).items()}
+    groups_of_class = np.ones(real.shape, bool) if groups_of_class is None else groups_of_class
+    return {
+        key: number["value"]
+        for key, number in summary(counts, real, groups_of_class, aligned).items()
+    }
 
 
 def test_subgroups_that_cannot_be_take_no_part_in_a_divergence():
     """With 0.5 in each of them a nested table of counts would look far from a smaller sample."""
-    members = np.kron(np.eye(3, dtype=int), np.ones((1, 4), int)).astype(bool)
-    real = np.where(members, 40, 0)
-    counts = members.astype(int)
-    assert values(counts, real, NONE, members)["kl_to_real"] == pytest.approx(0, abs=1e-12)
+    groups_of_class = np.kron(np.eye(3, dtype=int), np.ones((1, 4), int)).astype(bool)
+    real = np.where(groups_of_class, 40, 0)
+    counts = groups_of_class.astype(int)
+    assert values(counts, real, NONE, groups_of_class)["kl_to_real"] == pytest.approx(0, abs=1e-12)
     assert values(counts, real, NONE)["kl_to_real"] > 0.1
 
 
@@ -170,7 +173,7 @@ def covered(low, high, truth):
     return (low - 1e-12 <= truth) & (truth <= high + 1e-12)
 
 
-def exact_null(real, count, members):
+def exact_null(real, count, groups_of_class):
     """Probabilities and statistics of all tables with the class histogram `count`."""
     rows = []
     for row, n in zip(real, count, strict=True):
@@ -182,9 +185,9 @@ def exact_null(real, count, members):
     )
     found = [
         [
-            kl(table[members], real[members]),
+            kl(table[groups_of_class], real[groups_of_class]),
             total_variation(table, real),
-            subgroup_coverage(table, real, members),
+            subgroup_coverage(table, real, groups_of_class),
         ]
         for table in tables
     ]
@@ -195,16 +198,16 @@ def exact_null(real, count, members):
     "generated", [[[3, 1, 1], [2, 4, 0]], [[0, 0, 5], [6, 0, 0]], [[4, 0, 1], [1, 5, 0]]]
 )
 def test_nulls_agree_with_enumeration(generated):
-    real, members = (
+    real, groups_of_class = (
         np.array([[6, 3, 1], [2, 5, 0]]),
         np.array([[True, True, True], [True, True, False]]),
     )
     generated = np.array(generated)
-    found = null(real, generated, members, (0, "null"), replicates=4000)
-    probability, values = exact_null(real, generated.sum(axis=1), members)
+    found = null(real, generated, groups_of_class, (0, "null"), replicates=4000)
+    probability, values = exact_null(real, generated.sum(axis=1), groups_of_class)
     assert probability.sum() == pytest.approx(1)
-    seen = [kl(generated[members], real[members]), total_variation(generated, real)]
-    seen.append(subgroup_coverage(generated, real, members))
+    seen = [kl(generated[groups_of_class], real[groups_of_class]), total_variation(generated, real)]
+    seen.append(subgroup_coverage(generated, real, groups_of_class))
     for name, value, own, outwards in zip(NULL_KEYS, values.T, seen, (1, 1, -1), strict=True):
         exact = probability[outwards * (value - own) >= -1e-9].sum()
         assert found[name]["p"] == pytest.approx(exact, abs=0.03)
@@ -247,9 +250,9 @@ def test_the_null_of_nothing_is_nan(real):
 
 
 def test_nulls_of_nested_groups_draw_inside_each_class():
-    members = np.kron(np.eye(3, dtype=int), np.ones((1, 4), int)).astype(bool)
-    real = np.where(members, 40, 0)
-    found = null(real, real, members, (0, "null"), replicates=100)
+    groups_of_class = np.kron(np.eye(3, dtype=int), np.ones((1, 4), int)).astype(bool)
+    real = np.where(groups_of_class, 40, 0)
+    found = null(real, real, groups_of_class, (0, "null"), replicates=100)
     same = null(
         np.full((3, 4), 40), np.full((3, 4), 40), everything(3, 4), (0, "null"), replicates=100
     )
@@ -284,12 +287,12 @@ def test_an_annotator_s_errors_look_like_a_change_unless_the_null_has_them():
 
 
 def test_subgroup_coverage_by_hand():
-    real, members = (
+    real, groups_of_class = (
         np.array([[5, 0, 2], [1, 1, 9]]),
         np.array([[True, True, True], [True, True, False]]),
     )
-    assert subgroup_coverage(np.array([[1, 4, 0], [2, 0, 7]]), real, members) == 2 / 4
-    assert math.isnan(subgroup_coverage(real, np.zeros((2, 3), int), members))
+    assert subgroup_coverage(np.array([[1, 4, 0], [2, 0, 7]]), real, groups_of_class) == 2 / 4
+    assert math.isnan(subgroup_coverage(real, np.zeros((2, 3), int), groups_of_class))
 
 
 @SETTINGS
@@ -454,20 +457,20 @@ def test_an_annotator_that_cannot_tell_the_groups_apart_identifies_nothing(count
 
 
 def test_nested_groups_empty_classes_single_groups_and_none():
-    members = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]], bool)
+    groups_of_class = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]], bool)
     joint = np.array([[30, 10, 0, 0], [0, 0, 7, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     counts = [np.array([[45, 5], [5, 45]]), np.array([[9]]), np.zeros((0, 0), int), np.array([[9]])]
-    found, aligned = corrected_shares(joint, counts, members, ints(0, 2, -1, 3))
+    found, aligned = corrected_shares(joint, counts, groups_of_class, ints(0, 2, -1, 3))
     np.testing.assert_allclose(found["share"][0, :2], [0.8125, 0.1875])
     for name in ("share", "low", "high", "uncorrected"):
-        assert np.isnan(found[name][~members]).all()
+        assert np.isnan(found[name][~groups_of_class]).all()
         assert np.isnan(found[name][3]).all()
         assert found[name][1, 2] == 1
     assert np.isnan(found["condition"][2])
     assert aligned["value"] == pytest.approx((40 * 0.8125 + 7) / 47)
     assert json.loads(json.dumps(store.jsonable(found), allow_nan=False))["share"][2] == [None] * 4
     as_lists = [table.tolist() for table in counts]  # as a record gives them back
-    again, _ = corrected_shares(joint, as_lists, members, ints(0, 2, -1, 3))
+    again, _ = corrected_shares(joint, as_lists, groups_of_class, ints(0, 2, -1, 3))
     np.testing.assert_equal(again, found)
 
 

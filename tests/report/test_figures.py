@@ -61,6 +61,14 @@ def test_captions_name_interval_null_and_baseline_where_they_are(tmp_path):
     assert "Dotted: baseline" not in found["curves_accuracy"]
 
 
+def test_captions_name_the_level_that_the_record_names(tmp_path):
+    workdir = make_workdir(tmp_path / "run", 2)
+    edit_record(workdir, 1, lambda record: record.update(level=0.9))
+    run = read_run(workdir)
+    assert "90 % interval over images, not over seeds" in captions(run)["curves_accuracy"]
+    assert "90 % interval over images" in tables.metrics(run).caption
+
+
 def test_caption_explains_metrics_that_nested_groups_lack(tmp_path):
     run = read_run(make_workdir(tmp_path / "run", 2, groups=3, nested=True))
     assert "not defined for nested groups" in captions(run)["curves_gaps"]
