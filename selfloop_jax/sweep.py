@@ -8,6 +8,7 @@ continue.
 
 import hashlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -19,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from selfloop_jax.config import run_file
-from selfloop_jax.errors import UsageError
+from selfloop_jax.config import run_file, typed
+from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
 from selfloop_jax.runtime.cli import Parser, one_line_errors
 
@@ -69,13 +70,16 @@ def stages(config: Path, name: str, out: Path) -> list[Stage]:
 
 def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:
     """Makes all runs, `jobs` at a time and stage after stage; whether all of them succeeded."""
+    digests = _digests(config, {argument for _, argument, _ in itertools.chain(*stages)})
     started = time.perf_counter()
     ended: list[tuple[str, int]] = []
     left = sum(map(len, stages))
     for stage in stages:
         # A stage may branch from runs of the stage before, so all of those end first.
         with ThreadPoolExecutor(jobs) as pool:
-            for name, code, seconds in pool.map(lambda one: _one(config, out, *one), stage):
+            for name, code, seconds in pool.map(
+                lambda one: _one(config, digests[one[1]], out, *one), stage
+            ):
                 left -= 1
                 if seconds is None:
                     continue
@@ -95,16 +99,38 @@ def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:
     return not failed
 
 
+def _digests(config: Path, arguments: set[str]) -> dict[str, str]:
+    """sha256 by argument of what `get_config` gives; UsageError where it gives no config.
+
+    Of all its fields, not of the file: a file may take half of its fields from another one.
+    """
+    digests = {}
+    module = run_file("CONFIG", config)
+    for argument in arguments:
+        try:
+            fields = typed(module.get_config(argument)).to_dict()
+        except UsageError:
+            raise
+        except Exception as error:  # whatever a file of the user's can raise
+            why = f"{type(error).__name__}: {error}"
+            raise UsageError(
+                f"{config}:{argument}: get_config must return a config ({why})"
+            ) from error
+        text = json.dumps(fields, sort_keys=True)
+        digests[argument] = hashlib.sha256(text.encode()).hexdigest()
+    return digests
+
+
 def _one(
-    config: Path, out: Path, name: str, argument: str, overrides: dict
+    config: Path, digest: str, out: Path, name: str, argument: str, overrides: dict
 ) -> tuple[str, int, float | None]:
     """One run to its end: (name, exit code, seconds), None where it was complete already."""
     flags = [f"--config.{field}={value}" for field, value in overrides.items()]
     command = ["-m", "selfloop_jax.main", f"--config={config}:{argument}", *flags]
-    asked = {"command": command, "config": hashlib.sha256(config.read_bytes()).hexdigest()}
-    done = out / f"{name}.json"  # what was asked of a run that is complete
-    # Another command or an edited config file is another run, which is not complete.
-    if done.exists() and store.read_json(done) == asked:
+    made_with = {"command": command, "config": digest}
+    done = out / f"{name}.json"  # what a complete run was made with
+    # With another command or config it is another run, which is not complete.
+    if _read(done) == made_with:
         return name, 0, None
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -115,8 +141,16 @@ def _one(
             log,
         )
     if not code:
-        store.write_json(done, asked)
+        store.write_json(done, made_with)
     return name, code, time.perf_counter() - started
+
+
+def _read(path: Path) -> Any:
+    """What a file of JSON holds; None where it is missing or damaged."""
+    try:
+        return store.read_json(path)
+    except RunError:
+        return None  # the run itself then finds what it has done
 
 
 _running: set[subprocess.Popen] = set()
@@ -124,7 +158,7 @@ _stopped = threading.Event()
 
 
 def _wait(command: list[str], log: Any) -> int:
-    """The exit code of a process; none is begun once the sweep was asked to end."""
+    """The exit code of a process; none is begun once the sweep was told to end."""
     if _stopped.is_set():
         return 128 + signal.SIGTERM
     # Unbuffered, so that the log is current while the process runs.
@@ -132,6 +166,9 @@ def _wait(command: list[str], log: Any) -> int:
         command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
     _running.add(process)
+    # A signal since the first line has not seen this process.
+    if _stopped.is_set():
+        process.terminate()
     code = process.wait()
     _running.discard(process)
     return code

@@ -1,10 +1,13 @@
 """Tests sweeps of many runs: order, resuming, and failures that do not stop the others."""
 
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import pytest
 import runs
 
 from selfloop_jax import sweep
@@ -50,9 +53,82 @@ def test_runs_start_in_order_once_and_a_failure_is_reported(tmp_path, capsys):
         "failed",
     ]
     assert (out / "one.log").read_text() == before
-    config.write_text(CONFIG.replace("generations = 1", "generations = 2"))  # asks for more
+    config.write_text(CONFIG.replace("generations = 1", "generations = 2"))  # more of them
     sweep.main(arguments)
     assert (out / "one/gen_0001/record.json").exists()
+
+
+@pytest.fixture
+def commands(monkeypatch) -> list[str]:
+    """The workdirs of the runs that a sweep starts; none is really made, and all succeed."""
+    started = []
+
+    def wait(command, log):
+        started.append(next(word for word in command if word.startswith("--workdir=")))
+        return 0
+
+    monkeypatch.setattr(sweep, "_wait", wait)
+    return started
+
+
+def test_a_run_is_made_again_only_where_its_config_changed(tmp_path, commands):
+    neighbour = tmp_path / "neighbour_of_sweep.py"
+    neighbour.write_text("STEPS = 4")
+    text = CONFIG.replace("as configs\n", "as configs\nfrom pathlib import Path\n")
+    text = text.replace(
+        "classifier.steps = 4",
+        f"classifier.steps = int(Path({str(neighbour)!r}).read_text().split()[-1])",
+    )
+    config, out = tmp_path / "tiny.py", tmp_path / "out"
+    config.write_text(text)
+    arguments = [str(config), f"--out={out}", "--jobs=1"]
+    assert sweep.main(arguments) == 0
+    assert len(commands) == 3
+    config.write_text(text + "\n# a remark\n")
+    assert sweep.main(arguments) == 0
+    assert len(commands) == 3
+    # What the file takes from elsewhere is part of the config.
+    neighbour.write_text("STEPS = 8")
+    assert sweep.main(arguments) == 0
+    assert len(commands) == 6
+
+
+def test_a_damaged_note_of_a_complete_run_is_written_again(tmp_path, commands):
+    config, out = tmp_path / "tiny.py", tmp_path / "out"
+    config.write_text(CONFIG)
+    arguments = [str(config), f"--out={out}", "--jobs=1"]
+    assert sweep.main(arguments) == 0
+    before = (out / "one.json").read_text()
+    (out / "one.json").write_text("{")
+    assert sweep.main(arguments) == 0
+    assert commands[3:] == [f"--workdir={out / 'one'}"]
+    assert (out / "one.json").read_text() == before
+
+
+def test_a_run_that_starts_as_the_sweep_is_told_to_end_is_ended(tmp_path, monkeypatch):
+    stopped = threading.Event()
+    monkeypatch.setattr(sweep, "_stopped", stopped)
+    start = subprocess.Popen
+
+    def start_and_signal(*arguments, **options):
+        process = start(*arguments, **options)
+        stopped.set()  # after the start, before the sweep knows the process
+        return process
+
+    monkeypatch.setattr(sweep.subprocess, "Popen", start_and_signal)
+    command = [sys.executable, "-c", "import time; time.sleep(100)"]
+    assert sweep._wait(command, subprocess.DEVNULL) == -signal.SIGTERM
+
+
+def test_a_wrong_argument_ends_the_sweep_before_any_run(tmp_path, commands, capsys):
+    config = tmp_path / "tiny.py"
+    for wrong, named in (('"third"', "allowed after the colon"), ("3", "get_config must return")):
+        config.write_text(CONFIG.replace('"two", "second"', f'"two", {wrong}'))
+        assert sweep.main([str(config), f"--out={tmp_path / 'out'}"]) == 2
+        said = capsys.readouterr().err
+        assert named in said
+        assert len(said.splitlines()) == 1
+    assert commands == []
 
 
 def test_a_terminated_sweep_stops_its_runs(tmp_path):
