@@ -7,6 +7,8 @@ pool rules do the rest; docs/dynamics.md has the derivation. Responses are fitte
 and forecast single classes; the figures show all classes together.
 """
 
+import ast
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +16,7 @@ import numpy as np
 
 from selfloop_jax.analysis.arms import Arm
 from selfloop_jax.analysis.numbers import FIELD, SETTING, Row, column
-from selfloop_jax.config import PoolConfig
+from selfloop_jax.config import PoolConfig, typed
 from selfloop_jax.data.pool_rules import POOL_RULES
 from selfloop_jax.measure import dynamics
 
@@ -258,15 +260,14 @@ def _predict(
 
 
 def _pool_section(arm: Arm) -> PoolConfig:
-    """The section `pool` of an arm's config."""
-    return PoolConfig(
-        rule=arm.setting("pool.rule"),
-        budget=int(arm.setting("pool.budget")),
-        alpha=float(arm.setting("pool.alpha")),
-        match_group=arm.setting("pool.match_group") in ("True", "true"),
-        n_real=int(arm.setting("pool.n_real")),
-        n_generated=int(arm.setting("pool.n_generated")),
-    )
+    """The section `pool` of an arm's config, with all its fields."""
+    values = {}
+    for declared in dataclasses.fields(PoolConfig):
+        text = arm.setting(f"pool.{declared.name}")
+        # A table of an earlier version lacks newer fields, which then have their defaults.
+        if text:
+            values[declared.name] = text if declared.type is str else ast.literal_eval(text)
+    return typed({"pool": values}).pool
 
 
 def _gap_band(pool: dynamics.Band, found: Curves) -> dynamics.Band:

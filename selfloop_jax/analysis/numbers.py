@@ -30,6 +30,8 @@ import numpy as np
 
 from selfloop_jax.analysis.config_diff import differences
 from selfloop_jax.analysis.runs import Generation, Run
+from selfloop_jax.config import PoolConfig
+from selfloop_jax.config.fields import leaves
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import store
 
@@ -50,12 +52,7 @@ OF_THE_RUN = (
 # Fields that the analysis reads, with the value of a config that has none.
 SETTINGS = {
     "loop.control": "none",
-    "pool.rule": "",
-    "pool.budget": 0,
-    "pool.alpha": 0.0,
-    "pool.match_group": False,
-    "pool.n_real": 0,
-    "pool.n_generated": 0,
+    **{f"pool.{name}": value for name, value, _ in leaves(PoolConfig())},
     "diffusion.condition_on": "label",
     "diffusion.later.start": "",
 }

@@ -8,6 +8,7 @@ from sidestudy import CLASSES, REAL, make_row, make_side_study
 
 from selfloop_jax.analysis import arms, forecast
 from selfloop_jax.config import PoolConfig
+from selfloop_jax.config.fields import leaves
 from selfloop_jax.data import pool_rules
 
 
@@ -122,6 +123,24 @@ def test_every_rule_is_forecast_with_its_own_sizes(rule):
     if rule in ("substitute", "fresh"):  # a quarter of the pool is generated
         expected = found.fine_tuned(0.75 * 0.5 + 0.25 * 0.3, found.scratch(0.5))
         assert one.share.mean[0, 1] == pytest.approx(float(expected))
+
+
+def test_a_rule_gets_the_whole_section_of_its_config(monkeypatch):
+    seen = []
+
+    class Recording(pool_rules.Replace):
+        def expected_share(self, shares):
+            seen.append(shares.section)
+            return super().expected_share(shares)
+
+    monkeypatch.setitem(pool_rules.POOL_RULES, "mine", Recording())
+    section = PoolConfig("mine", 7, 0.25, True, 3, 4)
+    assert all(value != declared.default for _, value, declared in leaves(section))
+    settings = {f"setting.pool.{name}": str(value) for name, value, _ in leaves(section)}
+    rows = [make_row("main", "a", 0, g, 0.5, 0.5, "mine") | settings for g in range(2)]
+    found = forecast.curves(make_side_study())
+    assert len(forecast.forecasts(arms.arms(rows), found)[0]) == 1
+    assert set(seen) == {section}
 
 
 def test_the_gap_forecast_is_undefined_outside_the_measured_shares():

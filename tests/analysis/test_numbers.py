@@ -33,7 +33,7 @@ def test_settings_and_verdict_fields_are_in_every_row(tmp_path):
     (row,) = rows([read_run(workdir)])
     assert row["setting.pool.rule"] == "replace"
     assert row["setting.loop.control"] == "none"
-    assert row["setting.pool.alpha"] == "0.0"  # the value of a config without the field
+    assert row["setting.pool.alpha"] == "0.5"  # the default, of a config without the field
     assert row["verdict.metrics"] == GAP
 
 
