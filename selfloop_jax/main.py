@@ -63,7 +63,17 @@ def _options(argv: list[str]) -> flags.FlagValues:
         raise UsageError(str(error)) from error
     if rest:
         raise UsageError(f"argument {rest[0]}: allowed are flags, --name=value")
+    _check_contradictions(options)
     return options
+
+
+def _check_contradictions(options: flags.FlagValues) -> None:
+    """Refuses flags of which one would be ignored."""
+    modes = [("--dry_run", options.dry_run), ("--replay", options.replay is not None)]
+    # Of these flags, in this order, the first makes the program ignore the others.
+    given = [name for name, on in [*modes, ("--accept_manifest", options.accept_manifest)] if on]
+    if len(given) > 1:
+        raise UsageError(f"{given[1]}: must be left out with {given[0]}")
 
 
 def _config_and_workdir(options: flags.FlagValues) -> tuple[Config, Path]:
@@ -109,6 +119,12 @@ def _unknown_field(message: str, argv: list[str]) -> str:
     return f"{field.removeprefix('config.')}: unknown field; {hint}"
 
 
+def _given(options: flags.FlagValues) -> list[str]:
+    """Dotted names of the fields that the command line sets."""
+    names = [name for name in options if name.startswith("config.")]
+    return [name.removeprefix("config.") for name in names if options[name].present]
+
+
 def _run(config: Config, workdir: Path, options: flags.FlagValues) -> int:
     """Fixes the environment before the first use of a backend, then runs what was asked for."""
     from selfloop_jax import config as configs
@@ -125,6 +141,8 @@ def _run(config: Config, workdir: Path, options: flags.FlagValues) -> int:
     from selfloop_jax.training import fit
 
     study = study_of(config.study)
+    if options.replay is None and not (workdir / "config.json").exists():
+        study.check_given(config, _given(options))
     if options.dry_run:
         study.check(config)
         print(_dry_run(config, workdir, study.dry_run(config)))

@@ -60,6 +60,14 @@ WRONG = {
         [C, "--config.diffusion.unet.multipliers=(0,1)"],
         "diffusion.unet.multipliers = (0, 1)",
     ),
+    "no network": (
+        [C, "--config.classifier.network=alexnet", "--workdir=/nonexistent/run"],
+        "classifier.network = alexnet: must be one of resnet | ",
+    ),
+    "no process": (
+        [C, "--config.diffusion.process=edm2"],
+        "diffusion.process = edm2: must be one of ddpm | edm",
+    ),
     "no source": (
         [C, "--config.data.source=cifar"],
         "data.source = cifar: must be one of digits | mnist5k",
@@ -98,6 +106,33 @@ WRONG = {
         [C + ":biased"],
         "--config=FILE:biased: allowed after the colon are tiny",
     ),
+    "a folder for another source": (
+        [C, "--config.data.folder.dir=mine", "--workdir=/nonexistent/run"],
+        "data.folder.dir = mine: must be '' where data.source = digits",
+    ),
+    "archives for another source": (
+        ["--config=configs/folder.py", "--config.data.archive_dir=a", "--workdir=/nonexistent/run"],
+        "data.archive_dir = a: must be '' where data.source = folder",
+    ),
+    "a field that the network does not read": (
+        [
+            *(C, "--config.classifier.network=resnet18", "--config.classifier.stages=(1,)"),
+            "--workdir=/nonexistent/run",
+        ],
+        "classifier.stages = (1,): must be left out where classifier.network = resnet18",
+    ),
+    "dry run of a replay": (
+        [C, "--dry_run", "--replay=0"],
+        "--replay: must be left out with --dry_run",
+    ),
+    "changes accepted in a dry run": (
+        [C, "--dry_run", "--accept_manifest"],
+        "--accept_manifest: must be left out with --dry_run",
+    ),
+    "changes accepted in a replay": (
+        [C, "--replay=7", "--accept_manifest"],
+        "--accept_manifest: must be left out with --replay",
+    ),
     "replay of nothing": ([C, "--replay=1", "--workdir=/nonexistent/run"], "--replay=1"),
 }
 
@@ -111,6 +146,14 @@ def test_mistake_is_one_line_and_exit_code_2(name):
     assert done.stderr.startswith("error: ")
     assert named in done.stderr
     assert done.stdout == ""
+
+
+def test_a_network_may_be_chosen_over_that_of_the_config_file():
+    # The file sets `stages` for its own network.
+    done = runs.call(
+        C, "--config.classifier.network=lenet", "--workdir=/nonexistent/run", "--dry_run"
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_process_of_a_mistake_prints_one_line_and_exits_with_2():

@@ -1,6 +1,6 @@
 """How a run of the self-consuming loop starts: checks, real images, and what its records say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from selfloop_jax import config as configs
 from selfloop_jax.analysis import verdicts
 from selfloop_jax.config import Config
-from selfloop_jax.data import dataset, pool_rules
+from selfloop_jax.data import dataset, pool_rules, sources
 from selfloop_jax.diffusion import processes, solvers
 from selfloop_jax.errors import UsageError
 from selfloop_jax.loop import control_images
@@ -26,6 +26,12 @@ def check(config: Config) -> None:
     # Names that come from a table are checked where the table is.
     for owner in (dataset, pool_rules, processes, solvers, classifier, augment, verdicts):
         owner.check(config)
+
+
+def check_given(config: Config, given: Collection[str]) -> None:
+    """Raises UsageError for fields that a new run would ignore; `given`: those of the flags."""
+    sources.check_given(config.data)
+    classifier.check_given(config, given)
 
 
 def open_run(config: Config, stop: Callable[[], bool]) -> RunContext:

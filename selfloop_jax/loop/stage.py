@@ -1,6 +1,6 @@
 """One stage of a study under way, and the study as the runner sees it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +82,10 @@ def no_branch(config: Config) -> Path | None:
     return None
 
 
+def all_read(config: Config, given: Collection[str]) -> None:
+    """Refuses no field."""
+
+
 def nothing_besides(context: Any, workdir: Path) -> None:
     """Writes nothing: the run has its stages alone."""
 
@@ -102,6 +106,8 @@ class Study:
 
     check(config): UsageError where the config cannot be run, before anything is read; `main` has
         checked what `config.check` does.
+    check_given(config, given): UsageError where a new run would ignore a field; `given` are the
+        dotted names of those on the command line. A run that was begun goes on with its config.
     open(config, stop): reads the data and builds the networks; UsageError where they do not fit.
     stages(config): how many stages a run has.
     stage(context, number, workdir, source_workdir): the stage to be computed.
@@ -128,6 +134,7 @@ class Study:
     stage: Callable[[Any, int, Path, Path], StageRun]
     summary: Callable[[store.Json], str]
     dry_run: Callable[[Config], list[str]]
+    check_given: Callable[[Config, Collection[str]], None] = all_read
     begin: Callable[[Any, Path], None] = nothing_besides
     facts: Callable[[Any], store.Json] = no_facts
     scalars: Callable[[store.Json], Mapping[str, float | None]] = no_scalars

@@ -22,6 +22,7 @@ STUDY = Study(
         measure_phase.MEASURE,  # fairness, composition, fidelity
     ),
     check=setup.check,
+    check_given=setup.check_given,
     open=setup.open_run,
     stages=lambda config: config.loop.generations,
     stage=setup.generation,

@@ -1,7 +1,7 @@
 """The classifier: its loss, its trainer, and its predictions over a set."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -101,6 +101,24 @@ def check(config: Config) -> None:
         check_choice(f"{name}.network", getattr(config, name).network, NETWORKS)
     for name in classifiers(config):
         _check_weights(getattr(config, name), name)
+
+
+def check_given(config: Config, given: Collection[str]) -> None:
+    """Raises UsageError for a field on the command line that the network does not read.
+
+    given: the fields of the command line. A config file sets them for the network that it names,
+    and another network may still be chosen on the command line.
+    """
+    for name in ("classifier", "annotator"):
+        section = getattr(config, name)
+        check_choice(f"{name}.network", section.network, NETWORKS)
+        unread = [field for field in SHAPE if field not in NETWORKS[section.network].reads]
+        for field in unread:
+            value = getattr(section, field)
+            default = getattr(ClassifierConfig(), field)
+            if f"{name}.{field}" in given and value != default:
+                must = f"left out where {name}.network = {section.network}"
+                refuse(f"{name}.{field}", value, must)
 
 
 def _check_weights(section: ClassifierConfig, name: str) -> None:

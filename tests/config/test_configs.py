@@ -109,6 +109,7 @@ def test_tiny_shrinks_the_work_and_keeps_the_data(name):
         for config in (whole, tiny):
             configs.check(config)
             setup.check(config)
+            setup.check_given(config, ())
         assert (whole.data, whole.pool, whole.diffusion.process) == (
             tiny.data,
             tiny.pool,

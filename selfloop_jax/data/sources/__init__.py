@@ -20,6 +20,7 @@ from functools import lru_cache
 import numpy as np
 
 from selfloop_jax.config import BiasConfig, DataConfig, check_choice, refuse
+from selfloop_jax.config.fields import leaves
 from selfloop_jax.data import colorize
 from selfloop_jax.data.images import UNKNOWN
 from selfloop_jax.data.sources import digits
@@ -47,13 +48,21 @@ class SourceEntry:
 
     load(section, prepare): raises Missing where the images are not on this machine or, without
     `prepare`, not ready to be read. outline(section): what is known all the same. gray: its images
-    have no groups and must be coloured. in_colour: they cannot be coloured.
+    have no groups and must be coloured. in_colour: they cannot be coloured. reads: the fields of
+    READ_BY_SOME that it reads, by how their names begin.
     """
 
     load: Callable[[DataConfig, bool], Source]
     outline: Callable[[DataConfig], Outline] = _by_the_images
     gray: bool = False
     in_colour: bool = False
+    reads: tuple[str, ...] = ()
+
+
+# Fields of section `data` that some sources read and others do not, by how their names begin.
+READ_BY_SOME = ("archive_dir", "on_bad_image", "cache_dir", "folder.", "tfds.", "hardimagenet.")
+OFFICIAL = ("archive_dir", "tfds.dir", "tfds.checksums")
+DECODED = ("on_bad_image", "cache_dir")
 
 
 def _mnist(section: DataConfig, prepare: bool) -> Source:
@@ -96,15 +105,27 @@ SOURCES: dict[str, SourceEntry] = {
     "digits": SourceEntry(digits.load, gray=True),
     "mnist5k": SourceEntry(digits.load, gray=True),
     "mnist": SourceEntry(
-        _mnist, lambda section: Outline(10, _colours(section) or 1, 60_000, 10_000), gray=True
+        _mnist,
+        lambda section: Outline(10, _colours(section) or 1, 60_000, 10_000),
+        gray=True,
+        reads=OFFICIAL,
     ),
-    "cifar20": SourceEntry(_cifar20, lambda _: Outline(20, 100, 50_000, 10_000), in_colour=True),
-    "cifar100": SourceEntry(_cifar100, lambda _: Outline(100, 1, 50_000, 10_000), in_colour=True),
+    "cifar20": SourceEntry(
+        _cifar20, lambda _: Outline(20, 100, 50_000, 10_000), in_colour=True, reads=OFFICIAL
+    ),
+    "cifar100": SourceEntry(
+        _cifar100, lambda _: Outline(100, 1, 50_000, 10_000), in_colour=True, reads=OFFICIAL
+    ),
     "hardimagenet": SourceEntry(
-        _hardimagenet, lambda section: Outline(15, section.hardimagenet.bands), in_colour=True
+        _hardimagenet,
+        lambda section: Outline(15, section.hardimagenet.bands),
+        in_colour=True,
+        reads=("hardimagenet.", *DECODED),
     ),
-    "folder": SourceEntry(_folder),
-    f"{TFDS}<name>": SourceEntry(_tfds),
+    "folder": SourceEntry(_folder, reads=("folder.", *DECODED)),
+    f"{TFDS}<name>": SourceEntry(
+        _tfds, reads=("archive_dir", "tfds.dir", "tfds.label_feature", "tfds.group_feature")
+    ),
 }
 
 
@@ -125,6 +146,16 @@ def check(section: DataConfig) -> None:
     if section.colorize == "none" and row.gray:
         modes = " | ".join(colorize.MODES)
         refuse("data.colorize", "none", f"one of {modes} for data.source = {section.source}")
+
+
+def check_given(section: DataConfig) -> None:
+    """Raises UsageError for a field that other sources read, and this one does not."""
+    reads = entry(section.source).reads
+    for name, value, declared in leaves(section):
+        unread = name.startswith(READ_BY_SOME) and not name.startswith(reads)
+        if unread and value != declared.default:
+            must = f"{declared.default!r} where data.source = {section.source}"
+            refuse(f"data.{name}", value, must)
 
 
 def load(section: DataConfig, prepare: bool = True) -> Source:
@@ -155,7 +186,7 @@ def _check_source(section: DataConfig, source: Source) -> None:
     splits = (source.train, source.validation, source.reserve, source.test)
     where = f"data.source = {section.source}"
     ids = np.concatenate([images.id for images in splits])
-    # An id keys the colour of an image, and tells held-out images from trained ones.
+    # An id keys the colour of an image, and says whether it is a held-out or a trained one.
     if len(np.unique(ids)) < len(ids):
         raise UsageError(f"{where}: two images have one id; allowed are splits that share none")
     label = np.concatenate([images.label for images in splits])
