@@ -347,7 +347,7 @@ class MeasureConfig:
     )
     batch: int = field(600, "images at a time over all devices", POSITIVE)
     level: float = field(0.95, "confidence level of intervals", INSIDE)
-    replicates: int = field(1000, "permutations of a null, draws of an interval", POSITIVE)
+    replicates: int = field(1000, "permutations of a null, simulations of an interval", POSITIVE)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def _check_sampling(config: Config) -> None:
     # Guidance needs the network without condition, which only dropped labels train.
     if sample.guidance and not diffusion.label_dropout:
         refuse("sample.guidance", sample.guidance, "0 where diffusion.label_dropout = 0")
-    # A generator that is conditioned on the class alone is never asked for a group.
+    # A generator that is conditioned on the class alone cannot be given a group.
     if config.loop.group_source == "requested" and diffusion.condition_on == "label":
         refuse(
             "loop.group_source",
@@ -156,9 +156,9 @@ def steps_per_dispatch(config: Config, platform: str) -> int:
     steps: a step of a small network is over before the host has sent the next one. On a CPU a loop
     in a program costs more than that saves.
     """
-    asked = config.parallel.steps_per_dispatch
-    if asked or platform == "cpu":
-        return asked or 1
+    steps = config.parallel.steps_per_dispatch
+    if steps or platform == "cpu":
+        return steps or 1
     # A number divides all of them exactly when it divides their greatest common divisor.
     common = math.gcd(*_step_counts(config).values())
     return max(k for k in range(1, 11) if common % k == 0)

@@ -107,7 +107,7 @@ def decode_all(
     aspect. `imagenet`: resized to a square of 256/224 sides, whatever the aspect, and its centre
     cut out; EXIF is ignored as ImageNet's loaders ignore it. There alone an image can have a mask,
     which goes through the same steps and is then cut at half of its own maximum, so that its
-    outline stays where it was drawn. (The public code of Hard ImageNet counts every value above 0:
+    outline keeps its place. (The public code of Hard ImageNet counts every value above 0:
     its objects are about a pixel larger all round.)
 
     Bad are missing, damaged or other kinds of files, more than 100 megapixels (read off the

@@ -14,8 +14,8 @@ your own if you like:
 
     POOL_RULES["real_then_latest"] = RealThenLatest()
 
-This file is on the floor of the data, below the measures, because a forecast needs the rules and
-reads them without a loop.
+This file lies in `data`, below `measure`, because a forecast needs the rules and reads them without
+a loop.
 """
 
 from collections.abc import Sequence

@@ -38,7 +38,7 @@ def normals(path: KeyPath, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def uniforms(path: KeyPath, ids: np.ndarray) -> np.ndarray:
-    """float64[N] in [0, 1): one number per id, the same for an id in whatever company it comes."""
+    """float64[N] in [0, 1): one number per id, which does not depend on the other ids."""
     if not len(ids):
         return np.zeros(0)
     # Word i belongs to id i. The 53 bits that stay are what a float64 in [0, 1) holds exactly.

@@ -75,29 +75,33 @@ def make_step(
     parameters keep their bits, in the average too.
     """
 
-    def chosen(trained, held):
+    def with_frozen(updated, old):
+        """The updated leaves where they are trainable, the old ones where they are frozen."""
         return jax.tree.map(
-            lambda wanted, a, b: a if wanted else b, trainable(trained), trained, held
+            lambda is_trained, new, frozen: new if is_trained else frozen,
+            trainable(updated),
+            updated,
+            old,
         )
 
-    def held_loss(params, *rest):
+    def loss_of_trainable(params, *rest):
         # No gradient of a frozen leaf is computed.
-        return loss(chosen(params, jax.lax.stop_gradient(params)), *rest)
+        return loss(with_frozen(params, jax.lax.stop_gradient(params)), *rest)
 
     def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
-        gradient = jax.value_and_grad(held_loss, has_aux=True)
+        gradient = jax.value_and_grad(loss_of_trainable, has_aux=True)
         (value, (stats, metrics)), grads = gradient(state.params, state.batch_stats, batch, key)
         grads, metrics = jax.lax.pmean((grads, {"loss": value, **metrics}), parallel.AXIS)
         # Optax raises floats to integer powers, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
         # `optax.masked` passes on the gradients of frozen leaves, so their old values return here.
-        params = chosen(optax.apply_updates(state.params, updates), state.params)
+        params = with_frozen(optax.apply_updates(state.params, updates), state.params)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)) if ema_decay else 0.0
         ema = jax.tree.map(
             lambda old, new: decay * old + (1 - decay) * new, state.ema_params, params
         )
-        ema = chosen(ema, state.ema_params)
+        ema = with_frozen(ema, state.ema_params)
         return TrainState(state.step + 1, params, ema, stats, opt_state), metrics
 
     return step
