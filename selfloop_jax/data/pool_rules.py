@@ -432,18 +432,19 @@ def build(
     g: int,
     real: Images,
     reserve: Images,
-    generated: Sequence[Images],
+    generated: Sequence[Images] | None,
 ) -> Images:
     """The pool of generation g.
 
-    generated: the sets of `source_generations`, in order. Without generated images, in generation 0
-    or in a control, it is the real images, or a subset.
+    generated: the sets of `source_generations`, in order, of which a rule may ask for none; None in
+    a control without generated images. Such a pool is the real images, or a subset, as is that of
+    generation 0.
     """
     rule = POOL_RULES[section.rule]
-    # Generation 0 and the control `no_synthetic` have none.
-    if not generated and not rule.subsamples_real:
+    real_alone = g == 0 or generated is None
+    if real_alone and not rule.subsamples_real:
         return real
-    return rule.build(PoolInputs(section, key_path, g, real, reserve, generated))
+    return rule.build(PoolInputs(section, key_path, g, real, reserve, generated or ()))
 
 
 def capacity(section: PoolConfig, g: int, real: int, count: int) -> int:

@@ -10,7 +10,7 @@ from selfloop_jax.config import Config
 from selfloop_jax.data import pool_rules
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
-from selfloop_jax.errors import RunError
+from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.loop import control_images
 from selfloop_jax.loop.samples import read_samples
 from selfloop_jax.loop.stage import StageRun
@@ -26,6 +26,41 @@ from selfloop_jax.training.checkpoints import Checkpoints, load_weights
 WEIGHTS_IN_MEMORY = {"classifier": 3, "diffusion": 1}
 
 
+def has_annotator(config: Config, groups: int) -> bool:
+    """Whether a run has an annotator: with one group there is nothing to annotate."""
+    return "annotator" in configs.classifiers(config) and groups > 1
+
+
+def trains_generator(config: Config, generation: int) -> bool:
+    """Whether a generation has a generator: a control has none but that of its branch."""
+    return config.loop.control == "none" or (generation == 0 and bool(config.loop.branch_from))
+
+
+def trains_annotator(config: Config, groups: int, generation: int) -> bool:
+    """Whether a generation trains the annotator: only a generator's images have to be annotated."""
+    first = generation == 0
+    return first and has_annotator(config, groups) and trains_generator(config, generation)
+
+
+def pool_capacity(config: Config, train: int, generation: int) -> int:
+    """The most images that the pool of a generation can have; `train`: real training images."""
+    # Without synthetic images every generation has the pool of generation 0.
+    of = 0 if config.loop.control == "no_synthetic" else generation
+    return pool_rules.capacity(config.pool, of, train, config.sample.count)
+
+
+def capacity(config: Config, groups: int, train: int, before_subsampling: int) -> int:
+    """The images that every training set of a run is padded to.
+
+    All have one size, so that nothing recompiles as they grow. train: real training images;
+    before_subsampling: of those, all that there were before the bias.
+    """
+    pools = [pool_capacity(config, train, g) for g in range(config.loop.generations)]
+    # The annotator learns from the images before subsampling, which may be more than any pool.
+    annotated = before_subsampling if has_annotator(config, groups) else 0
+    return max(annotated, train, config.sample.count, *pools)
+
+
 class Networks:
     """Every compiled program of a run, each built once. Reads no file."""
 
@@ -37,8 +72,7 @@ class Networks:
         dtype = configs.activation_dtype(config)
         unet, process = generator.build(config.diffusion, classes, groups, dtype)
         nets = {"classifier": classifier.build(config.classifier, classes, dtype)}
-        # With one group there is nothing to annotate.
-        if "annotator" in configs.classifiers(config) and groups > 1:
+        if has_annotator(config, groups):
             nets["annotator"] = classifier.build(config.annotator, groups, dtype)
         self.trainers = {
             "diffusion": generator.make_trainer(unet, process, config.diffusion, side, per_dispatch)
@@ -86,11 +120,9 @@ class RunContext:
         self._weights: dict[str, dict[str, step.Variables]] = {
             kind: {} for kind in WEIGHTS_IN_MEMORY
         }
-        # All pools of a run are padded to one size, so that nothing recompiles as they grow.
-        pools = [self.pool_capacity(g) for g in range(config.loop.generations)]
-        # The annotator learns from the images before subsampling, which may be more than any pool.
-        annotated = len(data.train_unbiased) if "annotator" in self.networks.trainers else 0
-        self.capacity = max(annotated, len(data.train), config.sample.count, *pools)
+        self.capacity = capacity(
+            config, len(data.groups), len(data.train), len(data.train_unbiased)
+        )
 
     @property
     def stand_in(self) -> str | None:
@@ -111,13 +143,6 @@ class RunContext:
     def cached_weights(self, kind: str, digest: str) -> step.Variables | None:
         """A network that is still on the devices, or None."""
         return self._weights.get(kind, {}).get(digest)
-
-    def pool_capacity(self, generation: int) -> int:
-        """The most images that the pool of a generation can have."""
-        config = self.config
-        # Without synthetic images every generation has the pool of generation 0.
-        of = 0 if config.loop.control == "no_synthetic" else generation
-        return pool_rules.capacity(config.pool, of, len(self.data.train), config.sample.count)
 
 
 def network_of(phase: str) -> str:
@@ -196,9 +221,8 @@ class GenerationRun(StageRun):
 
     @property
     def trains_generator(self) -> bool:
-        """Whether this generation has a generator: a control has none but that of its branch."""
-        loop = self.context.config.loop
-        return loop.control == "none" or (not self.number and bool(loop.branch_from))
+        """Whether this generation has a generator."""
+        return trains_generator(self.context.config, self.number)
 
     @cached_property
     def pool(self) -> Images:
@@ -207,7 +231,7 @@ class GenerationRun(StageRun):
         data = self.context.data
         earlier = pool_rules.source_generations(config.pool, self.number)
         if config.loop.control == "none":
-            generated = [self.samples(g) for g in earlier]
+            generated: list[Images] | None = [self.samples(g) for g in earlier]
         else:
             generated = control_images.control_sets(config, data, earlier, self.inputs_read)
         # No generation in it: the rule decides which choices the generations share.
@@ -215,6 +239,12 @@ class GenerationRun(StageRun):
         images = pool_rules.build(
             config.pool, key_path, self.number, data.train, data.reserve, generated
         )
+        most = pool_capacity(config, len(data.train), self.number)
+        if len(images) > most:
+            raise UsageError(
+                f"pool.rule = {config.pool.rule}: must make pools of at most their capacity, "
+                f"{most} images in generation {self.number}, not {len(images)}"
+            )
         # After a resume the folder or the archive of the real images may have changed.
         if "pool" in self.results and pool_digest(images) != self.digests["pool"]:
             raise RunError(

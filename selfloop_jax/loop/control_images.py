@@ -36,14 +36,17 @@ def _check_run(config: Config) -> None:
 
 def control_sets(
     config: Config, data: Dataset, earlier: range, inputs_read: dict[str, str]
-) -> list[Images]:
+) -> list[Images] | None:
     """Matched real images for the generated sets of `earlier` generations, one set for each.
 
-    Notes in inputs_read the digests of what it read of the run that the control belongs to.
-    UsageError where held-out images are too few.
+    None: the control trains on the real training images alone. Notes in inputs_read the digests of
+    what it read of the run that the control belongs to. UsageError where held-out images are too
+    few.
     """
     kind = config.loop.control
-    if kind == "no_synthetic" or not earlier:
+    if kind == "no_synthetic":
+        return None
+    if not earlier:
         return []
     real = data.train.counts(len(data.classes), len(data.groups))
     if kind == "fresh_real":

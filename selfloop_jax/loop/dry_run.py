@@ -18,7 +18,7 @@ from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.sources.base import Missing, Outline
 from selfloop_jax.diffusion import solvers
 from selfloop_jax.errors import UsageError
-from selfloop_jax.loop import setup
+from selfloop_jax.loop import context, setup
 from selfloop_jax.loop.context import Networks
 
 MIB = 2**20
@@ -36,6 +36,7 @@ def describe(config: Config) -> list[str]:
         classes: int | None = len(data.classes)
         groups: int | None = len(data.groups)
         train: int | None = len(data.train)
+        before: int | None = len(data.train_unbiased)
         lines += _real_images(data)
     # Without the images, sizes are those that the source states about itself.
     except Missing as missing:
@@ -43,7 +44,8 @@ def describe(config: Config) -> list[str]:
         unknown = _why_unknown(config.data, missing)
         classes = known.classes
         groups = known.groups
-        train = config.data.train_size or (known.train and _after_splits(config.data, known.train))
+        before = known.train and _after_splits(config.data, known.train)
+        train = config.data.train_size or (None if _subsamples(config.data) else before)
         _check_known(config, known, train)
         lines += _not_here(missing, known, unknown)
     # Shapes alone: no weights are made for a dry run.
@@ -51,7 +53,11 @@ def describe(config: Config) -> list[str]:
     lines += _pools(config, train, unknown)
     lines += _networks(networks, unknown)
     lines += _work(config)
-    lines += _space(config, networks, train, unknown)
+    capacity = None
+    # The images before subsampling count where an annotator learns from them.
+    if groups and train and (before or not context.has_annotator(config, groups)):
+        capacity = context.capacity(config, groups, train, before or 0)
+    lines += _space(config, networks, capacity, unknown)
     return lines
 
 
@@ -86,7 +92,7 @@ def _check_known(config: Config, known: Outline, train: int | None) -> None:
         return
     section = config.data
     reserve = round(section.reserve_share * known.train)
-    room = known.train - round(section.validation_share * known.train) - reserve
+    room = _after_splits(section, known.train)
     if section.train_size > room:
         raise UsageError(f"data.train_size = {section.train_size}: allowed are up to {room} images")
     pool_rules.check_sizes(
@@ -108,27 +114,21 @@ def _not_here(missing: Missing, known: Outline, unknown: str) -> list[str]:
     ]
 
 
-def _after_splits(section: DataConfig, train: int) -> int | None:
-    """Training images left after validation and reserve; None where subsampling follows."""
-    if section.colorize == "none" and section.bias.kind not in ("natural", "unbiased"):
-        return None
+def _after_splits(section: DataConfig, train: int) -> int:
+    """Training images left after validation and reserve."""
     return train - round(section.validation_share * train) - round(section.reserve_share * train)
 
 
-def _capacities(config: Config, train: int) -> list[int]:
-    """The most images that the pool of each generation can have."""
-    grows = config.loop.control != "no_synthetic"
-    return [
-        # Without synthetic images every pool is that of generation 0.
-        pool_rules.capacity(config.pool, g * grows, train, config.sample.count)
-        for g in range(config.loop.generations)
-    ]
+def _subsamples(section: DataConfig) -> bool:
+    """Whether the bias leaves out training images, how many of them only the images tell."""
+    return section.colorize == "none" and section.bias.kind not in ("natural", "unbiased")
 
 
 def _pools(config: Config, train: int | None, unknown: str) -> list[str]:
     if train is None:
         return [f"pool sizes: {unknown}"]
-    sizes = ", ".join(map(str, _capacities(config, train)))
+    pools = [context.pool_capacity(config, train, g) for g in range(config.loop.generations)]
+    sizes = ", ".join(map(str, pools))
     return [f"pool sizes, generation 0 on: {sizes}"]
 
 
@@ -159,24 +159,28 @@ def _work(config: Config) -> list[str]:
     return lines
 
 
-def _space(config: Config, networks: Networks | None, train: int | None, unknown: str) -> list[str]:
-    """Disk of the run, and device memory for states and pool."""
+def _space(
+    config: Config, networks: Networks | None, capacity: int | None, unknown: str
+) -> list[str]:
+    """Disk of the run, and device memory for states and pool, of `capacity` images."""
     if networks is None:
         return [f"disk and memory: {unknown}"]
     state = {name: _bytes(trainer.abstract) for name, trainer in networks.trainers.items()}
     image = config.data.image_size**2 * 3
     keep = config.checkpoint.keep
-    per_generation = config.sample.count * image
-    # Two classifiers: that of the pool, and that of the generated images alone.
-    per_generation += keep * (state["diffusion"] + 2 * state["classifier"])
+    generations = range(config.loop.generations)
+    # A control generates nothing, but for generation 0 where that comes from a branch.
+    generating = sum(context.trains_generator(config, g) for g in generations)
+    disk = len(generations) * keep * state["classifier"]
+    # A second classifier learns from the generated images alone.
+    disk += generating * keep * (state["diffusion"] + state["classifier"])
+    disk += generating * config.sample.count * image
     # The annotator is trained once, in generation 0.
-    disk = config.loop.generations * per_generation + keep * state.get("annotator", 0)
+    disk += keep * state.get("annotator", 0) if generating else 0
     lines = [f"disk, about: {disk / MIB:.0f} MiB"]
-    states = sum(state.values())
-    if train is None:
+    states = sum(state.values()) if config.loop.control == "none" else state["classifier"]
+    if capacity is None:
         return [*lines, f"memory per device for states: {states / MIB:.0f} MiB; pool: {unknown}"]
-    # As in RunContext: pools and generated sets are padded to one size.
-    capacity = max(train, config.sample.count, *_capacities(config, train))
     memory = states + capacity * (image + 8)  # label and group take four bytes each
     return [
         *lines,

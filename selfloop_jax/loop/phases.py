@@ -14,7 +14,12 @@ from selfloop_jax import config as configs
 from selfloop_jax.curate import label as labelling
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import RunError
-from selfloop_jax.loop.context import GenerationRun, network_of, pool_digest
+from selfloop_jax.loop.context import (
+    GenerationRun,
+    network_of,
+    pool_digest,
+    trains_annotator,
+)
 from selfloop_jax.loop.phase import Phase, Result, each
 from selfloop_jax.loop.samples import REQUESTED, path_of
 from selfloop_jax.runtime import parallel, store
@@ -130,8 +135,8 @@ class _Annotating:
 
 
 def _trains_annotator(run: GenerationRun) -> bool:
-    has_annotator = "annotator" in run.context.networks.trainers
-    return run.number == 0 and has_annotator and run.trains_generator
+    context = run.context
+    return trains_annotator(context.config, len(context.data.groups), run.number)
 
 
 def _read_annotating(run: GenerationRun) -> _Annotating:

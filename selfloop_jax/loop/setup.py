@@ -12,7 +12,7 @@ from selfloop_jax.data import dataset, pool_rules, sources
 from selfloop_jax.diffusion import processes, solvers
 from selfloop_jax.errors import UsageError
 from selfloop_jax.loop import control_images
-from selfloop_jax.loop.context import GenerationRun, RunContext
+from selfloop_jax.loop.context import GenerationRun, RunContext, trains_annotator
 from selfloop_jax.runtime import multihost, parallel, store, tensorboard
 from selfloop_jax.training import augment, classifier
 
@@ -58,9 +58,8 @@ def load(config: Config, prepare: bool = True) -> dataset.Dataset:
     # Too few held-out images for a control must show before anything is trained.
     if config.loop.control != "none":
         control_images.check(config, data)
-    needs_validation = config.measure.split == "validation" or "annotator" in configs.classifiers(
-        config
-    )
+    annotates = trains_annotator(config, len(data.groups), generation=0)
+    needs_validation = annotates or config.measure.split == "validation"
     if needs_validation and not len(data.validation):
         raise UsageError(
             f"data.validation_share = {config.data.validation_share}: must leave images: an "

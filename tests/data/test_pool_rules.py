@@ -475,6 +475,35 @@ def test_a_rule_from_outside_builds_pools(alternate):
         check(alternate, count=59)
 
 
+class FewReal(pool_rules.PoolRule):
+    """The first five real images, and no generated ones."""
+
+    def sources(self, g):
+        return range(0)
+
+    def capacity(self, section, g, real, count):
+        return 5
+
+    def build(self, parts):
+        assert not parts.generated
+        return parts.real.take(slice(5))
+
+
+def test_a_rule_that_takes_no_generated_images_builds_its_pools(monkeypatch):
+    monkeypatch.setitem(pool_rules.POOL_RULES, "few_real", FewReal())
+    few = PoolConfig("few_real")
+    assert [len(build(few, g)) for g in range(3)] == [N_REAL, 5, 5]
+    without = pool_rules.build(few, KEY_PATH, 1, real_images(), reserve_images(), None)
+    assert_same(without, real_images())  # a control without generated images
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_control_without_generated_images_has_the_real_ones_or_a_subset(rule):
+    made = pool_rules.build(section(rule), KEY_PATH, 2, real_images(), reserve_images(), None)
+    assert len(made) == pool_rules.capacity(section(rule), 0, N_REAL, COUNT)
+    assert set(identities(made)) <= set(identities(real_images()))
+
+
 def test_a_rule_from_outside_is_forecast(alternate):
     copy = dynamics.Response(np.array([0.0, 1.0]), np.zeros((2, 2)))
     loop = dynamics.Loop(alternate, 0.7, pool_rules.Sizes(60, 90), copy)
