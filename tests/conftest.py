@@ -1,4 +1,4 @@
-"""Four CPU devices, compiled programs kept between runs, no silent broadcasting; a finished run."""
+"""Four CPU devices, kept compiled programs, no silent broadcasting or promotion; a finished run."""
 
 import fcntl
 import os
@@ -12,8 +12,8 @@ from selfloop_jax.runtime import environment
 
 environment.configure(nproc=2, cpu_devices=4, deterministic=True)
 
-
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture(scope="session")
