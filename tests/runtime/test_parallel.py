@@ -32,6 +32,7 @@ DEVICES, BATCH, STEPS, LEARNING_RATE, TOTAL = 4, 8, 4, 1e-2, 10.0
 
 
 SECTION = SimpleNamespace(
+    network="resnet",
     batch=BATCH,
     warmup_steps=2,
     weight_decay=0.1,
