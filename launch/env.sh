@@ -10,7 +10,7 @@ ensure_venv() {  # ensure_venv REQUIREMENTS_FILE...
     local version lock stamp wanted
     version="$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
     if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-        echo "error: $PYTHON is Python $version: allowed are 3.11 and later (set PYTHON=...)" >&2
+        echo "error: $PYTHON is Python $version: must be 3.11 or later (set PYTHON=...)" >&2
         exit 2
     fi
     lock=requirements/lock-3.12.txt

@@ -5,7 +5,7 @@
 # PORT is the port of the coordinator (default: a free one).
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 if ! [[ "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
-    echo "error: N = ${1:-}: allowed are numbers from 1: bash launch/local_multiprocess.sh N --config=..." >&2
+    echo "error: N = ${1:-}: must be a whole number from 1, as in: bash launch/local_multiprocess.sh N --config=..." >&2
     exit 2
 fi
 processes="$1"

@@ -2,7 +2,7 @@
 
 
 class UsageError(Exception):
-    """A mistake of the user: the message names the field, its value and what is allowed."""
+    """A mistake of the user: the message names the field, its value and the rule."""
 
     exit_code = 2
 

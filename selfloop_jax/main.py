@@ -62,7 +62,7 @@ def _options(argv: list[str]) -> flags.FlagValues:
     except (flags.Error, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
         raise UsageError(str(error)) from error
     if rest:
-        raise UsageError(f"argument {rest[0]}: allowed are flags, --name=value")
+        raise UsageError(f"argument {rest[0]}: must be a flag, --name=value")
     _check_contradictions(options)
     return options
 
@@ -81,7 +81,7 @@ def _config_and_workdir(options: flags.FlagValues) -> tuple[Config, Path]:
     workdir = Path(options.workdir) if options.workdir else None
     if options.config is None:
         if options.replay is None or workdir is None:
-            raise UsageError("--config is missing: for example --config=configs/quickstart.py")
+            raise UsageError("--config: missing; must be a file, for example configs/quickstart.py")
         return read_config(workdir), workdir
     file, _, words = Path(config_flags.get_config_filename(options["config"])).name.partition(".py")
     # Variants of one config get folders of their own, in characters that every system allows.
@@ -100,11 +100,11 @@ def _check_config_flags(argv: list[str]) -> None:
             path = value.partition(":")[0]
             if not Path(path).is_file():
                 raise UsageError(
-                    f"--config={value}: allowed are files, for example configs/quickstart.py"
+                    f"--config={value}: must be a file, for example configs/quickstart.py"
                 )
             share_folder(Path(path))
         elif name.startswith("config.") and not seen:
-            raise UsageError(f"{argument}: allowed are overrides behind --config")
+            raise UsageError(f"{argument}: must come after --config")
         elif name.startswith("config."):
             check_override(name.removeprefix("config."), value)
 
@@ -115,7 +115,7 @@ def _unknown_field(message: str, argv: list[str]) -> str:
     fields = [argument.lstrip("-").partition("=")[0] for argument in argv[1:]]
     field = next((f for f in fields if names and names[0] in f.split(".")[1:]), "--config")
     close = [name for name in names if name != names[0]]
-    hint = f"did you mean {close[0]}?" if close else "--dry_run lists the allowed ones"
+    hint = f"did you mean {close[0]}?" if close else "--dry_run lists all fields"
     return f"{field.removeprefix('config.')}: unknown field; {hint}"
 
 

@@ -59,11 +59,11 @@ def stages(config: Path, name: str, out: Path) -> list[Stage]:
         listed: list[Stage] = list(getattr(run_file("CONFIG", config), name)(out))
         for run in itertools.chain(*listed):
             if len(run) != 3 or not isinstance(run[2], dict):
-                raise TypeError("runs are (name, argument, overrides)")
+                raise TypeError("runs must be (name, argument, overrides)")
     except Exception as error:  # whatever a file of the user's can raise
         why = f"{type(error).__name__}: {error}"
         raise UsageError(
-            f"--lists={name}: allowed are functions of {config} that list runs ({why})"
+            f"--lists={name}: must be a function of {config} that lists runs ({why})"
         ) from error
     return listed
 

@@ -1,4 +1,4 @@
-"""Mistakes of a user: one line that names field, value and what is allowed, and exit code 2."""
+"""Mistakes of a user: one line that names field, value and rule, and exit code 2."""
 
 import pytest
 import runs
@@ -25,11 +25,11 @@ WRONG = {
     "not positive": ([C, "--config.diffusion.steps=0"], "diffusion.steps = 0: must be > 0"),
     "budget over pool": (
         [C, "--config.pool.rule=accumulate_subsample", "--config.pool.budget=1000"],
-        "pool.budget = 1000: allowed are 1 to the 900",
+        "pool.budget = 1000: must be from 1 to 900, the number of real images",
     ),
     "reserve outrun": (
         [C, "--config.pool.rule=fresh", "--config.pool.n_real=200"],
-        "pool.n_real = 200: 3 generations need 600 images, the reserve has 360",
+        "pool.n_real = 200: 3 generations need 600 images, but the reserve has 360",
     ),
     "attention at a side the net does not have": (
         [C, "--config.diffusion.unet.attention=(16,)"],
@@ -37,7 +37,7 @@ WRONG = {
     ),
     "too many levels": (
         [C, "--config.diffusion.unet.multipliers=(1,1,1,1,1)"],
-        "diffusion.unet.multipliers = (1, 1, 1, 1, 1): must be as many as",
+        "diffusion.unet.multipliers = (1, 1, 1, 1, 1): must be few enough that",
     ),
     "sampler of the other process": (
         [C, "--config.sample.sampler=heun"],
@@ -87,7 +87,7 @@ WRONG = {
     ),
     "more than there are": (
         ["--config=configs/cifar20.py", "--config.data.train_size=60000"],
-        "data.train_size = 60000: allowed are up to 35000",
+        "data.train_size = 60000: must be at most 35000",
     ),
     "hue jitter on coloured digits": (
         [C, "--config.classifier.augment.hue=0.1"],
@@ -100,11 +100,11 @@ WRONG = {
     "freeze without weights": ([C, "--config.classifier.freeze=True"], "classifier.freeze = True"),
     "a class without images": (
         ["--config=configs/colormnist.py", "--config.data.train_size=5"],
-        "data.train_size = 5: too few to leave an image of class",
+        "data.train_size = 5: too small to leave an image of class",
     ),
     "an argument of the quickstart": (
         [C + ":biased"],
-        "--config=FILE:biased: allowed after the colon are tiny",
+        "--config=FILE:biased: what follows the colon must be tiny",
     ),
     "a folder for another source": (
         [C, "--config.data.folder.dir=mine", "--workdir=/nonexistent/run"],

@@ -122,7 +122,7 @@ def test_a_run_that_starts_as_the_sweep_is_told_to_end_is_ended(tmp_path, monkey
 
 def test_a_wrong_argument_ends_the_sweep_before_any_run(tmp_path, commands, capsys):
     config = tmp_path / "tiny.py"
-    for wrong, named in (('"third"', "allowed after the colon"), ("3", "get_config must return")):
+    for wrong, named in (('"third"', "what follows the colon"), ("3", "get_config must return")):
         config.write_text(CONFIG.replace('"two", "second"', f'"two", {wrong}'))
         assert sweep.main([str(config), f"--out={tmp_path / 'out'}"]) == 2
         said = capsys.readouterr().err
@@ -156,9 +156,9 @@ def test_a_usage_error_is_one_line(tmp_path, capsys):
     broken.write_text("import nothing_like_it")
     for arguments, named in (
         ([str(tmp_path / "missing.py")], "no such file"),
-        ([str(config), "--lists=response"], "--lists=response: allowed are functions"),
-        ([str(config), "--lists=get_config"], "--lists=get_config: allowed are functions"),
-        ([str(broken)], "--lists=sweep: allowed are functions"),
+        ([str(config), "--lists=response"], "--lists=response: must be a function"),
+        ([str(config), "--lists=get_config"], "--lists=get_config: must be a function"),
+        ([str(broken)], "--lists=sweep: must be a function"),
         ([str(config), "--jobs=0"], "--jobs=0"),
         ([], "usage: CONFIG.py"),
     ):

@@ -79,7 +79,7 @@ def test_another_seed_gives_other_images(workdir, tmp_path):
         ("--label=ten", "--label=ten: must be one of 0 | 1"),
         ("--count=0", "--count=0: must be > 0"),
         ("--steps=0", "sample.steps = 0"),
-        ("--group=red", "--group: the generator of this run takes labels alone"),
+        ("--group=red", "--group: must be left out; the generator of this run takes only labels"),
         ("--sigma=3", "unrecognized arguments: --sigma=3"),
     ],
 )

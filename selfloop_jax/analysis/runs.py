@@ -159,7 +159,7 @@ def read_run(workdir: Path) -> Run:
     generations = tuple(_read_generation(folder, notes) for folder in finished)
     config = store.read_json(path / "config.json")
     if not isinstance(config, dict):
-        raise RunError(f"{path / 'config.json'}: damaged: no object")
+        raise RunError(f"{path / 'config.json'}: damaged: not a JSON object")
     manifest = path / "manifest.json"
     log = path / "metrics.jsonl"
     notes += [f"{file.name}: missing, not shown." for file in (manifest, log) if not file.is_file()]
@@ -206,7 +206,7 @@ def _read_generation(folder: Path, notes: list[str]) -> Generation:
     path = folder / "record.json"
     record = store.read_json(path)
     if not isinstance(record, dict):
-        raise RunError(f"{path}: damaged: no object")
+        raise RunError(f"{path}: damaged: not a JSON object")
     for key in REQUIRED:
         if key not in record:
             raise RunError(f"{path}: has no field {key!r}")

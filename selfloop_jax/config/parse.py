@@ -55,14 +55,14 @@ def parse_arg(arg: str, *options: tuple[str, ...]) -> list[str]:
     """
     words = [word for word in arg.split(",") if word]
     chosen = []
-    for allowed in options:
+    for option in options:
         # Of two words for one option neither is chosen: both then count as unused.
-        named = [word for word in words if word in allowed]
-        chosen.append(named[0] if len(named) == 1 else allowed[0])
+        named = [word for word in words if word in option]
+        chosen.append(named[0] if len(named) == 1 else option[0])
     unused = sorted(words) != sorted(word for word in chosen if word in words)
     if unused:
-        lists = ", ".join(" | ".join(filter(None, allowed)) for allowed in options) or "no words"
-        raise UsageError(f"--config=FILE:{arg}: allowed after the colon are {lists}")
+        lists = ", ".join(" | ".join(filter(None, option)) for option in options) or "empty"
+        raise UsageError(f"--config=FILE:{arg}: what follows the colon must be {lists}")
     return chosen
 
 
@@ -119,7 +119,7 @@ def _not_a_section(field: str, value: Any, section: Any) -> str:
 
 def _unknown(field: str, name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    hint = f"did you mean {close[0]}?" if close else f"must be one of {' | '.join(known)}"
     return f"{field}: unknown field; {hint}"
 
 

@@ -19,7 +19,7 @@ def read_config(workdir: Path) -> Config:
     check_version(workdir, str(workdir))
     stored = store.read_json(path)
     if not isinstance(stored, dict):
-        raise RunError(f"{path}: damaged: no object")
+        raise RunError(f"{path}: damaged: not a JSON object")
     try:
         return typed(stored)
     except UsageError as error:

@@ -84,8 +84,8 @@ def _check_unet(config: Config) -> None:
         refuse(
             "diffusion.unet.multipliers",
             net.multipliers,
-            f"as many as data.image_size = {side}, folded by diffusion.unet.stem = {net.stem}, "
-            "can be halved for",
+            f"few enough that data.image_size = {side}, divided by diffusion.unet.stem = "
+            f"{net.stem}, can be halved after each but the last",
         )
     sides = [side // net.stem // 2**level for level in range(levels)]
     if not set(net.attention) <= set(sides):

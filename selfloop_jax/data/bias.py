@@ -59,9 +59,9 @@ def _given_table(section: BiasConfig, groups_of_class: np.ndarray) -> np.ndarray
     if not fits:
         widths = "/".join(map(str, np.unique(groups_of_class.sum(axis=1))))
         raise UsageError(
-            f"data.bias.per_class = {section.per_class}: allowed are {classes} rows, or one for "
-            f"all classes, of {widths} probabilities that add up to 1 (with two groups: one per "
-            "class, that of the second)"
+            f"data.bias.per_class = {section.per_class}: must be {classes} rows, or one for all "
+            f"classes, of {widths} probabilities that add up to 1 (with two groups: one number per "
+            "class, the probability of the second group)"
         )
     return table
 
@@ -95,14 +95,14 @@ def subsample(
         )
     if size > largest:
         raise UsageError(
-            f"data.train_size = {size}: allowed are up to {largest} images under this data.bias"
+            f"data.train_size = {size}: must be at most {largest} under this data.bias"
         )
     wanted = splits.largest_remainder(share * (size or largest))
     # In a small set a class can be rounded away, and nothing could then be said about it.
     for c in np.flatnonzero((wanted.sum(axis=1) == 0) & (have.sum(axis=1) > 0)):
         raise UsageError(
-            f"data.train_size = {size or largest}: too few to leave an image of class "
-            f"{names[0][c]}: allowed are larger ones, or another data.bias"
+            f"data.train_size = {size or largest}: too small to leave an image of class "
+            f"{names[0][c]}; must be larger, unless data.bias changes"
         )
     # An image's rank within its subgroup, by its keyed number.
     order = np.lexsort((rng.uniforms(key_path, images.id), subgroup))

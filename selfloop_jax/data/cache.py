@@ -90,7 +90,7 @@ def _opening(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(
-            f"data.cache_dir = '{root}': {error.strerror}; allowed are folders that can be written"
+            f"data.cache_dir = '{root}': {error.strerror}; must be a writable folder"
         ) from error
 
 

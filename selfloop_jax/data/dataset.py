@@ -84,7 +84,11 @@ def check(config: Config) -> None:
     coloured = section.colorize != "none"
     # Gray images come without groups, so there is no natural share to keep.
     if coloured and section.bias.kind == "natural":
-        refuse("data.bias.kind", "natural", "another where data.colorize gives images their groups")
+        refuse(
+            "data.bias.kind",
+            "natural",
+            "another kind where data.colorize gives images their groups",
+        )
     # The oracle reads a colour that `colorize` has painted.
     if not coloured and config.loop.group_source == "oracle":
         refuse("loop.group_source", "oracle", "annotator | requested where data.colorize = none")
@@ -129,7 +133,7 @@ def _coloured(source: Source, section: DataConfig, seed: int) -> Dataset:
     gray = not any((x.pixels != x.pixels[..., :1]).any() for x in (source.train, source.test))
     if source.groups or not gray:
         raise UsageError(
-            f"data.colorize = {section.colorize}: allowed is none for "
+            f"data.colorize = {section.colorize}: must be none for "
             f"data.source = {section.source}, whose images have groups or colours of their own"
         )
     colours = colorize.MODES[section.colorize]
@@ -208,8 +212,8 @@ def _check_known_groups(section: DataConfig, source: Source, counts: np.ndarray)
     """Raises UsageError for a class without a training image of known group."""
     for c in np.flatnonzero(counts.sum(axis=1) == 0):
         raise UsageError(
-            f"data.bias.kind = {section.bias.kind}: class {source.classes[c]} has no training "
-            "image of known group; allowed is natural"
+            f"data.bias.kind = {section.bias.kind}: must be natural, because class "
+            f"{source.classes[c]} has no training image whose group is known"
         )
 
 

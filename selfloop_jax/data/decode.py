@@ -141,7 +141,7 @@ def decode_all(
         path, reason = bad[0]
         raise UsageError(
             f"{what}: {len(bad)} of {len(paths)} images cannot be used, first {where(path)}: "
-            f"{reason}; data.on_bad_image = refuse: skip leaves them out"
+            f"{reason}; data.on_bad_image=skip leaves them out"
         )
     # Places in the list, by which a source finds labels and ids.
     kept = np.array([i for i, (reason, _) in enumerate(outcomes) if reason is None], np.int64)

@@ -236,7 +236,8 @@ class AccumulateSubsample(Accumulate):
         """Generation 0 has the real images alone."""
         if not 0 < section.budget <= real:
             raise UsageError(
-                f"pool.budget = {section.budget}: allowed are 1 to the {real} real images"
+                f"pool.budget = {section.budget}: must be from 1 to {real}, the number of real "
+                "images"
             )
 
     def sampled_share(self, shares: ShareInputs, noise: Noise) -> np.ndarray:
@@ -289,7 +290,7 @@ class Substitute(PoolRule):
             if len(swapped) > len(candidates):
                 raise UsageError(
                     f"pool.alpha = {alpha}: {len(swapped)} images of one label are to be replaced, "
-                    f"{len(candidates)} were generated: raise sample.count"
+                    f"but {len(candidates)} were generated; raise sample.count"
                 )
             replacement[swapped] = candidates[: len(swapped)]
 
@@ -313,8 +314,8 @@ class Substitute(PoolRule):
         swapped = int((rng.uniforms((*key_path, "swap"), real.id) < section.alpha).sum())
         if generations > 1 and swapped > count:
             raise UsageError(
-                f"pool.alpha = {section.alpha}: {swapped} images are to be replaced, allowed are "
-                f"up to sample.count = {count}"
+                f"pool.alpha = {section.alpha}: must replace at most sample.count = {count} "
+                f"images, not {swapped}"
             )
 
     def expected_share(self, shares: ShareInputs) -> np.ndarray:
@@ -357,7 +358,7 @@ class Fresh(PoolRule):
         if g * section.n_real > len(reserve):
             raise UsageError(
                 f"pool.n_real = {section.n_real}: generation {g} needs {g * section.n_real} "
-                f"images, the reserve has {len(reserve)}"
+                f"images, but the reserve has {len(reserve)}"
             )
         order = self._order(parts.key_path, reserve)
         # Slices of one order are disjoint, so no real image comes back in a later generation.
@@ -375,12 +376,12 @@ class Fresh(PoolRule):
         if needed > reserve or section.n_real < 0:
             raise UsageError(
                 f"pool.n_real = {section.n_real}: {generations - 1} generations need {needed} "
-                f"images, the reserve has {reserve}"
+                f"images, but the reserve has {reserve}"
             )
         if not 0 <= section.n_generated <= count or not section.n_real + section.n_generated:
             raise UsageError(
-                f"pool.n_generated = {section.n_generated}: allowed are 0 to sample.count = "
-                f"{count}, and not 0 together with pool.n_real"
+                f"pool.n_generated = {section.n_generated}: must be from 0 to sample.count = "
+                f"{count}, and above 0 if pool.n_real = 0"
             )
 
     def unused_reserve(
@@ -462,8 +463,8 @@ def check(config: Config) -> None:
     held_out = config.loop.control in ("fresh_real", "oracle_resample")
     if held_out and POOL_RULES[config.pool.rule].takes_reserve:
         # Both would take the same images.
-        allowed = f"none | no_synthetic where pool.rule = {config.pool.rule}"
-        refuse("loop.control", config.loop.control, allowed)
+        must = f"none | no_synthetic where pool.rule = {config.pool.rule}"
+        refuse("loop.control", config.loop.control, must)
 
 
 def check_data(
@@ -520,5 +521,7 @@ def _requested_label(images: Images) -> np.ndarray:
 def _subset(key_path: rng.KeyPath, images: Images, count: int, field: str) -> Images:
     """`count` images without replacement, in their old order."""
     if count > len(images):
-        raise UsageError(f"{field} = {count}: allowed are up to the {len(images)} images at hand")
+        raise UsageError(
+            f"{field} = {count}: must be at most {len(images)}, the number of images available"
+        )
     return images.take(np.sort(rng.permutation(key_path, len(images))[:count]))

@@ -9,9 +9,9 @@ from selfloop_jax.errors import UsageError
 def check_side(section: DataConfig, sides: tuple[int, ...]) -> None:
     """Raises UsageError unless `data.image_size` is one of `sides`."""
     if section.image_size not in sides:
-        allowed = " | ".join(map(str, sides))
+        known = " | ".join(map(str, sides))
         raise UsageError(
-            f"data.image_size = {section.image_size}: allowed are {allowed} "
+            f"data.image_size = {section.image_size}: must be one of {known} "
             f"for data.source = {section.source}"
         )
 

@@ -135,8 +135,8 @@ def check(config: Config) -> None:
     process = config.diffusion.process
     names = [name for name, solver in SOLVERS.items() if solver.process == process]
     if config.sample.sampler not in names:
-        allowed = f"one of {' | '.join(names)} for diffusion.process = {process}"
-        refuse("sample.sampler", config.sample.sampler, allowed)
+        must = f"one of {' | '.join(names)} for diffusion.process = {process}"
+        refuse("sample.sampler", config.sample.sampler, must)
 
 
 def _scan(step: Callable, x: jax.Array, *inputs: np.ndarray) -> jax.Array:

@@ -32,11 +32,11 @@ def check(context: RunContext, manifest: store.Json, accept_manifest: bool) -> N
     field = f"loop.branch_from = {source}"
     path = generation_dir(source, 0) / "record.json"
     if not path.exists():
-        raise UsageError(f"{field}: allowed are runs with a finished gen_0000")
+        raise UsageError(f"{field}: must be a run with a finished gen_0000")
     other_run.check(context.config, source, "loop.branch_from", NOT_READ_BY_GENERATION_0)
     digests = store.read_json(path).get("digests", {})
     if "diffusion" not in digests:
-        raise UsageError(f"{field}: allowed are runs that trained a generator")
+        raise UsageError(f"{field}: must be a run that trained a generator")
     # A run that accepted changes has several manifests; the newest is last.
     changed = manifest_difference(store.read_json(source / "manifest.json")[-1], manifest)
     if changed and not accept_manifest:

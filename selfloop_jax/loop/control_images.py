@@ -30,7 +30,7 @@ def _check_run(config: Config) -> None:
         return
     source = Path(config.loop.control_of).expanduser()
     if not (source / "config.json").exists():
-        raise UsageError(f"loop.control_of = {source}: allowed are folders of runs")
+        raise UsageError(f"loop.control_of = {source}: must be the workdir of a run")
     other_run.check(config, source, "loop.control_of")
 
 
@@ -67,10 +67,10 @@ def _generated(source: Path, generation: int, inputs_read: dict[str, str]) -> Im
     path = generation_dir(source, generation) / "record.json"
     if not path.exists():
         raise UsageError(
-            f"loop.control_of = {source}: allowed are runs with a finished {path.parent.name}"
+            f"loop.control_of = {source}: must be a run with a finished {path.parent.name}"
         )
     digest = store.read_json(path).get("digests", {}).get("samples.npz")
     if digest is None:
-        raise UsageError(f"loop.control_of = {source}: allowed are runs that generated images")
+        raise UsageError(f"loop.control_of = {source}: must be a run that generated images")
     inputs_read[f"control_of/{path.parent.name}/samples.npz"] = digest
     return read_samples(source, generation, digest)

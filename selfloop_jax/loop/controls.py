@@ -59,8 +59,8 @@ def matched_real_sets(
                 needed = sum(int(other[c, g]) for other in tables)
                 raise UsageError(
                     f"{field}: class {c}, group {g}: {needed} real images are needed for one pool, "
-                    f"{subgroup.sum()} are held out; allowed are smaller sample.count or fewer "
-                    "loop.generations"
+                    f"but {subgroup.sum()} are held out; sample.count or loop.generations must be "
+                    "smaller"
                 )
             # `lexsort` sorts by its last key first.
             best = rest[np.lexsort((order[rest], uses[source[rest]]))[:wanted]]

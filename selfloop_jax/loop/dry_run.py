@@ -94,7 +94,7 @@ def _check_known(config: Config, known: Outline, train: int | None) -> None:
     reserve = round(section.reserve_share * known.train)
     room = _after_splits(section, known.train)
     if section.train_size > room:
-        raise UsageError(f"data.train_size = {section.train_size}: allowed are up to {room} images")
+        raise UsageError(f"data.train_size = {section.train_size}: must be at most {room}")
     pool_rules.check_sizes(
         config.pool, config.loop.generations, train, reserve, config.sample.count
     )

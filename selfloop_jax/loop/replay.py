@@ -28,7 +28,7 @@ def replay(study: Study, config: Config, path: Path, number: int, stop: Callable
     record_path = generation_dir(path, number) / "record.json"
     if not record_path.exists():
         raise UsageError(
-            f"--replay={number}: {record_path} is missing; allowed are committed generations"
+            f"--replay={number}: must be a finished generation, but {record_path} is missing"
         )
     workdir.check_version(path, f"--workdir={path}")
     workdir.check_config(path, config.to_dict(), study.grows)

@@ -334,7 +334,7 @@ def memorization(
     """
     if len(train) != len(held_out):
         raise ValueError(
-            f"train: {len(train)} rows, allowed are as many as held_out has, {len(held_out)}"
+            f"train: {len(train)} rows; must be {len(held_out)}, as many as held_out has"
         )
     if not len(generated) or not len(train):
         nothing = dict.fromkeys(
@@ -376,7 +376,7 @@ def nearest(queries: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarr
       ValueError: an empty base.
     """
     if not len(base):
-        raise ValueError("base: no rows, allowed are 1 or more")
+        raise ValueError("base: no rows; must have 1 or more")
     # float32 like the tiles: distances that are equal there must compare as equal here.
     best = np.full(len(queries), np.inf, np.float32)
     index = np.zeros(len(queries), np.int64)
@@ -505,7 +505,7 @@ def _cubes(x: tuple, y: tuple) -> jax.Array:
 def _finite(features: np.ndarray) -> np.ndarray:
     """The features as float64[N,D]."""
     if not np.isfinite(features).all():
-        raise ValueError("features: NaN or infinite values, allowed are finite ones")
+        raise ValueError("features: NaN or infinite values; must be finite")
     return np.asarray(features, np.float64)
 
 

@@ -65,7 +65,7 @@ def evaluate(
     """
     masks = images.mask
     if masks is None:
-        raise ValueError("Images.mask: missing, allowed are images with masks")
+        raise ValueError("Images.mask: missing; images must have masks")
     has_object = (masks > 0).any(axis=(1, 2))
     images = images.take(np.flatnonzero(has_object))
     masks = masks[has_object]

@@ -62,7 +62,7 @@ def find_images(path: Path) -> ImageSource:
         raise UsageError(f"{path}: no array pixels in it")
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or not len(pixels):
         raise UsageError(
-            f"{path}: pixels: {pixels.dtype}{list(pixels.shape)}, must be uint8[N,H,W,3]"
+            f"{path}: pixels: {pixels.dtype}{list(pixels.shape)}; must be uint8[N,H,W,3]"
         )
     height, width = pixels.shape[1:3]
     return ImageSource(path, [], pixels, (width, height), _text((width, height)))

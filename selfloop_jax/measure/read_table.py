@@ -70,8 +70,8 @@ def read_table(
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise UsageError(
-            f"{path}: no column {missing[0]}; its columns are {', '.join(columns) or 'none'}, "
-            f"needed are {', '.join(REQUIRED)}"
+            f"{path}: no column {missing[0]}; its columns are {', '.join(columns) or 'none'}; "
+            f"must have {', '.join(REQUIRED)}"
         )
     if not len(columns["label"]):
         raise UsageError(f"{path}: no rows")
@@ -79,8 +79,8 @@ def read_table(
     group, groups = _groups(path, columns["group"], group_names)
     if len(classes) ** 2 * len(groups) > MOST_COUNTS:
         raise UsageError(
-            f"{path}: {len(classes)} different labels and {len(groups)} groups are more than "
-            "subgroups can be counted for"
+            f"{path}: {len(classes)} different labels and {len(groups)} groups are too "
+            "many to count subgroups"
         )
     source = _sources(path, columns[OPTIONAL]) if OPTIONAL in columns else None
     if nested is None:
@@ -117,7 +117,7 @@ def _read_csv(path: Path) -> dict[str, list[str]]:
         # Spreadsheets begin a UTF-8 file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: no text in UTF-8") from error
+        raise UsageError(f"{path}: not UTF-8 text") from error
     header, _, _ = text.partition("\n")
     # The separator is the one that the header has most of.
     separator = max(SEPARATORS, key=header.count)
@@ -162,9 +162,9 @@ def _read_npz(path: Path) -> dict[str, Any]:
 def _logits(path: Path, logits: Any) -> np.ndarray:
     logits = np.asarray(logits)
     if logits.ndim != 2 or not np.issubdtype(logits.dtype, np.number):
-        raise UsageError(f"{path}: logits: shape {logits.shape}, must be numbers [N,C]")
+        raise UsageError(f"{path}: logits: shape {logits.shape}; must be numbers [N,C]")
     if not np.isfinite(logits).all():
-        raise UsageError(f"{path}: logits: NaN or infinite values, must be finite")
+        raise UsageError(f"{path}: logits: NaN or infinite values; must be finite")
     return logits
 
 
@@ -225,7 +225,7 @@ def _sources(path: Path, column: Any) -> np.ndarray:
 def _cells(path: Path, name: str, column: Any, names: Sequence[str] | None) -> list[Any]:
     """A column as text, None where a value is missing; `none` is a value if it is in `names`."""
     if isinstance(column, np.ndarray):
-        raise UsageError(f"{path}: {name}: shape {column.shape}, must be (N,)")
+        raise UsageError(f"{path}: {name}: shape {column.shape}; must be (N,)")
     # NaN and None of an array become the texts that programs write for them.
     texts = [str(cell).strip() for cell in column]
     missing = {text for text in set(texts) if text.lower() in MISSING} - set(names or ())
@@ -238,7 +238,7 @@ def _complete(path: Path, name: str, column: Any, names: Sequence[str] | None) -
     if None in cells:
         row = cells.index(None)
         text = str(column[row]).strip() or "empty"
-        raise UsageError(f"{path}: {name}: {text} in row {row + 1}, must be a number or a name")
+        raise UsageError(f"{path}: {name}: {text} in row {row + 1}; must be a number or a name")
     return cells
 
 
@@ -269,7 +269,7 @@ def _check_not_negative(path: Path, name: str, values: Sequence[int], rule: str)
     """UsageError where a number is below 0."""
     if values and min(values) < 0:
         row = values.index(min(values)) + 1
-        raise UsageError(f"{path}: {name}: {min(values)} in row {row}, must be {rule}")
+        raise UsageError(f"{path}: {name}: {min(values)} in row {row}; must be {rule}")
 
 
 def _encode(
@@ -281,6 +281,6 @@ def _encode(
         if cell not in place:
             shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
             raise UsageError(
-                f"{path}: {name}: {cell} in row {row + 1}, must be one of {shown}{hint}"
+                f"{path}: {name}: {cell} in row {row + 1}; must be one of {shown}{hint}"
             )
     return np.array([place[cell] for cell in cells], np.int64)

@@ -43,7 +43,7 @@ def _flipped(d: np.ndarray) -> tuple[np.ndarray, float]:
     """Sums under all patterns of signs, the observed one first, and how far rounding reaches."""
     d = np.asarray(d, np.float64)
     if d.ndim != 1 or not np.isfinite(d).all():
-        raise ValueError(f"contrasts of shape {d.shape}: allowed are finite numbers, one per seed")
+        raise ValueError(f"contrasts of shape {d.shape}: must be finite numbers, one per seed")
     # Each seed doubles the patterns, so the first one always is the observed one.
     sums = np.zeros(1) if len(d) <= MOST_SEEDS else np.zeros(2**MOST_SEEDS)
     for seed, value in enumerate(d):
@@ -139,7 +139,7 @@ def verdicts(
     for name, margin in margins.items():
         if name not in contrasts or not margin > 0:
             raise ValueError(
-                f"margin {name} = {margin}: allowed are positive numbers for {list(contrasts)}"
+                f"margin {name} = {margin}: must be positive, and for one of {list(contrasts)}"
             )
     values = {name: np.asarray(d, np.float64) for name, d in contrasts.items()}
     kept = {name: d[~np.isnan(d)] for name, d in values.items()}

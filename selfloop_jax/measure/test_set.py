@@ -53,9 +53,7 @@ class TestSet:
         columns = {name: np.asarray(getattr(self, name)) for name in ("label", "pred", "group")}
         shapes = [column.shape for column in columns.values()]
         if len(set(shapes)) != 1 or len(shapes[0]) != 1:
-            raise ValueError(
-                f"label, pred, group: shapes {shapes}, allowed is one shape (N,) for all three"
-            )
+            raise ValueError(f"label, pred, group: shapes {shapes}; must all be of one shape (N,)")
         _check_range("label", columns["label"], 0, self.num_classes)
         _check_range("pred", columns["pred"], 0, self.num_classes)
         _check_range("group", columns["group"], -1, self.num_groups)
@@ -66,7 +64,7 @@ class TestSet:
             aligned = np.asarray(self.aligned_group)
             if aligned.shape != (self.num_classes,):
                 raise ValueError(
-                    f"aligned_group: shape {aligned.shape}, allowed is ({self.num_classes},)"
+                    f"aligned_group: shape {aligned.shape}; must be ({self.num_classes},)"
                 )
             _check_range("aligned_group", aligned, -1, self.num_groups)
             object.__setattr__(self, "aligned_group", aligned.astype(np.int64, copy=False))
@@ -83,7 +81,7 @@ class TestSet:
         """The same predictions on images of other groups int[N], as a permutation test asks."""
         group = np.asarray(group)
         if group.shape != self.group.shape:
-            raise ValueError(f"group: shape {group.shape}, allowed is {self.group.shape}")
+            raise ValueError(f"group: shape {group.shape}; must be {self.group.shape}")
         _check_range("group", group, -1, self.num_groups)
         # Not `replace`: of a thousand permutations each would have its labels checked again.
         other = object.__new__(TestSet)
@@ -179,7 +177,7 @@ class TestSet:
         assert self.source_id is not None
         if self.source_id.shape != self.label.shape:
             raise ValueError(
-                f"source_id: shape {self.source_id.shape}, allowed is that of label, "
+                f"source_id: shape {self.source_id.shape}; must be that of label, "
                 f"{self.label.shape}"
             )
         names, first = np.unique(self.source_id, return_index=True)
@@ -190,7 +188,7 @@ class TestSet:
             row = mixed[0]
             both = [int(expected[row]), int(self.label[row])]
             raise ValueError(
-                f"source_id: {names[self.source[row]]} has labels {both}, allowed is one label"
+                f"source_id: {names[self.source[row]]} has labels {both}; must have one label"
             )
 
     def _check_nested(self) -> None:
@@ -199,7 +197,7 @@ class TestSet:
         if shared.size:
             classes = np.flatnonzero(self.subgroup_size[:, shared[0]]).tolist()
             raise ValueError(
-                f"group: {shared[0]} occurs with labels {classes}, allowed is one label if nested"
+                f"group: {shared[0]} occurs with labels {classes}; must have one label if nested"
             )
 
 
@@ -208,7 +206,7 @@ def _check_range(name: str, values: np.ndarray, low: int, end: int) -> None:
     if not values.size:
         return
     if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"{name}: type {values.dtype}, allowed are integers")
+        raise ValueError(f"{name}: type {values.dtype}; must be integers")
     if values.min() < low or values.max() >= end:
         row = np.flatnonzero((values < low) | (values >= end))[0]
-        raise ValueError(f"{name}: {values[row]} in row {row}, allowed are {low} to {end - 1}")
+        raise ValueError(f"{name}: {values[row]} in row {row}; must be from {low} to {end - 1}")

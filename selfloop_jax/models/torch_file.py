@@ -47,7 +47,7 @@ def read(file: str, field: str) -> dict[str, np.ndarray]:
     """
     path = Path(file).expanduser()
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"{field} = {file}: allowed are files that end in {' | '.join(SUFFIXES)}")
+        raise UsageError(f"{field} = {file}: must be a file ending in {' | '.join(SUFFIXES)}")
     try:
         # safetensors holds numbers alone; a .pth is a pickle, which could run code.
         found = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
@@ -69,11 +69,13 @@ def _state_dict(found: Any) -> dict[str, np.ndarray]:
             found = found[wrapper]
     if not isinstance(found, dict) or not found:
         raise UsageError(
-            "holds no tensors by name: allowed is what torch.save(model.state_dict(), ...) writes"
+            "holds no named tensors; must be what torch.save(model.state_dict(), ...) writes"
         )
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
-            raise UsageError(f"{name!r:.60} is no tensor: allowed are dicts of names and tensors")
+            raise UsageError(
+                f"{name!r:.60} is not a named tensor; must be a dict of names and tensors"
+            )
     # All or none: a network can have a part of its own that is called `module`.
     if all(name.startswith(PREFIX) for name in found):
         return {name.removeprefix(PREFIX): value for name, value in found.items()}
@@ -87,7 +89,7 @@ def _read_torch(path: Path) -> Any:
         head = file.read(2)
     if head[:1] == b"\x80":  # a bare pickle
         raise UsageError(
-            "in PyTorch's format of before 1.6: load it with torch.load and write it again with "
+            "in the format of PyTorch before 1.6; load it with torch.load and save it again with "
             "torch.save"
         )
     with zipfile.ZipFile(path) as archive:
@@ -97,7 +99,7 @@ def _read_torch(path: Path) -> Any:
         # Older versions of PyTorch do not write this member.
         order = f"{root}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
-            raise UsageError("its numbers are big-endian: allowed is little")
+            raise UsageError("its numbers are big-endian; must be little-endian")
         with archive.open(pickled) as file:
             return _Unpickler(file, archive, f"{root}data/").load()
 
@@ -122,9 +124,7 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_parameter": _rebuild_parameter,
         }
         if f"{module}.{name}" not in known:
-            raise UsageError(
-                f"wants to import {f'{module}.{name}'!r:.100}: allowed are tensors alone"
-            )
+            raise UsageError(f"wants to import {f'{module}.{name}'!r:.100}; must hold only tensors")
         return known[f"{module}.{name}"]
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -136,7 +136,7 @@ class _Unpickler(pickle.Unpickler):
             # A truncated storage would otherwise fail later, without a cause that a user
             # understands.
             if len(data) != length * dtype.itemsize:
-                raise ValueError("a storage has another length than the pickle says")
+                raise ValueError("the length of a storage is not the one in the pickle")
             self.storages[key, kind] = dtype, data
         return self.storages[key, kind]
 

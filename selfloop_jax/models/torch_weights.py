@@ -182,9 +182,9 @@ def _misfit(
     # OIHW: what is left are the sides of the kernel.
     stem = (_shape(weights, "conv1.weight") or ())[2:]
     if set(misfits) == {"conv1.weight"} and stem in STEMS and STEMS[stem] != model.layout:
-        return f"its stem is {stem[0]}x{stem[1]}: allowed with {section}.layout = {STEMS[stem]}"
+        return f"its stem is {stem[0]}x{stem[1]}; {section}.layout must be {STEMS[stem]}"
     few = [
-        f"{name} is {_shape(weights, name)}, not {shape}"
+        f"{name} is {_shape(weights, name)} but must be {shape}"
         for name, shape in list(misfits.items())[:3]
     ]
     few += [f"and {len(misfits) - 3} more"] if len(misfits) > 3 else []

@@ -176,7 +176,7 @@ def _destination(workdirs: Sequence[Path], out: Path | None) -> Path:
     if out is None:
         return Path(workdirs[0]) / ("report.html" if len(workdirs) == 1 else "overlay.html")
     if Path(out).suffix != ".html":
-        raise UsageError(f"--out: {str(out)!r}; a file name ending in .html is needed")
+        raise UsageError(f"--out={out}: must be a file ending in .html")
     return Path(out)
 
 

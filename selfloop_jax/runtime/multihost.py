@@ -83,7 +83,7 @@ def _number(variable: str) -> int | None:
 def _give_up(processes: int) -> None:
     """Ends this process, which is blocked in a call that cannot be interrupted."""
     print(
-        f"error: parallel.processes = {processes}: not all of them met at "
+        f"error: parallel.processes = {processes}: not all of them connected to "
         f"{os.environ.get('JAX_COORDINATOR_ADDRESS', 'the coordinator')} within "
         f"{CONNECT_SECONDS:g} seconds",
         file=sys.stderr,
@@ -104,7 +104,7 @@ def abort(code: int) -> None:
 
 def _refuse(processes: int, started: Any) -> None:
     raise UsageError(
-        f"parallel.processes = {processes}: allowed is {started}, as many as were started"
+        f"parallel.processes = {processes}: must be {started}, as many as were started"
     )
 
 
@@ -163,7 +163,7 @@ def check_same_on_all(facts: store.Json) -> None:
             if every[0].get(name) != other.get(name):
                 first = every[0].get(name)
                 raise UsageError(
-                    f"{name} = {other.get(name)} on process {process}: allowed is {first}, as on "
+                    f"{name} = {other.get(name)} on process {process}: must be {first}, as on "
                     "process 0"
                 )
 

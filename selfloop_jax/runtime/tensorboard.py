@@ -17,7 +17,7 @@ def check(enabled: bool) -> None:
     if enabled and importlib.util.find_spec("tensorboardX") is None:
         raise UsageError(
             "log.tensorboard = True: must be False without the package tensorboardX; "
-            "pip install 'selfloop_jax[tensorboard]' brings it"
+            "pip install 'selfloop_jax[tensorboard]' installs it"
         )
 
 

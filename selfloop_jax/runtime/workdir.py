@@ -144,7 +144,7 @@ def check_config(workdir: Path, config: store.Json, grows: tuple[str, ...]) -> N
     """
     stored = store.read_json(workdir / "config.json")
     if not isinstance(stored, dict):
-        raise RunError(f"{workdir / 'config.json'}: damaged: no object")
+        raise RunError(f"{workdir / 'config.json'}: damaged: not a JSON object")
     before = store.flatten(stored)
     after = store.flatten(json.loads(json.dumps(config)))
     for field in sorted(before.keys() | after.keys()):
@@ -153,9 +153,10 @@ def check_config(workdir: Path, config: store.Json, grows: tuple[str, ...]) -> N
         # Fewer generations would leave folders that the config does not account for.
         longer = field in grows and isinstance(was, int) and now > was
         if was != now and not longer and not field.startswith(MAY_CHANGE):
+            rule = f"at least {was}" if field in grows else was
             raise UsageError(
-                f"{field} = {now}: the run in {workdir} has {was}; allowed are the same value "
-                "or another --workdir"
+                f"{field} = {now}: must be {rule}, the value of the run in {workdir}; another "
+                "value needs another --workdir"
             )
 
 
@@ -238,8 +239,8 @@ def check_same_config(
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name) and not name.startswith(free):
             raise UsageError(
-                f"{name} = {ours.get(name)}: the run of {field} = {source} has {theirs.get(name)}; "
-                "allowed is the same value"
+                f"{name} = {ours.get(name)}: must be {theirs.get(name)}, the value of the run of "
+                f"{field} = {source}"
             )
 
 

@@ -134,7 +134,7 @@ def _first_record(workdir: Path) -> store.Json:
     """The record of generation 0, which names classes and groups."""
     path = generation_dir(workdir, 0) / "record.json"
     if not path.exists():
-        raise UsageError(f"{path}: missing; needed is a run with a finished generation")
+        raise UsageError(f"{path}: missing; WORKDIR must hold a run with a finished generation")
     return store.read_json(path)
 
 
@@ -159,7 +159,7 @@ def _requested(
     group = _choice(args.group, "--group", groups)
     takes_groups = config.diffusion.condition_on == "label_group"
     if group is not None and not takes_groups:
-        raise UsageError("--group: the generator of this run takes labels alone")
+        raise UsageError("--group: must be left out; the generator of this run takes only labels")
     possible = np.ones((len(classes), len(groups)), bool)
     if data.get("nested"):
         possible = np.array([np.isin(range(len(groups)), own) for own in data["groups_of_class"]])

@@ -125,8 +125,8 @@ def _check_weights(section: ClassifierConfig, name: str) -> None:
     field = f"{name}.init_from"
     file = section.init_from
     if file and not NETWORKS[section.network].torch_layout:
-        allowed = " | ".join(key for key, network in NETWORKS.items() if network.torch_layout)
-        refuse(field, file, f"'' unless {name}.network is one of {allowed}")
+        known = " | ".join(key for key, network in NETWORKS.items() if network.torch_layout)
+        refuse(field, file, f"'' unless {name}.network is one of {known}")
     if file and not Path(file).expanduser().is_file():
         raise UsageError(f"{field} = {file}: no such file")
     if section.freeze and not file:

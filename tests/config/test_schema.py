@@ -141,7 +141,7 @@ def test_whole_numbers_and_lists_do_for_floats_and_tuples():
         ),
         ({"diffusion": {"step": 3}}, "diffusion.step: unknown field; did you mean steps?"),
         ({"data": {"ratio": 0.5}}, "data.ratio: unknown field"),
-        ({"trainer": {}}, "trainer: unknown field; known are study, seed, data"),
+        ({"trainer": {}}, "trainer: unknown field; must be one of study | seed | data"),
         ({"annotator": {"later": {}}}, "annotator.later: unknown field"),
     ],
 )

@@ -29,13 +29,14 @@ def config_with(changes):
         ),
         (
             {"diffusion.unet.multipliers": (1, 1, 1, 1, 1)},
-            "diffusion.unet.multipliers = (1, 1, 1, 1, 1): must be as many as data.image_size = 8, "
-            "folded by diffusion.unet.stem = 1, can be halved for",
+            "diffusion.unet.multipliers = (1, 1, 1, 1, 1): must be few enough that "
+            "data.image_size = 8, divided by diffusion.unet.stem = 1, can be halved after each but "
+            "the last",
         ),
         (
             {"diffusion.unet.stem": 8},
-            "diffusion.unet.multipliers = (1, 2): must be as many as data.image_size = 8, "
-            "folded by diffusion.unet.stem = 8, can be halved for",
+            "diffusion.unet.multipliers = (1, 2): must be few enough that data.image_size = "
+            "8, divided by diffusion.unet.stem = 8, can be halved after each but the last",
         ),
         (
             {"diffusion.unet.attention": (4, 2)},

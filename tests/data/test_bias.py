@@ -121,7 +121,7 @@ def test_the_largest_subset_is_as_large_as_said():
 
 def test_a_size_that_empties_a_class_is_an_error_that_names_it():
     with pytest.raises(
-        UsageError, match=r"^data\.train_size = 5: too few to leave an image of class c1"
+        UsageError, match=r"^data\.train_size = 5: too small to leave an image of class c1"
     ):
         subsample(images([[0, 50, 50], [0, 2, 3]]), None, 5, KEY_PATH, names(2, 2))
 
@@ -132,5 +132,5 @@ def test_an_empty_subgroup_or_too_large_a_size_is_an_error_that_names_it():
         UsageError, match=r"^data\.bias: class c1 has no training image of group g0$"
     ):
         subsample(images([[0, 5, 5], [3, 0, 5]]), table, 0, KEY_PATH, names(2, 2))
-    with pytest.raises(UsageError, match=r"^data\.train_size = 21: allowed are up to 17 images"):
+    with pytest.raises(UsageError, match=r"^data\.train_size = 21: must be at most 17 under"):
         subsample(images([[0, 5, 5], [0, 5, 9]]), table, 21, KEY_PATH, names(2, 2))

@@ -94,7 +94,7 @@ def test_a_class_without_a_known_group_cannot_be_biased(load, nested):
     counts = [[20, 20, 0, 0, 0], [0, 0, 20, 20, 0], [0, 0, 0, 0, 40]]
     source = make_source(counts, counts, nested)
     with pytest.raises(
-        UsageError, match=r"^data\.bias\.kind = rho: class c has no training image of known group"
+        UsageError, match=r"^data\.bias\.kind = rho: must be natural, because class c has no"
     ):
         load(source, bias="rho")
     data = load(source)
@@ -111,7 +111,7 @@ def test_without_groups_all_are_one_and_no_group_is_aligned(load):
 
 def test_gray_images_of_any_source_may_be_coloured_others_not(load):
     source = make_source([[0, 30], [0, 30]], [[0, 10], [0, 10]], groups=False)
-    with pytest.raises(UsageError, match=r"^data\.colorize = two_colour: allowed is none"):
+    with pytest.raises(UsageError, match=r"^data\.colorize = two_colour: must be none"):
         load(source, colorize="two_colour", bias="unbiased")
 
 
@@ -135,7 +135,7 @@ def test_a_source_is_loaded_once_for_many_seeds_and_biases(load):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"validation": images([0], [0], 0)}, "two images have one id"),
+        ({"validation": images([0], [0], 0)}, "two images have the same id"),
         ({"classes": ("a",)}, "a label is not among the 1 classes"),
         ({"test": images([0, 1], [0, 1], 1000).take(slice(0))}, "group g0 has training images but"),
     ],

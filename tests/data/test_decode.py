@@ -443,7 +443,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     for root in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(
             UsageError,
-            match=r"^data\.cache_dir = '.*file.*allowed are folders that can be written$",
+            match=r"^data\.cache_dir = '.*file.*must be a writable folder$",
         ):
             made(root, calls=calls)
     assert calls == []

@@ -364,7 +364,7 @@ def test_one_row_per_class_is_taken_as_it_is():
 )
 def test_a_per_class_table_that_does_not_fit_is_refused(per_class, groups):
     with pytest.raises(
-        UsageError, match=r"^data\.bias\.per_class = .*: allowed are 10 rows, or one for all"
+        UsageError, match=r"^data\.bias\.per_class = .*: must be 10 rows, or one for all"
     ):
         table("per_class", per_class=per_class, groups=groups)
 

@@ -264,7 +264,7 @@ def test_a_folder_that_is_not_there_is_missing(tmp_path, value, prepare):
         folder.load(section(tmp_path, dir=value), prepare)
     assert caught.value.field == "data.folder.dir"
     assert str(caught.value).startswith(f"data.folder.dir = '{value}': ")
-    assert str(caught.value).endswith("set it to the folder with train/ and test/")
+    assert str(caught.value).endswith("must be the folder with train/ and test/")
 
 
 def test_images_not_decoded_yet_are_missing_unless_to_be_prepared(tmp_path):
@@ -296,17 +296,17 @@ def test_an_outline_without_groups_has_one_or_the_colours(tmp_path, colorize, gr
         (
             "test",
             "e.png,cat,0\nf.png,cow,0",
-            "{csv}, row 3, file_name = 'f.png': label = 'cow': allowed are the",
+            "{csv}, row 3, file_name = 'f.png': label = 'cow': must be a class of train (",
         ),
         (
             "train",
             "a.png,cat,red",
-            "{csv}, row 2: group = 'red': allowed are 0, 1, ..., and -1 or nothing",
+            "{csv}, row 2: group = 'red': must be 0, 1, ..., or -1 or empty",
         ),
-        ("train", "a.png,cat,1.0", "{csv}, row 2: group = '1.0': allowed are"),
-        ("train", "a.png,cat,-2", "{csv}, row 2: group = '-2': allowed are"),
-        ("train", "a.png,cat,²", "{csv}, row 2: group = '²': allowed are"),
-        ("train", "a.png,cat,99999999999", "{csv}, row 2: group = '99999999999': allowed are"),
+        ("train", "a.png,cat,1.0", "{csv}, row 2: group = '1.0': must be 0, 1, "),
+        ("train", "a.png,cat,-2", "{csv}, row 2: group = '-2': must be 0, 1, "),
+        ("train", "a.png,cat,²", "{csv}, row 2: group = '²': must be 0, 1, "),
+        ("train", "a.png,cat,99999999999", "{csv}, row 2: group = '99999999999': must be 0, 1, "),
         (
             "train",
             "a.png,cat,0\nb.jpg,dog,7",
@@ -317,7 +317,7 @@ def test_an_outline_without_groups_has_one_or_the_colours(tmp_path, colorize, gr
             "a.png,cat,0\n\n./a.png,dog,1",
             "{csv}, row 4, file_name = './a.png': the same file as {csv}, row 2",
         ),
-        ("train", "a.png,,0", "{csv}, row 2: label = '': allowed are names and integers"),
+        ("train", "a.png,,0", "{csv}, row 2: label = '': must be a name or an integer"),
         ("train", "a.png,cat", "{csv}, row 2: 2 cells under 3 columns"),
         (
             "train",
@@ -342,12 +342,12 @@ def test_an_outline_without_groups_has_one_or_the_colours(tmp_path, colorize, gr
         (
             "train",
             "link.png,cat,0",
-            "{csv}, row 2, file_name = 'link.png': outside of the folder; allowed are",
+            "{csv}, row 2, file_name = 'link.png': outside of the folder; must be in",
         ),
         (
             "train",
             "a.tiff,cat,0",
-            "{csv}, row 2, file_name = 'a.tiff': allowed are files of type .png .jpg .jpeg .webp",
+            "{csv}, row 2, file_name = 'a.tiff': must be a file ending in .png | .jpg",
         ),
         (
             "train",
@@ -420,7 +420,7 @@ def test_class_folders_must_hold_images_and_nothing_else(tmp_path):
         draw(mine / name, 0)
     assert (
         refused(tmp_path)
-        == f"{mine}/test: class 'b' has no image here; train and test need some of each"
+        == f"{mine}/test: class 'b' has no image here; train and test must have some of each"
     )
     (mine / "test" / "b").mkdir()
     assert refused(tmp_path).startswith(f"{mine}/test/b: class 'b' has no image here")
@@ -428,14 +428,14 @@ def test_class_folders_must_hold_images_and_nothing_else(tmp_path):
     (mine / "test" / "c").mkdir()
     draw(mine / "test" / "c" / "1.png", 0)
     assert refused(tmp_path).startswith(
-        f"{mine}/test/c/1.png: label = 'c': allowed are the classes of train: 'a', 'b'"
+        f"{mine}/test/c/1.png: label = 'c': must be a class of train ('a', 'b')"
     )
     (mine / "test" / "c").rename(mine / "test" / "b" / "c")
-    assert refused(tmp_path).startswith(f"{mine}/test/b/c: allowed are files of type")
+    assert refused(tmp_path).startswith(f"{mine}/test/b/c: must be a file ending in")
     (mine / "test" / "b" / "c").rename(mine / "test" / "b" / "c.png")
     assert refused(tmp_path).startswith(f"{mine}/test/b/c.png: no such file")
     (mine / "test" / "b" / "c.png" / "1.png").rename(mine / "test" / "1.png")
-    assert refused(tmp_path).startswith(f"{mine}/test/1.png: no class: ")
+    assert refused(tmp_path).startswith(f"{mine}/test/1.png: no class; ")
 
 
 def test_a_class_folder_must_not_lead_elsewhere(tmp_path):
@@ -464,7 +464,7 @@ def test_a_file_in_two_splits_is_refused(tmp_path, linked):
     name = {"file": "e.png", "split": "a.png"}[linked]
     assert refused(tmp_path) == (
         f"{mine}/test/metadata.csv, row 2, file_name = '{name}': the same file as "
-        f"{mine}/train/metadata.csv, row 2, file_name = 'a.png'; an image is listed once"
+        f"{mine}/train/metadata.csv, row 2, file_name = 'a.png'; an image must be listed only once"
     )
 
 
@@ -475,21 +475,21 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     monkeypatch.setattr(os, "listdir", listdir)
-    assert refused(tmp_path).startswith(f"data.folder.dir = '{mine}': Permission denied; set it to")
+    assert refused(tmp_path).startswith(f"data.folder.dir = '{mine}': Permission denied; must be")
 
 
 def test_an_empty_split_is_named(tmp_path):
     mine = build(tmp_path)
     (mine / "validation").mkdir()
-    assert refused(tmp_path).startswith(f"{mine}/validation: empty; needed are a metadata.csv or")
+    assert refused(tmp_path).startswith(f"{mine}/validation: empty; must have a metadata.csv or")
 
 
 @pytest.mark.parametrize(
     ("names", "wanted"),
     [
-        ("red\n", "metadata.csv, row 3, file_name = 'b.jpg': group = 1: {path} names 0 to 0 alone"),
-        ("red\nred\n", "{path}: a name is empty or stands twice"),
-        ("red\n\ngreen\n", "{path}: a name is empty or stands twice"),
+        ("red\n", "metadata.csv, row 3, file_name = 'b.jpg': group = 1: {path} names only 0 to 0"),
+        ("red\nred\n", "{path}: a name is empty or occurs twice"),
+        ("red\n\ngreen\n", "{path}: a name is empty or occurs twice"),
     ],
 )
 def test_wrong_names_of_groups_are_refused(tmp_path, names, wanted):

@@ -241,13 +241,15 @@ def test_without_masks_the_ranking_says_which_images(made, caches):
     assert source.probe is None
     assert len(source.train) + len(source.test) == 15 * (TRAIN + 1)
     assert (
-        "data.hardimagenet.group = mask_area: allowed is rank for an image directory without masks"
+        "data.hardimagenet.group = mask_area: must be rank for an image directory without masks"
         in message({**made["own"], "masks_dir": ""}, group="mask_area")
     )
 
 
 def test_what_is_not_there_is_missing(made, tmp_path):
-    with pytest.raises(Missing, match=r"^data.hardimagenet.images_dir = '': set it to") as caught:
+    with pytest.raises(
+        Missing, match=r"^data.hardimagenet.images_dir = '': must be the folder"
+    ) as caught:
         load({})
     assert caught.value.field == "data.hardimagenet.images_dir"
     for field in ("images_dir", "masks_dir", "meta_dir"):
@@ -273,15 +275,16 @@ def test_what_is_known_before_decoding_is_what_comes_out(made, caches, tmp_path,
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"image_size": 20}, "data.image_size = 20: allowed are multiples of 8 from 16 to 224"),
-        ({"image_size": 232}, "data.image_size = 232: allowed are multiples of 8"),
+        ({"image_size": 20}, "data.image_size = 20: must be a multiple of 8 from 16 to 224"),
+        ({"image_size": 232}, "data.image_size = 232: must be a multiple of 8"),
         (
             {"meta_dir": ""},
-            "data.hardimagenet.group = rank: allowed is mask_area without a ranking",
+            "data.hardimagenet.group = rank: must be mask_area without a ranking",
         ),
         (
             {"holdout": 7},
-            "data.hardimagenet.holdout = 7: dog sled, first has 7 images; allowed are fewer",
+            "data.hardimagenet.holdout = 7: must be below the number of images in every class and "
+            "band, but dog sled, first has only 7",
         ),
     ],
 )
@@ -376,7 +379,7 @@ class Trap:
 def test_a_malicious_pickle_is_refused_and_not_run(copy, tmp_path, name):
     path, trap = f"{copy['meta_dir']}/{name}.pkl", tmp_path / "sprung"
     replace_file(path, pickle.dumps({0: Trap(trap)}))
-    assert f"{path}: it wants to import posix.mkdir: allowed are pickles of dicts" in message(copy)
+    assert f"{path}: it wants to import posix.mkdir; must hold only dicts" in message(copy)
     assert not trap.exists()
     pickle.loads(Path(path).read_bytes())
     assert trap.exists()
@@ -401,7 +404,7 @@ def test_ranks_that_are_no_paths_are_damaged(copy, entry):
     ranking[537].append(entry)
     replace_file(path, pickle.dumps(ranking))
     assert message(copy).startswith(
-        f"{path}: damaged: allowed is a dictionary of lists of paths train/"
+        f"{path}: damaged; must be a dictionary of lists of paths train/"
     )
 
 
@@ -411,10 +414,10 @@ def test_ranks_that_are_no_paths_are_damaged(copy, entry):
         # {(((...))): 1}, which overflows the interpreter's stack.
         (
             b"\x80\x04})" + b"\x85" * 2_000_000 + b"K\x01s.",
-            "it has more than 10000 tuples: allowed are",
+            "it has more than 10000 tuples; must hold only",
         ),
-        (pickle.dumps(bytes(17 * 2**20)), "it has more than 16 MiB: allowed are"),
-        (b"\x80\x04Nr\xff\xff\xff\x7f.", "it has no object of number 2147483647: allowed are"),
+        (pickle.dumps(bytes(17 * 2**20)), "it has more than 16 MiB; must hold only"),
+        (b"\x80\x04Nr\xff\xff\xff\x7f.", "it has no object number 2147483647; must hold only"),
     ],
     ids=["deep", "long", "number"],
 )

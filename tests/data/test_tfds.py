@@ -8,6 +8,7 @@ import http.server
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -160,7 +161,7 @@ def test_smaller_images_are_means_over_squares(side, archives, prepared):
 @pytest.mark.parametrize("load", [mnist, cifar])
 def test_other_sizes_are_refused(load, tmp_path):
     with pytest.raises(
-        UsageError, match=r"data.image_size = 28: allowed are 8 \| 16 \| 32 for data.source"
+        UsageError, match=r"data.image_size = 28: must be one of 8 \| 16 \| 32 for data.source"
     ):
         load(dir=str(tmp_path), image_size=28)
     assert names(tmp_path) == []
@@ -241,7 +242,7 @@ def test_other_stand_ins_lie_elsewhere(archives, prepared, tmp_path):
 def test_a_stand_in_moved_to_the_official_place_is_refused(archives, prepared, tmp_path):
     (variant,) = Path(prepared, "selfloop_cifar100").iterdir()
     shutil.copytree(variant, tmp_path / "selfloop_cifar100" / "official")
-    with pytest.raises(RunError, match="damaged: not made from the archives it should be") as error:
+    with pytest.raises(RunError, match="damaged: not made from the expected archives") as error:
         cifar(prepare=False, dir=str(tmp_path))
     one_line(error)
 
@@ -297,7 +298,7 @@ def test_an_archive_that_cannot_be_read_is_named(archives, tmp_path, monkeypatch
     monkeypatch.setattr(hashlib, "file_digest", unreadable)
     with pytest.raises(
         UsageError,
-        match=rf"data.archive_dir = .*: {MNIST} cannot be read \(Permission denied\); needed",
+        match=rf"data.archive_dir = .*: {MNIST} cannot be read \(Permission denied\); the",
     ) as error:
         mnist(dir=str(tmp_path / "data"), **archives)
     one_line(error)
@@ -438,7 +439,8 @@ def test_a_folder_that_cannot_be_read_is_named(archives, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "is_prepared", unreadable)
     with pytest.raises(
-        UsageError, match=f"^data.tfds.dir: {tmp_path}: Permission denied; allowed are"
+        UsageError,
+        match=f"^data.tfds.dir: {tmp_path}: Permission denied; must be a readable folder",
     ) as error:
         mnist(dir=str(tmp_path), **archives)
     one_line(error)
@@ -823,7 +825,8 @@ def test_a_config_or_version_that_does_not_exist_is_refused(name, tmp_path):
 
 def test_a_folder_of_archives_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(
-        UsageError, match=r"^data.archive_dir = /nowhere: No such file or directory; allowed is"
+        UsageError,
+        match=r"^data.archive_dir = /nowhere: No such file or directory; must be a folder",
     ):
         named("small_faces", tmp_path / "data", archive_dir="/nowhere")
     assert not (tmp_path / "data").exists()
@@ -831,17 +834,17 @@ def test_a_folder_of_archives_that_does_not_exist_is_refused(tmp_path):
 
 def test_what_a_data_set_lacks_is_named(tmp_path):
     for field, value, known in (
-        ("label_feature", "label", "attributes.Age, attributes.Male, kind"),
+        ("label_feature", "label", "attributes.Age | attributes.Male | kind"),
         ("group_feature", "attributes", ""),
         ("group_feature", "attributes.Height", ""),
         ("label_feature", "", ""),
     ):
-        message = f"data.tfds.{field} = {value}: allowed are {known}"
+        message = re.escape(f"data.tfds.{field} = {value}: must be one of {known}")
         with pytest.raises(UsageError, match=message) as error:
             named("small_faces", tmp_path, **{field: value})
         one_line(error)
     with pytest.raises(
-        UsageError, match="its splits are train; needed are train, and test or validation"
+        UsageError, match="its splits are train; must have train and either test or validation"
     ):
         named("train_alone", tmp_path)
 
@@ -859,7 +862,7 @@ def test_what_takes_tensorflow_says_so(tmp_path):
     (info,) = tmp_path.rglob("dataset_info.json")
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(
-        UsageError, match="prepared as tfrecord, which takes TensorFlow to read"
+        UsageError, match="prepared as tfrecord, which only TensorFlow reads"
     ) as error:
         named("small_faces", tmp_path)
     one_line(error)
@@ -876,7 +879,7 @@ def test_names_that_are_not_prepared_are_missing(name, tmp_path):
 
 def test_names_that_would_be_fetched_are_refused(tmp_path):
     with pytest.raises(
-        UsageError, match=r"data.source = tfds:huggingface:mnist: allowed are tfds:<name>"
+        UsageError, match=r"data.source = tfds:huggingface:mnist: must be tfds:<name>"
     ):
         named("huggingface:mnist", tmp_path)
 

@@ -189,21 +189,21 @@ def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path)
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["loop.branch_from={loop}", "seed=1"], "seed = 1: the run of loop.branch_from"),
+        (["loop.branch_from={loop}", "seed=1"], "seed = 1: must be 0, the value of the run of"),
         (
             ["loop.branch_from={loop}", "pool.rule=accumulate_subsample", "pool.budget=100"],
             "pool.rule = accumulate_subsample: its generation 0 is not that of",
         ),
         (
             ["loop.control=oracle_resample", "loop.control_of={loop}", "classifier.width=8"],
-            "classifier.width = 8: the run of loop.control_of",
+            "classifier.width = 8: must be 4, the value of the run of loop.control_of",
         ),
         (["loop.branch_from={loop}", "classifier.width=8"], "classifier.width = 8"),
-        (["loop.branch_from={tmp}"], "runs with a finished gen_0000"),
-        (["loop.control=fresh_real", "sample.count=900"], "are held out; allowed"),
+        (["loop.branch_from={tmp}"], "must be a run with a finished gen_0000"),
+        (["loop.control=fresh_real", "sample.count=900"], "are held out; sample.count or"),
         (["loop.control=oracle_resample"], "loop.control_of = ''"),
         (["loop.control_of={loop}"], "must be '' where loop.control = none"),
-        (["loop.control=oracle_resample", "loop.control_of={tmp}"], "allowed are folders of runs"),
+        (["loop.control=oracle_resample", "loop.control_of={tmp}"], "must be the workdir of a run"),
         (
             ["loop.control=fresh_real", "pool.rule=fresh", "pool.n_real=9"],
             "none | no_synthetic where",

@@ -555,9 +555,9 @@ def test_other_columns_are_checked_too():
     columns = ([0, 1], [0, 1], [0, 1], 2, 3)
     with pytest.raises(ValueError, match=r"^source_id: shape \(3,\)"):
         TestSet(*columns, source_id=np.arange(3))
-    with pytest.raises(ValueError, match=r"^aligned_group: shape \(3,\), allowed is \(2,\)"):
+    with pytest.raises(ValueError, match=r"^aligned_group: shape \(3,\); must be \(2,\)"):
         TestSet(*columns, aligned_group=[0, 1, 2])
-    with pytest.raises(ValueError, match=r"^aligned_group: 3 in row 1, allowed are -1 to 2"):
+    with pytest.raises(ValueError, match=r"^aligned_group: 3 in row 1; must be from -1 to 2"):
         TestSet(*columns, aligned_group=[0, 3])
 
 

@@ -225,7 +225,7 @@ def test_interval_holds_where_few_real_images_are_nearest_to_most():
 
 
 def test_sets_of_unequal_size_are_an_error():
-    with pytest.raises(ValueError, match="train: 5 rows, allowed are as many as held_out has, 4"):
+    with pytest.raises(ValueError, match="train: 5 rows; must be 4, as many as held_out has"):
         fidelity.memorization(normal(0, 3), normal(1, 5), normal(2, 4))
 
 

@@ -291,5 +291,5 @@ def test_nothing_to_evaluate():
     assert math.isnan(result["noise"][0]["rfs"])
     assert math.isnan(result["ablations"]["tile"]["accuracy"])
     images = probe(4)
-    with pytest.raises(ValueError, match="allowed are images with masks"):
+    with pytest.raises(ValueError, match="images must have masks"):
         foreground.evaluate(None, Images(**{**vars(images), "mask": None}), CLASSES, KEY_PATH)

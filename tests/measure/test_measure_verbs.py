@@ -201,9 +201,9 @@ HEADER = "label,pred,group\n"
         (HEADER, "no rows"),
         (HEADER + "0,0,0\n0,0\n", "line 3 has 2 cells, the header 3"),
         (HEADER + "0,,0\n", "pred: empty in row 1"),
-        (HEADER + "cat,Cat,0\n", "pred: Cat in row 1, must be one of cat; --class_names"),
-        (HEADER + "0,0,0\n0,-3,0\n", "pred: -3 in row 2, must be 0 or more"),
-        (HEADER + "0,0,-2\n", "group: -2 in row 1, must be 0 or more, or -1"),
+        (HEADER + "cat,Cat,0\n", "pred: Cat in row 1; must be one of cat; --class_names"),
+        (HEADER + "0,0,0\n0,-3,0\n", "pred: -3 in row 2; must be 0 or more"),
+        (HEADER + "0,0,-2\n", "group: -2 in row 1; must be 0 or more, or -1"),
         ("label,pred,group,source_id\n0,0,0,a\n1,0,1,a\n", "source_id: a has labels [0, 1]"),
         ("label,pred,group,source_id\n0,0,0,\n", "source_id: empty in row 1"),
     ],
@@ -239,7 +239,7 @@ def test_bad_flags_are_refused_in_one_line(flag, words, tmp_path, capsys):
         ({"pred": np.zeros(3, int)}, "no column label"),
         ({"label": np.zeros((3, 1), int), "pred": np.zeros(3, int)}, "label: shape (3, 1)"),
         ({"label": np.zeros(3, int), "pred": np.zeros(2, int)}, "shapes"),
-        ({"label": np.zeros(3, int), "logits": np.zeros(3)}, "logits: shape (3,), must be"),
+        ({"label": np.zeros(3, int), "logits": np.zeros(3)}, "logits: shape (3,); must be"),
         ({"label": np.zeros(1, int), "logits": np.full((1, 2), np.nan)}, "logits: NaN"),
         ({"label": np.array([None, {}], object), "pred": np.zeros(2, int)}, "damaged"),
     ],
@@ -253,7 +253,7 @@ def test_bad_arrays_are_refused_in_one_line(arrays, words, tmp_path, capsys):
 def test_files_that_are_not_there(tmp_path, capsys):
     assert "no such file" in refused(capsys, "fairness", tmp_path / "t.csv")
     (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00l\x00a")
-    assert "no text in UTF-8" in refused(capsys, "fairness", tmp_path / "t.csv")
+    assert "not UTF-8 text" in refused(capsys, "fairness", tmp_path / "t.csv")
     assert "frness: must be one of fairness | fidelity" in refused(capsys, "frness")
     assert "no verb: must be one of" in refused(capsys)
 
@@ -440,7 +440,7 @@ def test_bad_images_are_refused_in_one_line(tmp_path, capsys):
     np.savez(tmp_path / "other.npz", images=noise(0, 3))
     assert "other.npz: no array pixels in it" in message(tmp_path / "other.npz")
     floats = write_npz(tmp_path / "floats.npz", np.zeros((3, 8, 8, 3)))
-    assert "pixels: float64[3, 8, 8, 3], must be uint8[N,H,W,3]" in message(floats)
+    assert "pixels: float64[3, 8, 8, 3]; must be uint8[N,H,W,3]" in message(floats)
     (tmp_path / "text.npz").write_text("text")
     assert "damaged" in message(tmp_path / "text.npz")
     mixed = write_folder(tmp_path / "mixed", noise(0, 3))

@@ -48,7 +48,7 @@ def test_a_missing_label_or_prediction_is_refused(tmp_path, text, column):
     columns = {"label": [0, 1], "pred": [0, 1]}
     columns[column] = [0, text]
     path = write_csv(tmp_path, **columns, group=[0, 1])
-    with pytest.raises(UsageError, match=f"{column}: {text} in row 2, must be a number or a name"):
+    with pytest.raises(UsageError, match=f"{column}: {text} in row 2; must be a number or a name"):
         read_table(path)
 
 
@@ -68,7 +68,7 @@ def test_numbers_from_1_can_be_named(tmp_path):
     table = read_table(path, class_names=["1", "2"], group_names=["1", "2"])
     assert table.test_set.label.tolist() == [0, 1, 1]
     assert table.test_set.group.tolist() == [0, 1, 1]
-    with pytest.raises(UsageError, match="label: 2 in row 2, must be one of 0, 1"):
+    with pytest.raises(UsageError, match="label: 2 in row 2; must be one of 0, 1"):
         read_table(path, class_names=["0", "1"])
 
 

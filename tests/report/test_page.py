@@ -170,7 +170,7 @@ def old_version(tmp_path: Path) -> list[str]:
     ("arguments", "message"),
     [
         (not_a_run, "config.json is needed"),
-        (wrong_suffix, "--out: 'report.pdf'"),
+        (wrong_suffix, "--out=report.pdf: must be a file ending in .html"),
         (unknown_flag, "--dpi=3"),
         (old_version, "written by selfloop_jax 0.1"),
         (lambda _: [], "WORKDIR"),

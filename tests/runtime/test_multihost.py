@@ -156,8 +156,7 @@ def test_processes_with_different_configs_end_with_an_error(tmp_path):
     assert codes == [2, 2]
     for text in said:
         assert (
-            text
-            == "error: config.diffusion.batch = 64 on process 1: allowed is 32, as on process 0\n"
+            text == "error: config.diffusion.batch = 64 on process 1: must be 32, as on process 0\n"
         )
     assert not (workdir / "config.json").exists()
 
@@ -189,7 +188,7 @@ def test_a_process_that_never_connects_ends_the_run_with_an_error(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert "error: parallel.processes = 2: not all of them met at localhost:" in done.stderr
+    assert "error: parallel.processes = 2: not all of them connected to localhost:" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -197,7 +196,7 @@ def test_a_wrong_number_of_processes_is_a_usage_error(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     done = runs.call_run(tmp_path / "run")
     assert done.returncode == 2
-    assert done.stderr == "error: parallel.processes = 1: allowed is 2, as many as were started\n"
+    assert done.stderr == "error: parallel.processes = 1: must be 2, as many as were started\n"
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def _check_source(section: DataConfig, source: Source) -> None:
     ids = np.concatenate([images.id for images in splits])
     # An id keys the colour of an image, and says whether it is a held-out or a trained one.
     if len(np.unique(ids)) < len(ids):
-        raise UsageError(f"{where}: two images have one id; allowed are splits that share none")
+        raise UsageError(f"{where}: two images have the same id; every id must be unique")
     label = np.concatenate([images.label for images in splits])
     # A negative label would count from the end of a table, and a large one fail far from its cause.
     if label.min(initial=0) < 0 or label.max(initial=0) >= len(source.classes):

@@ -58,14 +58,14 @@ def table(checksums: str, names: Sequence[str]) -> Table:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"data.tfds.checksums = {checksums}: {' '.join(str(error).split())}; "
-            "allowed are tables of URL, size, sha256 and file name, tabs between them"
+            "a table must have tabs between URL, size, sha256 and file name"
         ) from error
     known = {row.name: row for row in rows}
     for name in names:
         if name not in known:
             raise UsageError(
-                f"data.tfds.checksums = {checksums}: no row for {name}; needed are "
-                f"{', '.join(names)}"
+                f"data.tfds.checksums = {checksums}: no row for {name}; the table must "
+                f"have {', '.join(names)}"
             )
     return Table(tuple(known[name] for name in names), path.name if checksums else None)
 
@@ -93,7 +93,8 @@ def check(folder: str, archives: Sequence[Archive]) -> None:
         if fault:
             needed = ", ".join(archive.name for archive in archives)
             raise UsageError(
-                f"data.archive_dir = {folder}: {archive.name} {fault}; needed are {needed}"
+                f"data.archive_dir = {folder}: {archive.name} {fault}; the folder must have "
+                f"{needed}"
             )
 
 
@@ -106,8 +107,7 @@ def check_folder(folder: str) -> None:
         os.listdir(os.path.expanduser(folder))
     except OSError as error:
         raise UsageError(
-            f"data.archive_dir = {folder}: {error.strerror}; allowed is a folder with archives, "
-            "or ''"
+            f"data.archive_dir = {folder}: {error.strerror}; must be a folder with archives, or ''"
         ) from error
 
 

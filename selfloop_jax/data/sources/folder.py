@@ -89,7 +89,7 @@ def load(section: DataConfig, prepare: bool) -> Source:
 
 def _root(value: str) -> Path:
     """The folder, with train/ and test/ in it."""
-    wanted = "set it to the folder with train/ and test/"
+    wanted = "must be the folder with train/ and test/"
     root = Path(os.path.expanduser(value))
     if not value:
         raise Missing("data.folder.dir", f"data.folder.dir = '': {wanted}")
@@ -130,7 +130,8 @@ def _rows(folder: Path, skip: bool, places: dict[str | tuple[int, int], str]) ->
         for key in (real, inode):
             if key in places:
                 raise UsageError(
-                    f"{row.place}: the same file as {places[key]}; an image is listed once"
+                    f"{row.place}: the same file as {places[key]}; an image must be listed only "
+                    "once"
                 )
         places.update({key: row.place for key in (real, inode) if key is not None})
     return rows
@@ -148,14 +149,14 @@ def _inode(path: str) -> tuple[int, int] | None:
 def _checked_path(folder: Path, home: str, file: str, place: str) -> str:
     """The real path of an image; `home` is that of its split's folder."""
     if not file.lower().endswith(SUFFIXES):
-        raise UsageError(f"{place}: allowed are files of type {' '.join(SUFFIXES)}")
+        raise UsageError(f"{place}: must be a file ending in {' | '.join(SUFFIXES)}")
     # Checked in the text first: `realpath` raises on a null byte.
     leaves = "\0" in file or os.path.isabs(file) or ".." in Path(file).parts
     real = "" if leaves else os.path.realpath(folder / file)
     # With a separator at the end: `train` must not contain `train2`.
     if leaves or not real.startswith(os.path.join(home, "")):
         raise UsageError(
-            f"{place}: outside of the folder; allowed are files in {folder}, links followed"
+            f"{place}: outside of the folder; must be in {folder} once links are followed"
         )
     return real
 
@@ -169,18 +170,18 @@ def _rows_from_csv(path: Path) -> Iterator[Row]:
         if count > 1 or (count == 0 and column != "group"):
             fault = "two columns" if count else "no column"
             raise UsageError(
-                f"{path}, row 1: {fault} {column!r} among {header}; needed are file_name, label "
+                f"{path}, row 1: {fault} {column!r} among {header}; must have file_name, label "
                 "and, where groups are known, group"
             )
     if len(table) == 1:
-        raise UsageError(f"{path}: it lists no image; needed is a row for each")
+        raise UsageError(f"{path}: it lists no image; there must be a row for each")
     for number, cells in table[1:]:
         place = f"{path}, row {number}"
         if len(cells) != len(header):
             raise UsageError(f"{place}: {len(cells)} cells under {len(header)} columns")
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
         if not row["label"]:
-            raise UsageError(f"{place}: label = '': allowed are names and integers")
+            raise UsageError(f"{place}: label = '': must be a name or an integer")
         group = _group(row.get("group", ""), place)
         yield Row(
             row["file_name"], row["label"], group, f"{place}, file_name = {row['file_name']!r}"
@@ -214,7 +215,7 @@ def _group(text: str, place: str) -> int:
     # int32.
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise UsageError(
-            f"{place}: group = {text!r}: allowed are 0, 1, ..., and -1 or nothing for unknown"
+            f"{place}: group = {text!r}: must be 0, 1, ..., or -1 or empty where it is unknown"
         )
     return int(text)
 
@@ -226,18 +227,19 @@ def _rows_from_class_folders(folder: Path) -> Iterator[Row]:
     loose = [path for path in inside if not path.is_dir() and path.name.lower().endswith(SUFFIXES)]
     if loose:
         raise UsageError(
-            f"{loose[0]}: no class: without a metadata.csv, images lie in {folder.name}/<class>/"
+            f"{loose[0]}: no class; without a metadata.csv, images must be in "
+            f"{folder.name}/<class>/"
         )
     classes = [path for path in inside if path.is_dir()]
     if not classes:
         raise UsageError(
-            f"{folder}: empty; needed are a metadata.csv or a folder of images per class"
+            f"{folder}: empty; must have a metadata.csv or a folder of images for each class"
         )
     for path in classes:
         files = _visible(path)
         if not files:
             raise UsageError(
-                f"{path}: class {path.name!r} has no image here; each class folder needs some"
+                f"{path}: class {path.name!r} has no image here; each class folder must have some"
             )
         for file in files:
             yield Row(f"{path.name}/{file.name}", path.name, UNKNOWN, str(file))
@@ -261,19 +263,20 @@ def _sorted(labels: set[str]) -> tuple[str, ...]:
 
 def _check_labels(folder: Path, rows: Sequence[Row], classes: tuple[str, ...]) -> None:
     """Every label is a class; in train and test every class has an image."""
-    allowed = set(classes)
+    names = set(classes)
     known = ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
     found = set()
     for row in rows:
-        if row.label not in allowed:
+        if row.label not in names:
             raise UsageError(
-                f"{row.place}: label = {row.label!r}: allowed are the classes of train: {known}"
+                f"{row.place}: label = {row.label!r}: must be a class of train ({known})"
             )
         found.add(row.label)
     absent = [name for name in classes if name not in found]
     if absent and folder.name in REQUIRED:
         raise UsageError(
-            f"{folder}: class {absent[0]!r} has no image here; train and test need some of each"
+            f"{folder}: class {absent[0]!r} has no image here; train and test must have some of "
+            "each"
         )
 
 
@@ -289,7 +292,8 @@ def _groups(root: Path, splits: dict[str, list[Row]]) -> tuple[str, ...]:
     for name in REQUIRED:
         if all(row.group == UNKNOWN for row in splits[name]):
             raise UsageError(
-                f"{root / name}: no image has a group, but others do; needed are both or neither"
+                f"{root / name}: no image has a group, but others do; train and test must both "
+                "have groups, or neither"
             )
     top = max(rows, key=lambda row: row.group)
     path = root / "groups.txt"
@@ -304,11 +308,11 @@ def _groups(root: Path, splits: dict[str, list[Row]]) -> tuple[str, ...]:
     names = tuple(line.strip() for line in _text(path).strip().splitlines())
     if "" in names or len(set(names)) < len(names):
         raise UsageError(
-            f"{path}: a name is empty or stands twice; needed is one name a line, each once"
+            f"{path}: a name is empty or occurs twice; must have one name per line, each only once"
         )
     if top.group >= len(names):
         raise UsageError(
-            f"{top.place}: group = {top.group}: {path} names 0 to {len(names) - 1} alone"
+            f"{top.place}: group = {top.group}: {path} names only 0 to {len(names) - 1}"
         )
     return names
 

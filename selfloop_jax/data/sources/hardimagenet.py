@@ -180,23 +180,23 @@ def _check(section: DataConfig) -> None:
     if not fields.images_dir:
         wanted = "the folder with {train,val}/<wnid>/ of ImageNet or of Hard ImageNet's 15 classes"
         field = "data.hardimagenet.images_dir"
-        raise Missing(field, f"{field} = '': set it to {wanted}")
+        raise Missing(field, f"{field} = '': must be {wanted}")
     for name in ("images_dir", "masks_dir", "meta_dir"):
         value = getattr(fields, name)
         if value and not os.path.isdir(os.path.expanduser(value)):
             raise Missing(
                 f"data.hardimagenet.{name}",
-                f"{_named(section, name)}: no such folder, set it to one",
+                f"{_named(section, name)}: no such folder",
             )
     if section.image_size not in SIDES:
-        allowed = f"multiples of 8 from {SIDES[0]} to {SIDES[-1]} for data.source = hardimagenet"
-        raise UsageError(f"data.image_size = {section.image_size}: allowed are {allowed}")
+        rule = f"a multiple of 8 from {SIDES[0]} to {SIDES[-1]} for data.source = hardimagenet"
+        raise UsageError(f"data.image_size = {section.image_size}: must be {rule}")
     if fields.group == "rank" and not fields.meta_dir:
         without = "without a ranking (data.hardimagenet.meta_dir = '')"
-        raise UsageError(f"data.hardimagenet.group = rank: allowed is mask_area {without}")
+        raise UsageError(f"data.hardimagenet.group = rank: must be mask_area {without}")
     if fields.group == "mask_area" and not fields.masks_dir:
         without = "an image directory without masks (data.hardimagenet.masks_dir = '')"
-        raise UsageError(f"data.hardimagenet.group = mask_area: allowed is rank for {without}")
+        raise UsageError(f"data.hardimagenet.group = mask_area: must be rank for {without}")
 
 
 def _classes(meta_dir: str) -> tuple[list[str], str]:
@@ -217,7 +217,7 @@ def _classes(meta_dir: str) -> tuple[list[str], str]:
         fits = False
     if not fits:
         raise UsageError(
-            f"{path}: damaged: allowed are the ImageNet indices of Hard ImageNet's 15 classes"
+            f"{path}: damaged; must list the ImageNet indices of Hard ImageNet's 15 classes"
         )
     return wnids, path.name
 
@@ -234,7 +234,7 @@ def _ranking(meta_dir: Path, wnids: list[str]) -> dict[str, list[str]]:
     entries = list(itertools.chain(*lists.values())) if fits else []
     if not fits or not all(isinstance(entry, str) and entry.isprintable() for entry in entries):
         raise UsageError(
-            f"{path}: damaged: allowed is a dictionary of lists of paths train/<wnid>/<file>"
+            f"{path}: damaged; must be a dictionary of lists of paths train/<wnid>/<file>"
         )
     paths = [entry.split("/")[-2:] for entry in entries]
     names = dict.fromkeys("_".join(path) for path in paths if len(path) == 2)  # each once, in order
@@ -433,8 +433,8 @@ def _holdout(
         # At least one image of each class and band must be left to train on.
         if len(rows) <= count:
             raise UsageError(
-                f"data.hardimagenet.holdout = {count}: {NAMES[wnid]}, {name} has {len(rows)} "
-                "images; allowed are fewer than every class and band has"
+                f"data.hardimagenet.holdout = {count}: must be below the number of images in every "
+                f"class and band, but {NAMES[wnid]}, {name} has only {len(rows)}"
             )
         held[rows[np.argsort(lots[rows])[:count]]] = True
     return held

@@ -8,7 +8,7 @@ from typing import Any
 
 from selfloop_jax.errors import UsageError
 
-ALLOWED = "allowed are pickles of dicts, lists, tuples, sets, strings and numbers alone"
+RULE = "must hold only dicts, lists, tuples, sets, strings and numbers"
 
 
 # Hard ImageNet's largest has a megabyte.
@@ -54,7 +54,7 @@ def _check_size(data: bytes) -> None:
             raise UsageError(f"it has more than {MAX_TUPLES} tuples")
         # The unpickler makes room for all objects up to that number.
         if opcode.name.endswith("PUT") and (argument or 0) > len(data):
-            raise UsageError(f"it has no object of number {argument}")
+            raise UsageError(f"it has no object number {argument}")
 
 
 def load_plain(path: Path) -> Any:
@@ -72,6 +72,6 @@ def load_plain(path: Path) -> Any:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except UsageError as error:
-        raise UsageError(f"{path}: {error}: {ALLOWED}") from error
+        raise UsageError(f"{path}: {error}; {RULE}") from error
     except Exception as error:  # Damaged bytes make the unpickler raise nearly anything.
         raise UsageError(f"{path}: damaged, not a pickle ({type(error).__name__})") from error

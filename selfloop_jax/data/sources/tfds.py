@@ -239,7 +239,7 @@ def _find(section: DataConfig, prepare: bool) -> Any:
     data_dir = section.tfds.dir or None
     if not re.fullmatch(NAME, name):
         raise UsageError(
-            f"data.source = {section.source}: allowed are {TFDS}<name>[/<config>][:<version>]"
+            f"data.source = {section.source}: must be {TFDS}<name>[/<config>][:<version>]"
         )
 
     def make() -> Any:
@@ -280,7 +280,7 @@ def _two_splits(section: DataConfig, splits: Any) -> tuple[str, str]:
     if "train" not in splits or test is None:
         raise UsageError(
             f"data.source = {section.source}: its splits are {', '.join(splits)}; "
-            "needed are train, and test or validation"
+            "must have train and either test or validation"
         )
     return "train", test
 
@@ -294,7 +294,8 @@ def _categories(section: DataConfig, features: Any) -> dict[str, Any]:
     for field in ("label_feature", "group_feature"):
         path = getattr(section.tfds, field)
         if path not in found and (path or field == "label_feature"):
-            raise UsageError(f"data.tfds.{field} = {path}: allowed are {', '.join(sorted(found))}")
+            known = " | ".join(sorted(found))
+            raise UsageError(f"data.tfds.{field} = {path}: must be one of {known}")
     return found
 
 
@@ -321,7 +322,7 @@ def _image_decoders(section: DataConfig, features: Any) -> dict[str, Any] | None
     if not fits or image.shape[-1] not in (1, 3):
         raise UsageError(
             f"data.source = {section.source}: its feature image is {image}; "
-            "allowed are uint8 images of one or three channels"
+            "must be of type uint8 with one or three channels"
         )
     return {"image": tfds.decode.SkipDecoding()} if isinstance(image, tfds.features.Image) else None
 

@@ -187,7 +187,7 @@ def read_cifar100(path: Path) -> tuple[dict[str, list[str]], dict[str, np.ndarra
 
 def _records(path: Path, data: bytes) -> np.ndarray:
     if len(data) % CIFAR_RECORD:
-        raise _unfit(path, f"{len(data)} bytes are no whole number of records of {CIFAR_RECORD}")
+        raise _unfit(path, f"{len(data)} bytes are not a whole number of records of {CIFAR_RECORD}")
     records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
     if records[:, 0].max(initial=0) >= 20 or records[:, 1].max(initial=0) >= 100:
         raise _unfit(path, "a label is out of range")
@@ -213,5 +213,5 @@ def _unfit(path: Path, fault: str) -> UsageError:
     Only stand-in data can be that.
     """
     return UsageError(
-        f"data.tfds.checksums: {path.name}: {fault}; allowed are archives of the official format"
+        f"data.tfds.checksums: {path.name}: {fault}; must be an archive of the official format"
     )

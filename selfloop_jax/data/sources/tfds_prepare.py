@@ -69,7 +69,7 @@ def official(builder_class: Any, section: DataConfig, prepare: bool) -> Any:
     # The folder's name does not prove what the copy was made from; the stored digests do.
     if builder.info.metadata.get("archives") != table.digests:
         raise RunError(
-            f"{builder.data_path}: damaged: not made from the archives it should be: delete it"
+            f"{builder.data_path}: damaged: not made from the expected archives: delete it"
         )
     return builder
 
@@ -117,7 +117,7 @@ def prepared(
             f"data.tfds.dir = {folder}: {builder.info.full_name} not prepared: {error}"
         ) from error
     if not done:
-        raise RunError(f"{builder.data_path}: damaged: it is no prepared data set: delete it")
+        raise RunError(f"{builder.data_path}: damaged: it is not a prepared data set: delete it")
     return builder
 
 
@@ -133,8 +133,7 @@ def _made(make: Callable[[], Any], place: Path) -> tuple[Any, bool]:
         raise
     except PermissionError as error:
         raise UsageError(
-            f"data.tfds.dir: {error.filename or place}: {error.strerror}; allowed are folders that "
-            "can be read"
+            f"data.tfds.dir: {error.filename or place}: {error.strerror}; must be a readable folder"
         ) from error
     except Exception as error:  # Protobuf, JSON and TFDS each have their own for damaged files.
         raise RunError(f"{place}: damaged: {brief(error)}: delete it") from error
@@ -179,7 +178,7 @@ def examples(
     except NotImplementedError as error:
         raise UsageError(
             f"data.tfds.dir = {builder.data_path}: prepared as {builder.info.file_format.value}, "
-            "which takes TensorFlow to read; allowed is array_record"
+            "which only TensorFlow reads; must be prepared as array_record"
         ) from error
     except ImportError as error:
         raise needs_tensorflow(builder.name, error) from error
@@ -190,8 +189,8 @@ def examples(
 def needs_tensorflow(name: str, error: ImportError) -> UsageError:
     """The error of a data set whose preparation or decoding needs a package that is missing."""
     return UsageError(
-        f"data.source = tfds:{name}: {brief(error)}; allowed are data sets already prepared as "
-        "array_record, or that TFDS prepares without TensorFlow"
+        f"data.source = tfds:{name}: {brief(error)}; must be a data set already prepared as "
+        "array_record, or one that TFDS prepares without TensorFlow"
     )
 
 
