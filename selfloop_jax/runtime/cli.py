@@ -4,6 +4,7 @@ import argparse
 import functools
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,13 @@ def one_line_errors(program: Callable[P, int]) -> Callable[P, int]:
     @functools.wraps(program)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
-            return program(*args, **kwargs)
+            code = program(*args, **kwargs)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            # The reader, such as `head`, has enough. Python flushes once more when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         # OSError: for example a full disk, or a folder without permission.
         except (UsageError, RunError, OSError) as error:
             return print_error(error)

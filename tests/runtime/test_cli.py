@@ -1,5 +1,8 @@
 """Command lines: manuals, both spellings of a flag, and errors in one line."""
 
+import subprocess
+import sys
+
 import pytest
 
 from selfloop_jax.errors import RunError, UsageError
@@ -41,6 +44,21 @@ def test_an_error_is_one_line_and_a_code(error, code, capsys):
 
     assert program([]) == code
     assert capsys.readouterr().err == "error: a b\n"
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_has_enough_ends_the_program_without_a_word(lines):
+    code = (
+        "import sys; from selfloop_jax.runtime.cli import one_line_errors;"
+        f"program = one_line_errors(lambda: print('line\\n' * {lines}) or 0); sys.exit(program())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+    process.stderr.close()
 
 
 def test_what_else_is_raised_is_a_fault_of_the_program():
