@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from selfloop_jax.analysis.numbers import FIELD, SETTING, Row, column
 from selfloop_jax.data.pool_rules import POOL_RULES
@@ -161,7 +161,7 @@ def _interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
     # Divisors are kept above 0 to avoid warnings; `n` decides below which columns count.
     mean = np.nansum(values, axis=0) / np.maximum(n, 1)
     deviation = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(n - 1, 1))
-    quantile = stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1))
+    quantile = special.stdtrit(np.maximum(n - 1, 1), (1 + level) / 2)  # of Student's t
     half = quantile * deviation / np.sqrt(np.maximum(n, 1))
     half = np.where(n > 2, half, np.nan)
     return mean - half, mean + half

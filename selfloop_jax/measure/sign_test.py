@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from selfloop_jax.runtime.rng import words
 
@@ -92,7 +92,8 @@ def interval(d: np.ndarray, level: float) -> tuple[float, float]:
     """
     if len(d) < 2:
         return math.nan, math.nan
-    half = stats.t.ppf((1 + level) / 2, len(d) - 1) * np.std(d, ddof=1) / math.sqrt(len(d))
+    quantile = special.stdtrit(len(d) - 1, (1 + level) / 2)  # of Student's t
+    half = quantile * np.std(d, ddof=1) / math.sqrt(len(d))
     return float(np.mean(d) - half), float(np.mean(d) + half)
 
 
@@ -114,8 +115,8 @@ def smallest_detectable(d: np.ndarray, metrics: int, alpha: float) -> float:
     # The second smallest p is 4 / 2^S: beyond the level, only S equal signs are significant.
     if 4 / 2**seeds > level:
         # S normal contrasts are all above 0 with probability Phi(mean / spread)^S.
-        return spread * float(stats.norm.ppf(POWER ** (1 / seeds)))
-    quantiles = stats.t.ppf(1 - level / 2, seeds - 1) + stats.t.ppf(POWER, seeds - 1)
+        return spread * float(special.ndtri(POWER ** (1 / seeds)))
+    quantiles = special.stdtrit(seeds - 1, 1 - level / 2) + special.stdtrit(seeds - 1, POWER)
     return spread * float(quantiles) / math.sqrt(seeds)
 
 
