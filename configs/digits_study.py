@@ -1,12 +1,12 @@
-"""Compared with real images, five of six loops on real digits amplify the gap between groups.
+"""Subgroup bias of loops on real digits: three pool rules, two biases, six seeds, controls.
 
-Claim: the verdicts of docs/results.md, and no more: three pool rules, two biases, six seeds. Data:
-1,000 genuine MNIST digits (`mnist5k`) at 8 pixels in ten colours: `biased`, each digit's own colour
-with probability 0.5; `unbiased`, every colour as often. Tested on 1,000 other digits, each in every
-colour. The generator sees 256,000 training images in generation 0 and is fine-tuned on 38,400 in
-each of the four later ones; it is conditioned on the digit and chooses the colour. It makes 400
-images per generation, so that the held-out digits, 1,000 of the reserve and 1,500 that training
-leaves out, suffice for every control.
+Claim: docs/results.md, and no more than the verdicts there. Data: 1,000 genuine MNIST digits
+(`mnist5k`) at 8 pixels in ten colours: `biased`, each digit's own colour with probability 0.5;
+`unbiased`, every colour as often. Tested on 1,000 other digits, each in every colour. The generator
+sees 256,000 training images in generation 0 and is fine-tuned on 38,400 in each of the four later
+ones; it is conditioned on the digit and chooses the colour. It makes 400 images per generation, so
+that the held-out digits, 1,000 of the reserve and 1,500 that training leaves out, suffice for every
+control.
 
 `sweep(out)` lists the runs: for each bias and seed one generation 0 (`zero-*`), which all arms of
 the seed share; the loops; the controls, which train classifiers alone. `response(out)` lists the

@@ -158,7 +158,7 @@ _stopped = threading.Event()
 
 
 def _wait(command: list[str], log: Any) -> int:
-    """The exit code of a process; none is begun once the sweep was told to end."""
+    """The exit code of a process; none starts once the sweep has to end."""
     if _stopped.is_set():
         return 128 + signal.SIGTERM
     # Unbuffered, so that the log is current while the process runs.

@@ -88,9 +88,7 @@ def first_difference(record: store.Json, again: store.Json) -> str | None:
         if recorded.get(name) != digest:
             return f"{name}: recorded {recorded.get(name)}, recomputed {digest}"
     for name in again:
-        # A record of an earlier version lacks what records have gained since.
-        compared = name in record and name not in workdir.NOT_IN_DIGEST
-        if compared and record[name] != again[name]:
+        if name not in workdir.NOT_IN_DIGEST and record.get(name) != again[name]:
             return f"{name}: not the recomputed value"
     return None
 

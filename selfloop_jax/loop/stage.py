@@ -82,11 +82,11 @@ def no_branch(config: Config) -> Path | None:
     return None
 
 
-def all_read(config: Config, given: Collection[str]) -> None:
+def accept_all(config: Config, given: Collection[str]) -> None:
     """Refuses no field."""
 
 
-def nothing_besides(context: Any, workdir: Path) -> None:
+def no_begin(context: Any, workdir: Path) -> None:
     """Writes nothing: the run has its stages alone."""
 
 
@@ -107,7 +107,7 @@ class Study:
     check(config): UsageError where the config cannot be run, before anything is read; `main` has
         checked what `config.check` does.
     check_given(config, given): UsageError where a new run would ignore a field; `given` are the
-        dotted names of those on the command line. A run that was begun goes on with its config.
+        dotted names of those on the command line. A run that has begun keeps its config.
     open(config, stop): reads the data and builds the networks; UsageError where they do not fit.
     stages(config): how many stages a run has.
     stage(context, number, workdir, source_workdir): the stage to be computed.
@@ -134,8 +134,8 @@ class Study:
     stage: Callable[[Any, int, Path, Path], StageRun]
     summary: Callable[[store.Json], str]
     dry_run: Callable[[Config], list[str]]
-    check_given: Callable[[Config, Collection[str]], None] = all_read
-    begin: Callable[[Any, Path], None] = nothing_besides
+    check_given: Callable[[Config, Collection[str]], None] = accept_all
+    begin: Callable[[Any, Path], None] = no_begin
     facts: Callable[[Any], store.Json] = no_facts
     scalars: Callable[[store.Json], Mapping[str, float | None]] = no_scalars
     report: Callable[[Path], object] | None = None

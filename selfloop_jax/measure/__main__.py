@@ -129,7 +129,7 @@ def fidelity(arguments: Sequence[str]) -> None:
     """Closeness of generated images to real ones, in the features of a named network.
 
     GENERATED, --real and --held_out are folders (PNG, JPEG and WebP files in them, at any depth,
-    with metadata.csv and groups.txt beside them; hidden files are left out) or .npz files with
+    apart from metadata.csv, groups.txt and hidden files) or .npz files with
     pixels uint8[N,H,W,3], such as samples.npz of a run. All images must be squares
     of one size; with --image_size they are cut to their central squares and resized.
 

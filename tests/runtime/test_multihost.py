@@ -135,7 +135,7 @@ def test_a_run_with_one_process_stopped_or_killed_resumes_to_the_same_bits(made,
 def test_two_processes_replay_their_run(made, tmp_path):
     """Generation 0, in which the first thing that a phase writes is a line of metrics.jsonl."""
     workdir = Path(shutil.copytree(made, tmp_path / "run"))
-    with lock(workdir):  # as a run that goes on has it
+    with lock(workdir):  # as a run under way has it
         codes, said = end(start(workdir, "--replay=0"))
     assert codes == [0, 0], said
     assert "generation 0: identical" in said[0]
