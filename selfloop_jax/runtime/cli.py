@@ -4,6 +4,7 @@ import argparse
 import functools
 import inspect
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -63,15 +64,22 @@ def one_line_errors(program: Callable[P, int]) -> Callable[P, int]:
             code = program(*args, **kwargs)
             sys.stdout.flush()
             return code
-        except BrokenPipeError:
-            # The reader, such as `head`, has enough. Python flushes once more when it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + signal.SIGPIPE
         # OSError: for example a full disk, or a folder without permission.
         except (UsageError, RunError, OSError) as error:
+            if isinstance(error, BrokenPipeError) and _reader_is_gone():
+                # Python flushes once more when it exits.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 128 + signal.SIGPIPE
             return print_error(error)
 
     return guarded
+
+
+def _reader_is_gone() -> bool:
+    """Whether what reads standard output, such as `head`, has enough; other pipes can break too."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def print_error(error: UsageError | RunError | OSError) -> int:

@@ -61,6 +61,17 @@ def test_a_reader_that_has_enough_ends_the_program_without_a_word(lines):
     process.stderr.close()
 
 
+def test_another_pipe_that_breaks_is_an_error():
+    code = (
+        "import sys; from selfloop_jax.runtime.cli import one_line_errors\n"
+        "@one_line_errors\n"
+        "def program(): raise BrokenPipeError(32, 'Broken pipe')\n"
+        "sys.exit(program())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 32] Broken pipe\n")
+
+
 def test_what_else_is_raised_is_a_fault_of_the_program():
     @cli.one_line_errors
     def program() -> int:
