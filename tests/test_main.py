@@ -110,6 +110,10 @@ WRONG = {
         [C, "--config.data.folder.dir=mine", "--workdir=/nonexistent/run"],
         "data.folder.dir = mine: must be '' where data.source = digits",
     ),
+    "a share for splits that are fixed": (
+        [C, "--config.data.validation_share=0.3", "--workdir=/nonexistent/run"],
+        "data.validation_share = 0.3: must be 0.1 where data.source = digits",
+    ),
     "archives for another source": (
         ["--config=configs/folder.py", "--config.data.archive_dir=a", "--workdir=/nonexistent/run"],
         "data.archive_dir = a: must be '' where data.source = folder",

@@ -49,7 +49,8 @@ class SourceEntry:
     load(section, prepare): raises Missing where the images are not on this machine or, without
     `prepare`, not ready to be read. outline(section): what is known all the same. gray: its images
     have no groups and must be coloured. in_colour: they cannot be coloured. reads: the fields of
-    READ_BY_SOME that it reads, by how their names begin.
+    READ_BY_SOME that it reads, by how their names begin. fixed_splits: it does not read SHARES,
+    because its splits are fixed for good.
     """
 
     load: Callable[[DataConfig, bool], Source]
@@ -57,12 +58,14 @@ class SourceEntry:
     gray: bool = False
     in_colour: bool = False
     reads: tuple[str, ...] = ()
+    fixed_splits: bool = False
 
 
 # Fields of section `data` that some sources read and others do not, by how their names begin.
 READ_BY_SOME = ("archive_dir", "on_bad_image", "cache_dir", "folder.", "tfds.", "hardimagenet.")
 OFFICIAL = ("archive_dir", "tfds.dir", "tfds.checksums")
 DECODED = ("on_bad_image", "cache_dir")
+SHARES = ("validation_share", "reserve_share")
 
 
 def _mnist(section: DataConfig, prepare: bool) -> Source:
@@ -102,8 +105,8 @@ def _tfds(section: DataConfig, prepare: bool) -> Source:
 
 
 SOURCES: dict[str, SourceEntry] = {
-    "digits": SourceEntry(digits.load, gray=True),
-    "mnist5k": SourceEntry(digits.load, gray=True),
+    "digits": SourceEntry(digits.load, gray=True, fixed_splits=True),
+    "mnist5k": SourceEntry(digits.load, gray=True, fixed_splits=True),
     "mnist": SourceEntry(
         _mnist,
         lambda section: Outline(10, _colours(section) or 1, 60_000, 10_000),
@@ -150,9 +153,10 @@ def check(section: DataConfig) -> None:
 
 def check_given(section: DataConfig) -> None:
     """Raises UsageError for a field that other sources read, and this one does not."""
-    reads = entry(section.source).reads
+    source = entry(section.source)
     for name, value, declared in leaves(section):
-        unread = name.startswith(READ_BY_SOME) and not name.startswith(reads)
+        unread = name.startswith(READ_BY_SOME) and not name.startswith(source.reads)
+        unread |= source.fixed_splits and name in SHARES
         if unread and value != declared.default:
             must = f"{declared.default!r} where data.source = {section.source}"
             refuse(f"data.{name}", value, must)
