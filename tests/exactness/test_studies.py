@@ -213,7 +213,10 @@ def test_the_walk_for_own_images_goes_as_it_is_written(tmp_path):
     assert len(blocks) == 2
     for name in ("selfloop_jax", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
-    shrunk = " ".join(f"'{override}'" for override in overrides(*TINY, "measure.batch=100"))
+    # Networks of other tests, whose compiled programs are kept.
+    sizes = ("diffusion.unet.multipliers=(1,)", "classifier.stages=(1,)", "annotator.stages=(1,)")
+    given = overrides(*TINY, *sizes, "measure.batch=100")
+    shrunk = " ".join(f"'{override}'" for override in given)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for block in (blocks[0], f"{blocks[1].strip()} {shrunk} --config.data.cache_dir=cache"):
         done = subprocess.run(

@@ -129,14 +129,14 @@ def record(workdir: Path, generation: int) -> dict:
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("arms") / "loop"
-    done = runs.run(workdir, *SMALL)
+    done = runs.call_run(workdir, *SMALL)
     assert done.returncode == 0, done.stderr
     return workdir
 
 
 def test_a_branch_equals_a_run_that_computed_generation_0_itself(loop, tmp_path):
     arm = tmp_path / "arm"
-    done = runs.run(
+    done = runs.call_run(
         arm, *REPLACE, f"--config.loop.branch_from={loop}", "--config.loop.generations=2"
     )
     assert done.returncode == 0, done.stderr
@@ -144,10 +144,10 @@ def test_a_branch_equals_a_run_that_computed_generation_0_itself(loop, tmp_path)
     assert record(arm, 0) == record(loop, 0)
     assert record(arm, 1)["pool"]["generated"] == {"0": 60}
     alone = tmp_path / "alone"
-    done = runs.run(alone, *REPLACE, "--config.loop.generations=2")
+    done = runs.call_run(alone, *REPLACE, "--config.loop.generations=2")
     assert done.returncode == 0, done.stderr
     assert record(alone, 1)["digests"] == record(arm, 1)["digests"]
-    again = runs.main(f"--workdir={arm}", "--replay=0")
+    again = runs.call(f"--workdir={arm}", "--replay=0")
     assert (again.returncode, "identical" in again.stderr) == (0, True), again.stderr
 
 
@@ -156,7 +156,7 @@ def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path)
     arm = tmp_path / kind
     of = [f"--config.loop.control_of={loop}"] if kind == "oracle_resample" else []
     shared = [f"--config.loop.branch_from={loop}", f"--config.loop.control={kind}", *of]
-    done = runs.run(arm, *SMALL, *shared, "--config.report.enabled=True")
+    done = runs.call_run(arm, *SMALL, *shared, "--config.report.enabled=True")
     assert done.returncode == 0, done.stderr
     for g in (1, 2):
         made = record(arm, g)
@@ -182,7 +182,7 @@ def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path)
         missing = added - np.array(record(loop, 1)["tables"]["generated_counts"])
         assert missing.min() >= 0
         assert missing.sum() == unknown
-    again = runs.main(f"--workdir={arm}", "--replay=2")
+    again = runs.call(f"--workdir={arm}", "--replay=2")
     assert again.returncode == 0, again.stderr
 
 
@@ -214,7 +214,7 @@ def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path)
 )  # fmt: skip
 def test_a_mistake_leaves_nothing_behind(overrides, named, loop, tmp_path):
     given = [f"--config.{o.format(loop=loop, tmp=tmp_path)}" for o in overrides]
-    ended = runs.run(tmp_path / "run", *SMALL, *given)
+    ended = runs.call_run(tmp_path / "run", *SMALL, *given)
     assert ended.returncode == 2, ended.stderr
     assert named in ended.stderr.splitlines()[-1]
     assert not (tmp_path / "run").exists()
@@ -228,9 +228,9 @@ def test_an_arm_is_whole_without_the_run_that_it_took_from(loop, tmp_path):
         f"--config.loop.branch_from={source}",
         "--config.loop.control=no_synthetic",
     ]
-    assert runs.run(arm, *shared, "--config.loop.generations=1").returncode == 0
+    assert runs.call_run(arm, *shared, "--config.loop.generations=1").returncode == 0
     shutil.rmtree(source)
-    done = runs.run(arm, *shared, "--config.loop.generations=2")
+    done = runs.call_run(arm, *shared, "--config.loop.generations=2")
     assert done.returncode == 0, done.stderr
     assert record(arm, 1)["exact"]
 
@@ -240,7 +240,7 @@ def test_a_generation_0_without_a_checkpoint_is_not_taken_over(name, loop, tmp_p
     broken = tmp_path / "broken"
     shutil.copytree(loop, broken)
     shutil.rmtree(broken / "gen_0000" / name)
-    ended = runs.run(tmp_path / "arm", *SMALL, f"--config.loop.branch_from={broken}")
+    ended = runs.call_run(tmp_path / "arm", *SMALL, f"--config.loop.branch_from={broken}")
     assert ended.returncode == 1, ended.stderr
     assert f"gen_0000/{name}" in ended.stderr.splitlines()[-1]
     assert not (tmp_path / "arm").exists()
@@ -266,7 +266,7 @@ def test_a_damaged_generation_0_is_not_taken_over(loop, tmp_path):
     data = bytearray(path.read_bytes())
     data[-200] ^= 1
     path.write_bytes(data)
-    ended = runs.run(tmp_path / "arm", *SMALL, f"--config.loop.branch_from={broken}")
+    ended = runs.call_run(tmp_path / "arm", *SMALL, f"--config.loop.branch_from={broken}")
     assert ended.returncode == 1
     assert "gen_0000/samples.npz: damaged" in ended.stderr
     assert not (tmp_path / "arm" / "gen_0000").exists()

@@ -15,14 +15,7 @@ import runs
 from selfloop_jax.runtime.workdir import lock
 
 PROCESSES = ["--config.parallel.processes=2", "--config.parallel.cpu_devices=2"]
-# Shorter than the shrunk run, and with an annotator, the first network that a run trains.
-RUN = [
-    f"--config.{override}"
-    for override in (
-        *("loop.generations=2", "loop.group_source=annotator", "annotator.steps=8"),
-        *("annotator.width=4", "annotator.stages=(1,)", "annotator.batch=32"),
-    )
-]
+RUN = ["--config.loop.generations=2"]
 
 
 def environment(process: int, port: int) -> dict[str, str]:
@@ -68,15 +61,53 @@ def digests(workdir: Path) -> list[dict]:
     ]
 
 
+def interrupt(workdir: Path, file: str, process: int, sent: int) -> tuple[list[int], list[str]]:
+    """Signals one process once a file exists; returns exit codes and output of both."""
+    processes = start(workdir)
+    signalled, other = processes[process], processes[1 - process]
+    moment = workdir / file
+    try:
+        signalled.wait(lambda: moment.exists() or not other.running(), every=0.01)
+        signalled.send_signal(sent)
+    except BaseException:
+        for each in processes:
+            each.kill()
+        raise
+    return end(processes)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Makes a run of two processes."""
+    """A run of two processes, of which one was stopped or killed three times in generation 0.
+
+    Its replay in one go shows that the bits are those of a run that nobody stopped.
+    """
     workdir = tmp_path_factory.mktemp("two") / "run"
+    codes, said = interrupt(workdir, "gen_0000/pool.json", 1, signal.SIGTERM)
+    assert codes == [143, 143], said
+    assert "stopped at generation 0" in said[0]
+    # A killed process prints nothing. The other one must end too, with an error code.
+    for moment, killed in (("gen_0000/diffusion/16", 1), ("gen_0000/sample.json", 0)):
+        codes, said = interrupt(workdir, moment, killed, signal.SIGKILL)
+        assert codes[killed] == -signal.SIGKILL
+        assert codes[1 - killed] not in (0, 143)
+        ended = said[1 - killed]
+        assert "another task died" in ended or "error: generation " in ended
     codes, said = end(start(workdir))
     assert codes == [0, 0], said
     assert "generation 1 done" in said[0]
     assert said[1] == ""  # only process 0 logs
     return workdir
+
+
+def test_a_run_with_a_process_stopped_or_killed_replays_in_one_go_to_the_same_bits(made, tmp_path):
+    """The first thing that a phase of generation 0 writes is a line of metrics.jsonl."""
+    workdir = Path(shutil.copytree(made, tmp_path / "run"))
+    with lock(workdir):  # as a run under way has it
+        codes, said = end(start(workdir, "--replay=0"))
+    assert codes == [0, 0], said
+    assert "generation 0: identical" in said[0]
+    assert not (workdir / ".replay").exists()
 
 
 def test_two_processes_generate_the_images_of_one_from_the_same_weights(made, tmp_path):
@@ -96,50 +127,6 @@ def test_two_processes_generate_the_images_of_one_from_the_same_weights(made, tm
     assert alone["diffusion"] == both["diffusion"]  # kept, not trained again
     assert alone["pixels"] == both["pixels"]
     assert alone["samples.npz"] == both["samples.npz"]
-
-
-def interrupt(workdir: Path, file: str, process: int, sent: int) -> tuple[list[int], list[str]]:
-    """Signals one process once a file exists; returns exit codes and output of both."""
-    processes = start(workdir)
-    signalled, other = processes[process], processes[1 - process]
-    moment = workdir / file
-    try:
-        signalled.wait(lambda: moment.exists() or not other.running(), every=0.01)
-        signalled.send_signal(sent)
-    except BaseException:
-        for each in processes:
-            each.kill()
-        raise
-    return end(processes)
-
-
-def test_a_run_with_one_process_stopped_or_killed_resumes_to_the_same_bits(made, tmp_path):
-    workdir = tmp_path / "run"
-    codes, said = interrupt(workdir, "gen_0000/diffusion/8", 1, signal.SIGTERM)
-    assert codes == [143, 143], said
-    assert "stopped at generation 0" in said[0]
-    # A killed process prints nothing. The other one must end too, with an error code.
-    codes, said = interrupt(workdir, "gen_0000/sample.json", 1, signal.SIGKILL)
-    assert codes[1] == -signal.SIGKILL
-    assert codes[0] not in (0, 143)
-    assert "another task died" in said[0] or "error: generation " in said[0]
-    codes, said = interrupt(workdir, "gen_0001/diffusion/8", 0, signal.SIGKILL)
-    assert codes[0] == -signal.SIGKILL
-    assert codes[1] not in (0, 143)
-    assert "another task died" in said[1] or "error: generation " in said[1]
-    codes, said = end(start(workdir))
-    assert codes == [0, 0], said
-    assert digests(workdir) == digests(made)
-
-
-def test_two_processes_replay_their_run(made, tmp_path):
-    """Generation 0, in which the first thing that a phase writes is a line of metrics.jsonl."""
-    workdir = Path(shutil.copytree(made, tmp_path / "run"))
-    with lock(workdir):  # as a run under way has it
-        codes, said = end(start(workdir, "--replay=0"))
-    assert codes == [0, 0], said
-    assert "generation 0: identical" in said[0]
-    assert not (workdir / ".replay").exists()
 
 
 def test_a_second_replay_by_two_processes_is_refused_meanwhile(made):
