@@ -10,6 +10,9 @@ import runs
 
 from selfloop_jax.runtime import environment
 
+# Of all programs, those of tests run least: LLVM's later passes take longer than they save.
+# Processes that tests start inherit the flag.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
 environment.configure(nproc=2, cpu_devices=4, deterministic=True)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

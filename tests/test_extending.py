@@ -20,6 +20,7 @@ TINY = (
     "sample.steps=2",
     "sample.batch_per_device=30",
     "diffusion.unet.channels=8",
+    "diffusion.unet.multipliers=(1,)",
     "diffusion.batch=32",
     "diffusion.steps=4",
     "diffusion.later.steps=4",

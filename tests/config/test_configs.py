@@ -6,7 +6,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from runs import ROOT, main
+from runs import ROOT, call, main
 
 from selfloop_jax import config as configs
 from selfloop_jax.config import parse_arg
@@ -30,9 +30,11 @@ UNKNOWN = {"hardimagenet.py": "data.hardimagenet.images_dir", "folder.py": "data
 
 
 @pytest.fixture
-def bare(tmp_path):
+def bare(tmp_path, monkeypatch):
     """Makes an empty home: no data sets and no caches."""
-    return {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", "TFDS_DATA_DIR": str(tmp_path / "tfds")}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 
 
 def test_every_shipped_config_has_a_case():
@@ -42,7 +44,7 @@ def test_every_shipped_config_has_a_case():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_dry_run_needs_no_data(name, bare, tmp_path):
     argument, parameters = STUDIES[name]
-    shown = main(f"--config=configs/{name}{argument}", "--dry_run", environment=bare)
+    shown = call(f"--config=configs/{name}{argument}", "--dry_run")
     assert shown.returncode == 0, shown.stderr
     assert "training images, diffusion:" in shown.stdout
     unknown = re.findall(r"size unknown: set (data[\w.]+)", shown.stdout)
@@ -59,7 +61,7 @@ def test_a_dry_run_needs_no_data(name, bare, tmp_path):
 @pytest.mark.parametrize("name", ["hardimagenet.py", "folder.py"])
 def test_a_run_without_its_images_says_where_to_put_them(name, bare, tmp_path):
     workdir = tmp_path / "run"
-    ended = main(f"--config=configs/{name}", f"--workdir={workdir}", environment=bare)
+    ended = call(f"--config=configs/{name}", f"--workdir={workdir}")
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"error: {UNKNOWN[name]} = '': must be the folder ")
     assert len(ended.stderr.splitlines()) == 1
@@ -127,7 +129,7 @@ def test_a_tiny_run_ends_with_a_report(tmp_path):
 
 
 def test_an_unknown_argument_is_a_usage_error():
-    ended = main("--config=configs/colormnist.py:mnist6k", "--dry_run")
+    ended = call("--config=configs/colormnist.py:mnist6k", "--dry_run")
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: --config=FILE:mnist6k: what follows the colon must be")
 
@@ -135,7 +137,7 @@ def test_an_unknown_argument_is_a_usage_error():
 def test_the_two_arms_of_cifar20_differ_only_in_the_bias():
     arms = []
     for bias in ("biased", "unbiased"):
-        shown = main(f"--config=configs/cifar20.py:{bias}", "--dry_run", "--workdir=x").stdout
+        shown = call(f"--config=configs/cifar20.py:{bias}", "--dry_run", "--workdir=x").stdout
         arms.append({line for line in shown.splitlines() if "data.bias.kind" not in line})
     assert arms[0] == arms[1]
 
