@@ -1,7 +1,9 @@
 """Four CPU devices, kept compiled programs, no silent broadcasting or promotion; a finished run."""
 
 import fcntl
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -9,6 +11,8 @@ import pytest
 import runs
 
 from selfloop_jax.runtime import environment
+from selfloop_jax.sampling import sampler
+from selfloop_jax.training import classifier, generator
 
 # Of all programs, those of tests run least: LLVM's later passes take longer than they save.
 # Processes that tests start inherit the flag.
@@ -17,6 +21,30 @@ environment.configure(nproc=2, cpu_devices=4, deterministic=True)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def kept(make: Callable) -> Callable:
+    """The same function, which returns what it returned before for equal arguments."""
+    kept = functools.cache(make)
+
+    @functools.wraps(make)
+    def call(*arguments, **named):
+        try:
+            return kept(*arguments, **named)
+        except TypeError:  # arguments that cannot be compared
+            return make(*arguments, **named)
+
+    return call
+
+
+# Runs in this process share their traced programs: half of a short run's time goes to tracing.
+for owner, name in (
+    (generator, "make_trainer"),
+    (classifier, "make_trainer"),
+    (classifier, "make_predict"),
+    (sampler, "make_sampler"),
+):
+    setattr(owner, name, kept(getattr(owner, name)))
 
 
 @pytest.fixture(scope="session")
