@@ -7,11 +7,11 @@ import numpy as np
 from scipy import special
 
 from selfloop_jax.analysis.numbers import FIELD, SETTING, Row, column
-from selfloop_jax.data.pool_rules import POOL_RULES
+from selfloop_jax.data.controls import CONTROLS, NONE
+from selfloop_jax.data.pool_rules import POOL_RULES, PoolRule
 
 CONTROL = f"{FIELD}loop.control"
 POOL = f"{FIELD}pool."
-CONTROLS = ("no_synthetic", "fresh_real", "oracle_resample")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Arm:
     @property
     def control(self) -> str:
         """`none` for a loop, else the kind of control."""
-        return self.setting("loop.control") or "none"
+        return self.setting("loop.control") or NONE
 
     @property
     def name(self) -> str:
@@ -45,15 +45,26 @@ class Arm:
 
     def _distinguishes(self, field: str, value: str) -> bool:
         if field == CONTROL:
-            return value != "none"
+            return value != NONE
         return not (self.without_rule and field.startswith(POOL))
 
     @property
     def without_rule(self) -> bool:
         """Whether its pools are the same under every pool rule."""
-        # Without synthetic images a rule adds nothing, but it may still subsample the real ones.
-        rule = POOL_RULES.get(self.setting("pool.rule"))
-        return self.control == "no_synthetic" and not (rule and rule.subsamples_real)
+        # With the real images alone a rule adds nothing, but it may still subsample them.
+        control = CONTROLS.get(self.control)
+        real_alone = control is not None and not control.held_out
+        return real_alone and not (self.rule and self.rule.subsamples_real)
+
+    @property
+    def keeps_real(self) -> bool:
+        """Whether its rule keeps the real images; so does one that this process does not know."""
+        return self.rule is None or self.rule.keeps_real
+
+    @property
+    def rule(self) -> PoolRule | None:
+        """Its pool rule; None where this process does not know it."""
+        return POOL_RULES.get(self.setting("pool.rule"))
 
     @property
     def generations(self) -> list[int]:
@@ -71,9 +82,10 @@ class Arm:
     def series(self, key: str, part: str = "value") -> np.ndarray:
         """Returns float64[S,generations] of a metric or one part of it; NaN where it is absent."""
         name = column(key, part)
-        values = np.full((len(self.runs), len(self.generations)), np.nan)
+        generations = self.generations
+        values = np.full((len(self.runs), len(generations)), np.nan)
         for i, rows in enumerate(self.runs.values()):
-            for j, generation in enumerate(self.generations):
+            for j, generation in enumerate(generations):
                 values[i, j] = rows.get(generation, {}).get(name, np.nan)
         return values
 
@@ -112,8 +124,10 @@ def arms(rows: Sequence[Row]) -> list[Arm]:
     for row in rows:
         # The seed is no config column, so runs that differ in it alone have equal fields.
         fields = {name: value for name, value in row.items() if name.startswith(FIELD)}
-        arm = found.setdefault(tuple(fields.items()), Arm(_differing(fields, rows), {}))
-        arm.runs.setdefault(row["run"], {})[row["generation"]] = row
+        key = tuple(fields.items())
+        if key not in found:
+            found[key] = Arm(_differing(fields, rows), {})
+        found[key].runs.setdefault(row["run"], {})[row["generation"]] = row
     return [replace(arm, runs=_one_per_seed(arm.runs)) for arm in found.values()]
 
 

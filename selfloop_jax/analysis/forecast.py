@@ -196,30 +196,54 @@ def _complete_runs(arm: Arm) -> list[list[Row]]:
 
 
 def _forecast(arm: Arm, found: Curves) -> Forecast:
-    shares = []
-    gaps = []
-    observed = []  # by class
-    pool_bands = []
-    bands = []
-    class_bands = []
-    for run in _complete_runs(arm):
-        kept = run[0]["pool.aligned_counts"] > 0  # classes with an aligned group
-        shares.append([_share(row, "generated", kept) for row in run])
-        gaps.append([row[column(GAP)] for row in run])
-        # Transposed to [C,generations], so that classes of all runs stack as rows.
-        observed.append(np.array([_by_class(row, "generated")[kept] for row in run]).T)
-        pool, generated = _predict(arm, run, kept, found, whole=True)
-        pool_bands.append(pool)
-        bands.append(generated)
-        class_bands.append(_predict(arm, run, kept, found, whole=False)[1])
-    share = _stacked(bands)
-    gap = _gap_band(_stacked(pool_bands), found)
+    runs = _complete_runs(arm)
+    responses = _responses(arm, found)
+    copying = (dynamics.COPY, dynamics.COPY)
+    classes = [run[0]["pool.aligned_counts"] > 0 for run in runs]  # with an aligned group
+    pairs = list(zip(runs, classes, strict=True))
+
+    # All classes together, float[S,G], and single classes, float[S*C,G].
+    shares = np.array([[_share(row, "generated", kept) for row in run] for run, kept in pairs])
+    by_class = np.concatenate([_classes(run, "generated", kept) for run, kept in pairs])
+    gaps = np.array([[row[column(GAP)] for row in run] for run in runs])
+    pool, share = _predicted(arm, pairs, responses, whole=True)
+    _, share_by_class = _predicted(arm, pairs, responses, whole=False)
+    copied_pool, copied = _predicted(arm, pairs, copying, whole=True)
+    _, copied_by_class = _predicted(arm, pairs, copying, whole=False)
+    real = np.array([[_share(run[0], "pool", kept)] for run, kept in pairs])
+    real_by_class = np.concatenate([_classes(run[:1], "pool", kept) for run, kept in pairs])
+    gap = _gap_band(pool, found)
     scores = {
-        "generated share": _score(np.array(shares), share),
-        "generated share, by class": _score(np.concatenate(observed), _stacked(class_bands)),
-        "gap": _score(np.array(gaps), gap),
+        "generated share": _score(shares, share, real, copied.mean),
+        "generated share, by class": _score(
+            by_class, share_by_class, real_by_class, copied_by_class.mean
+        ),
+        "gap": _score(gaps, gap, *(_nearest_gap(x, found) for x in (real, copied_pool.mean))),
     }
-    return Forecast(arm, np.array(shares), share, np.array(gaps), gap, scores)
+    return Forecast(arm, shares, share, gaps, gap, scores)
+
+
+def _classes(run: Sequence[Row], place: str, kept: np.ndarray) -> np.ndarray:
+    """Aligned shares float[C,G] of the `kept` classes."""
+    return np.array([_by_class(row, place)[kept] for row in run]).T
+
+
+Responses = tuple[dynamics.Response, dynamics.Response | None]  # from scratch, and later ones
+
+
+def _responses(arm: Arm, found: Curves) -> Responses:
+    """The responses of generation 0 and of later generators, where those differ."""
+    assert found.scratch is not None  # `_obstacle` left out arms without it
+    return found.scratch, found.fine_tuned if _fine_tuned(arm) else None
+
+
+def _predicted(
+    arm: Arm, pairs: Sequence[tuple[list[Row], np.ndarray]], responses: Responses, *, whole: bool
+) -> tuple[dynamics.Band, dynamics.Band]:
+    """Forecast shares in the pools and among the generated images, float[S,G] or float[S*C,G]."""
+    bands = [_predict(arm, run, kept, responses, whole=whole) for run, kept in pairs]
+    pools, generated = zip(*bands, strict=True)
+    return _stacked(pools), _stacked(generated)
 
 
 def _stacked(bands: Sequence[dynamics.Band]) -> dynamics.Band:
@@ -231,7 +255,7 @@ def _stacked(bands: Sequence[dynamics.Band]) -> dynamics.Band:
 
 
 def _predict(
-    arm: Arm, run: list[Row], kept: np.ndarray, found: Curves, *, whole: bool
+    arm: Arm, run: list[Row], kept: np.ndarray, responses: Responses, *, whole: bool
 ) -> tuple[dynamics.Band, dynamics.Band]:
     """Forecast shares in the pools and among the generated images of one run.
 
@@ -241,13 +265,12 @@ def _predict(
     n_real = first["pool.class_counts"][kept]
     count = first["generated.class_counts"][kept].sum()
     section = _pool_section(arm)
-    assert found.scratch is not None  # `_obstacle` left out arms without it
     loop = dynamics.Loop(
         pool=section,
         real=_by_class(first, "pool")[kept],
         sizes=dynamics.expected_sizes(n_real, count),
-        response=found.scratch,
-        later=found.fine_tuned if _fine_tuned(arm) else None,
+        response=responses[0],
+        later=responses[1],
     )
     return dynamics.predict(
         loop,
@@ -286,10 +309,22 @@ def _gap_band(pool: dynamics.Band, found: Curves) -> dynamics.Band:
     return dynamics.Band(mean, np.minimum(one, other) - half, np.maximum(one, other) + half)
 
 
-def _score(observed: np.ndarray, band: dynamics.Band) -> dict[str, float]:
-    """`dynamics.score` over the generations after the given one."""
+def _nearest_gap(share: np.ndarray, found: Curves) -> np.ndarray:
+    """The gap over a share, or over the nearest one that was measured."""
+    return found.gap(np.clip(share, *found.gap.share[[0, -1]]))[0]
+
+
+def _score(
+    observed: np.ndarray, band: dynamics.Band, real: np.ndarray, copied: np.ndarray
+) -> dict[str, float]:
+    """`dynamics.score` over the generations after the given one, with the rivals' errors.
+
+    real: what the share in the real images gives, float[S,1]; copied: what a copy machine gives,
+    float[S,G].
+    """
     later = dynamics.Band(band.mean[:, 1:], band.low[:, 1:], band.high[:, 1:])
-    return dynamics.score(observed[:, 1:], later, dynamics.naive(observed)[:, 1:])
+    rivals = {"naive": observed[:, :1], "real": real, "copy": copied[:, 1:]}
+    return dynamics.score(observed[:, 1:], later, rivals)
 
 
 RESPONSE = (

@@ -147,9 +147,7 @@ class LoopConfig:
     )
     branch_from: str = field("", "workdir of a run whose generation 0 this run starts from")
     control: str = field(
-        "none",
-        "a control trains classifiers alone, on real in place of generated images",
-        choices("none", "no_synthetic", "fresh_real", "oracle_resample"),
+        "none", "a control trains classifiers alone, on real in place of generated images"
     )
     control_of: str = field(
         "", "oracle_resample: workdir of the run whose generated images are replaced"
@@ -287,7 +285,9 @@ class SampleConfig:
         choices("uniform", "pool", "real"),
     )
     sampler: str = field(
-        "heun", "ddpm: ddim | ancestral; edm: euler | heun (Karras et al. 2022, algorithm 1)"
+        "heun",
+        "multistep (arXiv 2211.01095, third order); ddpm: ddim | ancestral; edm: euler | heun "
+        "(Karras et al. 2022, algorithm 1)",
     )
     steps: int = field(18, "sampler steps (Karras et al. 2022 for CIFAR-10)", POSITIVE)
     guidance: float = field(
@@ -355,9 +355,9 @@ class VerdictConfig:
     """What a claim about the loop rests on; to be fixed before the runs are made."""
 
     control: str = field(
-        "fresh_real",
-        "control that loops are compared with",
-        choices("fresh_real", "no_synthetic", "oracle_resample"),
+        "by_rule",
+        "control that loops are compared with; by_rule: no_synthetic, or fresh_real where a pool "
+        "rule puts generated images in the place of real ones",
     )
     metrics: tuple[str, ...] = field(
         ("equal_opportunity_difference_mean",),
@@ -365,6 +365,9 @@ class VerdictConfig:
     )
     margin: float = field(
         0.0, "mean contrasts nearer to 0 count as no change; 0: no such claim", at_least(0)
+    )
+    relative_margin: bool = field(
+        False, "the margin is a share of each seed's bias in generation 0, not a number"
     )
     alpha: float = field(0.05, "family-wise error rate", INSIDE)
 

@@ -38,7 +38,6 @@ def check(config: Config) -> None:
         if rule and not rule.holds(value):
             refuse(field, value, rule.words)
     _check_data(config)
-    _check_control(config)
     _check_unet(config)
     _check_sampling(config)
     _check_steps(config)
@@ -65,14 +64,6 @@ def _check_data(config: Config) -> None:
             data.reserve_share,
             f"below 1 together with data.validation_share = {data.validation_share}",
         )
-
-
-def _check_control(config: Config) -> None:
-    control = config.loop.control
-    if control == "oracle_resample" and not config.loop.control_of:
-        refuse("loop.control_of", "", "a workdir where loop.control = oracle_resample")
-    if control != "oracle_resample" and config.loop.control_of:
-        refuse("loop.control_of", config.loop.control_of, f"'' where loop.control = {control}")
 
 
 def _check_unet(config: Config) -> None:

@@ -24,7 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
-from selfloop_jax.config import Config, PoolConfig, check_choice, refuse
+from selfloop_jax.config import Config, PoolConfig, check_choice
 from selfloop_jax.data.images import Images, concatenate
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import rng
@@ -107,6 +107,7 @@ class PoolRule:
     rule of your own keeps its numbers itself.
     """
 
+    keeps_real = True  # generated images come beside the real ones, not in their place
     takes_reserve = False  # takes real images from the reserve, as some controls do
     subsamples_real = False  # takes a subset even where there are real images alone
 
@@ -165,6 +166,8 @@ class PoolRule:
 
 class Replace(PoolRule):
     """The latest generated images alone: the fully synthetic loop of MAD (arXiv 2307.01850)."""
+
+    keeps_real = False
 
     def capacity(self, section: PoolConfig, g: int, real: int, count: int) -> int:
         """The generated images."""
@@ -254,6 +257,8 @@ class Substitute(PoolRule):
 
     By one of its label, as in arXiv 2404.03242; with `pool.match_group` of its group, too.
     """
+
+    keeps_real = False
 
     def capacity(self, section: PoolConfig, g: int, real: int, count: int) -> int:
         """As many as there are real ones."""
@@ -458,13 +463,8 @@ def capacity(section: PoolConfig, g: int, real: int, count: int) -> int:
 
 
 def check(config: Config) -> None:
-    """Raises UsageError where the rule is not in the table, or does not go with the control."""
+    """Raises UsageError where the rule is not in the table."""
     check_choice("pool.rule", config.pool.rule, POOL_RULES)
-    held_out = config.loop.control in ("fresh_real", "oracle_resample")
-    if held_out and POOL_RULES[config.pool.rule].takes_reserve:
-        # Both would take the same images.
-        must = f"none | no_synthetic where pool.rule = {config.pool.rule}"
-        refuse("loop.control", config.loop.control, must)
 
 
 def check_data(

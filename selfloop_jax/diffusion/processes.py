@@ -15,6 +15,10 @@ import numpy as np
 
 from selfloop_jax.config import Config, DiffusionConfig, check_choice
 
+# Where a solver in log(signal / noise) takes even steps: the ratio noise / signal from which images
+# are more than noise, and the one that is about a grey level of 8 bits.
+NOISIEST, CLEANEST = 10.0, 0.01
+
 Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x [N,...], noise_level [N]) -> [N,...]
 
 
@@ -32,6 +36,16 @@ def alphas_bar(schedule: str, timesteps: int) -> np.ndarray:
         betas = 1 - f[1:] / f[:-1]
     # Clipped at 0.999 as there: beta = 1 would leave no signal at T, and `denoise` divides by it.
     return np.concatenate([[1.0], np.cumprod(1 - np.minimum(betas, 0.999))])
+
+
+def log_snr_ratios(first: float, steps: int) -> np.ndarray:
+    """Ratios noise / signal float64[steps]: from `first` in one step to NOISIEST, then log-even.
+
+    Above NOISIEST the denoised image hardly changes, so that a single step does.
+    """
+    if first <= NOISIEST or steps == 1:
+        return np.geomspace(first, CLEANEST, steps) if steps > 1 else np.array([first])
+    return np.append(first, np.geomspace(NOISIEST, CLEANEST, steps - 1))
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,20 @@ class Ddpm:
         """int32[steps+1] from T down to 0, evenly spaced."""
         # Rounded, because T need not be a multiple of `steps`.
         return np.rint(np.linspace(self.timesteps, 0, steps + 1)).astype(np.int32)
+
+    def log_snr_times(self, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Times int32[n], descending from T, with signal and noise float64[n] there.
+
+        The times nearest to even steps in log(signal / noise); n is `steps`, or less where several
+        steps have one nearest time.
+        """
+        table = alphas_bar(self.schedule, self.timesteps)[1:]
+        ratio = np.sqrt((1 - table) / table)
+        wanted = log_snr_ratios(float(ratio[-1]), steps)
+        nearest = np.abs(np.log(ratio[:, None] / wanted)).argmin(axis=0)
+        places = np.unique(nearest)[::-1]
+        at = table[places]
+        return (places + 1).astype(np.int32), np.sqrt(at), np.sqrt(1 - at)
 
     def _scales(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         """sqrt(alphas_bar[t]) and sqrt(1 - alphas_bar[t]), each rounded once from float64."""
@@ -128,6 +156,15 @@ class Edm:
         last = self.sigma_min ** (1 / self.rho)
         ramp = np.linspace(first, last, steps)
         return np.append(ramp**self.rho, 0.0).astype(np.float32)
+
+    def log_snr_times(self, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Noise levels float32[steps], descending from sigma_max in even steps of their logarithm.
+
+        With signal and noise float64[steps] there. They end above sigma_min, at less than a grey
+        level: below that the last step, to the denoised image, has nothing to add.
+        """
+        sigma = log_snr_ratios(self.sigma_max, steps)
+        return sigma.astype(np.float32), np.ones(steps), sigma
 
     def _precondition(self, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """c_skip, c_out, c_in, and c_noise on the sinusoid's scale."""

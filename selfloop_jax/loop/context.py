@@ -8,6 +8,7 @@ from pathlib import Path
 from selfloop_jax import config as configs
 from selfloop_jax.config import Config
 from selfloop_jax.data import pool_rules
+from selfloop_jax.data.controls import CONTROLS
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import RunError, UsageError
@@ -45,7 +46,8 @@ def trains_annotator(config: Config, groups: int, generation: int) -> bool:
 def pool_capacity(config: Config, train: int, generation: int) -> int:
     """The most images that the pool of a generation can have; `train`: real training images."""
     # Without synthetic images every generation has the pool of generation 0.
-    of = 0 if config.loop.control == "no_synthetic" else generation
+    control = CONTROLS.get(config.loop.control)
+    of = 0 if control and not control.held_out else generation
     return pool_rules.capacity(config.pool, of, train, config.sample.count)
 
 

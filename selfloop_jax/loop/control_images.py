@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from selfloop_jax.config import Config
-from selfloop_jax.data import pool_rules
+from selfloop_jax.data import controls, pool_rules
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import UsageError
-from selfloop_jax.loop import controls, other_run
+from selfloop_jax.loop import other_run
 from selfloop_jax.loop.samples import read_samples
 from selfloop_jax.runtime import rng, store
 from selfloop_jax.runtime.workdir import generation_dir
@@ -44,19 +44,22 @@ def control_sets(
     few.
     """
     kind = config.loop.control
-    if kind == "no_synthetic":
+    control = controls.CONTROLS[kind]
+    if not control.held_out:
         return None
     if not earlier:
         return []
     real = data.train.counts(len(data.classes), len(data.groups))
-    if kind == "fresh_real":
-        tables = [controls.counts_like(real, config.sample.count)] * len(earlier)
-    else:
-        source = Path(config.loop.control_of).expanduser()
-        replaced = [_generated(source, g, inputs_read) for g in earlier]
-        tables = [controls.counts_of(images, real) for images in replaced]
-    # Pools that grow start with the same images; a pool of the latest set alone has its own.
     key_path: rng.KeyPath = (config.seed, "control", kind)
+    tables = []
+    for generation in earlier:
+        replaced = None
+        if control.of_a_run:
+            source = Path(config.loop.control_of).expanduser()
+            replaced = _generated(source, generation, inputs_read)
+        drawn = (*key_path, "counts", generation)
+        tables.append(control.counts(drawn, real, config.sample.count, replaced))
+    # Pools that grow start with the same images; a pool of the latest set alone has its own.
     if earlier.start:
         key_path = (*key_path, earlier.start)
     return controls.matched_real_sets(key_path, data.control_pool, tables, f"loop.control = {kind}")

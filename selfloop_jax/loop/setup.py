@@ -8,7 +8,7 @@ import numpy as np
 from selfloop_jax import config as configs
 from selfloop_jax.analysis import verdicts
 from selfloop_jax.config import Config
-from selfloop_jax.data import dataset, pool_rules, sources
+from selfloop_jax.data import controls, dataset, pool_rules, sources
 from selfloop_jax.diffusion import processes, solvers
 from selfloop_jax.errors import UsageError
 from selfloop_jax.loop import control_images
@@ -24,7 +24,7 @@ def check(config: Config) -> None:
     configs.check_devices(config, parallel.device_count())
     tensorboard.check(config.log.tensorboard)
     # Names that come from a table are checked where the table is.
-    for owner in (dataset, pool_rules, processes, solvers, classifier, augment, verdicts):
+    for owner in (dataset, pool_rules, controls, processes, solvers, classifier, augment, verdicts):
         owner.check(config)
 
 

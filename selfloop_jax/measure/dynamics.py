@@ -8,6 +8,7 @@ and the gap of a classifier over the share in its pool. The pool rules do the re
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,6 +149,10 @@ def _binomial_regression(
         "generated shares: no finite curve fits them best; points strictly between 0 and 1 are "
         "needed"
     )
+
+
+# The response of a copy machine: it generates the shares of its pool, by chance.
+COPY = Response(np.array([0.0, 1.0]), np.zeros((2, 2)))
 
 
 @dataclass(frozen=True)
@@ -343,32 +348,27 @@ def _band(mean: np.ndarray, loops: np.ndarray, weights: np.ndarray | None) -> Ba
     return Band(mean, low, high)
 
 
-def naive(generated: np.ndarray) -> np.ndarray:
-    """The baseline float[S,generations,...]: every generation has the shares of generation 0."""
-    return np.broadcast_to(generated[:, :1], generated.shape)
-
-
-def score(observed: np.ndarray, predicted: Band, naive: np.ndarray | float) -> dict[str, float]:
-    """Mean absolute error of both predictions, and coverage of the intervals.
+def score(
+    observed: np.ndarray, predicted: Band, rivals: Mapping[str, FloatOrArray]
+) -> dict[str, float]:
+    """Mean absolute errors of a prediction and of simpler ones, and coverage of the intervals.
 
     Over seeds and generations: observed float[S,generations,...]; the others broadcast against it.
     Leave out a generation that was given. What has no prediction, or an interval without ends, is
-    left out and counted as `undefined`.
+    left out and counted as `undefined`. A rival's error is called `error_` and its name.
     """
-    columns = np.broadcast_arrays(observed, predicted.mean, predicted.low, predicted.high, naive)
+    every = (observed, predicted.mean, predicted.low, predicted.high, *rivals.values())
+    columns = np.broadcast_arrays(*every)
     defined = ~np.isnan(np.array(columns)).any(axis=0)
-    observed, mean, low, high, naive = (column[defined] for column in columns)
-    if not observed.size:
-        return {
-            "error": math.nan,
-            "error_naive": math.nan,
-            "coverage": math.nan,
-            "undefined": int(defined.size),
-        }
+    observed, mean, low, high, *others = (column[defined] for column in columns)
+
+    def error(values: np.ndarray) -> float:
+        return float(np.abs(observed - values).mean()) if observed.size else math.nan
+
     inside = (observed >= low - 1e-9) & (observed <= high + 1e-9)  # equal but for rounding
     return {
-        "error": float(np.abs(observed - mean).mean()),
-        "error_naive": float(np.abs(observed - naive).mean()),
-        "coverage": float(inside.mean()),
+        "error": error(mean),
+        **{f"error_{name}": error(x) for name, x in zip(rivals, others, strict=True)},
+        "coverage": float(inside.mean()) if observed.size else math.nan,
         "undefined": int((~defined).sum()),
     }

@@ -12,8 +12,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
-from selfloop_jax.analysis.arms import CONTROLS, Arm, control_of
+from selfloop_jax.analysis.arms import Arm, control_of
 from selfloop_jax.analysis.runs import Run
+from selfloop_jax.data.controls import CONTROLS
 from selfloop_jax.measure.metrics import METRICS
 from selfloop_jax.report.panels import NULLS, Panel, number_text, panels, title_of
 from selfloop_jax.report.style import (
@@ -36,11 +37,6 @@ ONE_RUN = "Shaded: {level} interval over images, not over seeds."
 BASELINE = "Dotted: baseline, held-out real images in place of generated ones."
 BROKEN = "Lines are interrupted where the metric is undefined or not measured."
 NOT_NESTED = "Equalized odds and demographic parity are not defined for nested groups."
-CONTROL_KINDS = (
-    "no_synthetic trains on the real images only, for as many steps; fresh_real gets held-out real "
-    "images, as many as the loop gets generated ones; oracle_resample gets real images with the "
-    "labels and groups of the images that the loop generated."
-)
 
 
 def metric_curves(arms: Sequence[Arm], run: Run) -> list[RenderedFigure]:
@@ -254,7 +250,8 @@ def _control_figure(
     title = title_of(key)
     ends = "; ".join(f"{arm.name} {_ends(arm, key)}" for arm in arms)
     alt = f"{title} over generations, a plot per loop with its controls. Loops: {ends}."
-    caption = [f"{title[:1].upper()}{title[1:]} of each loop and its controls.", CONTROL_KINDS]
+    caption = [f"{title[:1].upper()}{title[1:]} of each loop and its controls."]
+    caption += [f"{kind} {CONTROLS[kind].caption}." for kind in kinds]
     one_run = ONE_RUN.format(level=run.level)
     caption.append(SEEDS if any(len(arm.runs) > 1 for arm in arms) else one_run)
     if _is_measured(arms, key, "null95"):

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from selfloop_jax.analysis import forecast, numbers, verdicts
-from selfloop_jax.analysis.arms import CONTROLS, Arm, arms, control_of
+from selfloop_jax.analysis.arms import Arm, arms, control_of
+from selfloop_jax.data.controls import CONTROLS
 from selfloop_jax.errors import UsageError
 from selfloop_jax.measure import sign_test
 from selfloop_jax.report import forecast as forecast_figures
@@ -29,6 +30,7 @@ from selfloop_jax.runtime import store
 from selfloop_jax.runtime.cli import Parser, one_line_errors
 
 LEVELS = ("accuracy", forecast.GAP, "aligned_contrast", forecast.SHARE)
+VERDICTS = ("Verdicts", "Where the contrasts come from")
 CONTRASTS = (forecast.GAP, "aligned_contrast", "accuracy")
 FIDELITY = ("fid", "precision", "recall", "memorized_share")
 
@@ -69,7 +71,7 @@ def markdown(rows: Sequence[numbers.Row]) -> str:
     curves = forecast.curves([row for row in rows if row["set"] == "side"])
     made = forecast.forecasts(every, curves)[0] if curves else []
     tables: list[tuple[str, Table | None]] = [
-        ("Verdicts", verdict_text.table(findings) if findings else None),
+        *zip(VERDICTS, verdict_text.tables(findings) if findings else (None, None), strict=True),
         ("Levels", _levels(every)),
         ("Contrasts with every control", _contrasts(every)),
         ("Generated images", _fidelity(every)),

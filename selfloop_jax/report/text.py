@@ -48,7 +48,10 @@ def summary(runs: Sequence[Run], arms: Sequence[Arm], found: Sequence[Finding]) 
     if len(runs) == 1:
         sentences = list(_course(runs[0]))
     else:
-        sentences = verdict_text.sentences(found) or [_untested(arms), *_ends(arms)]
+        tested = verdict_text.sentences(found)
+        sentences = [*tested, *_without_control(arms)]
+        if not tested:
+            sentences += _ends(arms)
     splits = sorted({run.split for run in runs})
     if len(splits) > 1:
         names = ", ".join(splits)
@@ -60,12 +63,13 @@ def summary(runs: Sequence[Run], arms: Sequence[Arm], found: Sequence[Finding]) 
     return sentences
 
 
-def _untested(arms: Sequence[Arm]) -> str:
-    """The sentence for runs of which nothing was tested."""
-    plans = [verdicts.plan(arm) for arm in arms]
-    # Runs without a plan are judged by the default of verdict.control.
-    kind = next((plan.control for plan in plans if plan), "fresh_real")
-    return f"No loop here has a matching control of the kind {kind}, so no change is tested."
+def _without_control(arms: Sequence[Arm]) -> Iterator[str]:
+    """A sentence where loops lack the control that would judge them."""
+    lacking: dict[str, list[str]] = {}
+    for arm, kind in verdicts.without_control(arms):
+        lacking.setdefault(kind, []).append(arm.name)
+    for kind, names in lacking.items():
+        yield f"No matching control of the kind {kind}, so no change is tested: {', '.join(names)}."
 
 
 def caveats(run: Run) -> list[str]:

@@ -5,21 +5,93 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from selfloop_jax.analysis import verdicts
+from selfloop_jax.analysis.verdicts import Finding, Summary
 from selfloop_jax.report.panels import number_text, title_of
 from selfloop_jax.report.tables import Table
 
 
-def sentences(found: Sequence[verdicts.Finding]) -> list[str]:
-    """Returns a sentence per finding: its verdict, the reason, and the two changes."""
+def sentences(found: Sequence[Finding]) -> list[str]:
+    """Returns a sentence per planned finding: what was asked, the verdict, and its reason."""
     lines = []
     for finding in found:
-        loop = _mean(finding.loop_changes)
-        control = _mean(finding.control_changes)
-        subject = f"{finding.arm.name}, {title_of(finding.metric)}, against {finding.control}"
-        result = f"{finding.result['verdict']}; {finding.result['reason']}"
-        lines.append(f"{subject}: {result} Loop: {loop:+.3f}, control: {control:+.3f}.")
+        if finding.planned:
+            subject = f"{finding.arm.name}, {title_of(finding.metric)}, against {finding.control}"
+            asked = f"{finding.estimand.name}: {finding.estimand.question}"
+            lines.append(f"{subject} ({asked}): {finding.verdict}; {finding.reason}")
     return lines
+
+
+def tables(found: Sequence[Finding]) -> list[Table]:
+    """Returns the verdicts, a row per finding, and where their contrasts come from."""
+    return [_verdicts(found), _contrasts(found)]
+
+
+def _verdicts(found: Sequence[Finding]) -> Table:
+    rows = []
+    for finding in found:
+        rows.append(
+            (
+                *_names(finding),
+                finding.estimand.name,
+                finding.verdict if finding.planned else f"({finding.verdict})",
+                _with_interval(finding.contrast),
+                number_text(finding.contrast.p),
+                number_text(finding.margin),
+                number_text(finding.p_beyond),
+                number_text(finding.p_equivalence),
+                number_text(finding.smallest_detectable),
+            )
+        )
+    header = (
+        *("arm", "metric", "control", "estimand", "verdict", "contrast", "p", "margin"),
+        *("p beyond", "p within", "detectable"),
+    )
+    asked = {finding.estimand.name: finding.estimand.question for finding in found}
+    caption = (
+        "Contrast: mean over seeds of the change of the loop from generation 0 to the last, minus "
+        "that of the control, oriented so that larger is more biased, with its t interval. "
+        f"Estimands: {'; '.join(f'{name}, {question}' for name, question in asked.items())}. "
+        "p: sign-flip test, exact where loop and control can be exchanged; signs are flipped by "
+        "seed in all planned arms and metrics at once (single-step min-p), so that it holds for "
+        "all of them together; p beyond and p within: the same for a contrast larger and smaller "
+        "than the margin. In brackets: not planned, a family of tests of its own for each kind of "
+        "control. Detectable, roughly: the true contrast that a single test of these seeds finds "
+        "with 80 % power."
+    )
+    return Table(header, tuple(rows), caption)
+
+
+def _contrasts(found: Sequence[Finding]) -> Table:
+    rows = []
+    for finding in found:
+        rows.append(
+            (
+                *_names(finding),
+                " ".join(f"{d:+.3f}" for d in finding.contrasts),
+                f"{_mean(finding.loop_changes):+.3f}",
+                f"{_mean(finding.control_changes):+.3f}",
+                _with_p(finding.first),
+                _with_p(finding.later),
+                f"{finding.above_floor:+.3f}",
+                number_text(finding.p_holm),
+            )
+        )
+    header = (
+        *("arm", "metric", "control", "contrast of each seed", "change, loop", "change, control"),
+        *("first step", "after it", "above the floor", "p (Holm)"),
+    )
+    caption = (
+        "First step: the contrast that generation 1 already has, when the pool changes most; after "
+        "it: what later generations add, each with its t interval and joint p. Above the floor: "
+        "the contrast of what the metric has above the median of its null, for a gap between noisy "
+        "rates grows as accuracy falls. p (Holm): of the single test, adjusted over the metrics of "
+        "the arm."
+    )
+    return Table(header, tuple(rows), caption)
+
+
+def _names(finding: Finding) -> tuple[str, str, str]:
+    return finding.arm.name, title_of(finding.metric), finding.control
 
 
 def _mean(values: np.ndarray) -> float:
@@ -27,38 +99,12 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
-def table(found: Sequence[verdicts.Finding]) -> Table:
-    """Returns a row per finding: changes, contrast, p-values, detectable contrast, verdict."""
-    rows = []
-    for finding in found:
-        result = finding.result
-        rows.append(
-            (
-                finding.arm.name,
-                title_of(finding.metric),
-                result["verdict"],
-                finding.control,
-                str(result["seeds"]),
-                f"{_mean(finding.loop_changes):+.3f}",
-                f"{_mean(finding.control_changes):+.3f}",
-                with_interval(result["mean"], result["low"], result["high"]),
-                number_text(result["p_holm"]),
-                number_text(result["p_equivalence_holm"]),
-                number_text(result["smallest_detectable"]),
-            )
-        )
-    header = (
-        *("arm", "metric", "verdict", "control", "seeds", "change, loop", "change, control"),
-        *("contrast", "p", "p of equivalence", "detectable"),
-    )
-    caption = (
-        "Change: mean over seeds from generation 0 to the last. Contrast: change of the loop minus "
-        "change of the control, seed by seed, oriented so that larger is more biased, with its "
-        "t interval. p: exact sign-flip test, adjusted by Holm over the metrics of an arm. "
-        "p of equivalence: the same for a contrast within the margin. Detectable: the true "
-        "contrast that this design finds with 80 % power."
-    )
-    return Table(header, tuple(rows), caption)
+def _with_interval(one: Summary) -> str:
+    return with_interval(one.mean, one.low, one.high)
+
+
+def _with_p(one: Summary) -> str:
+    return f"{_with_interval(one)}, p {number_text(one.p)}"
 
 
 def with_interval(mean: float, low: float, high: float) -> str:

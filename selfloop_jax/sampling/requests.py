@@ -4,6 +4,7 @@ import numpy as np
 
 from selfloop_jax.config import SampleConfig
 from selfloop_jax.data.images import UNKNOWN, Images
+from selfloop_jax.data.splits import stratified_order
 from selfloop_jax.runtime import rng
 
 
@@ -17,17 +18,30 @@ def requested_labels(
     """Label and group int32[count] requested for each image id; a function of the id alone.
 
     By `sample.request`: `uniform` goes through the subgroups in turn; `pool` and `real` go through
-    the labels and groups of that set in a keyed order, starting over at its end. Labels are
-    stratified rather than sampled, so the requested shares are exact where the count is a multiple
-    of the set's size. The group matters only to a generator that is conditioned on it.
+    the labels and groups of that set in a keyed order, starting over at its end. The order has the
+    labels, and the groups of each label, in proportion in every stretch, so that the requested
+    shares are exact to an image whatever the count. The group matters only to a generator that is
+    conditioned on it.
     groups_of_class bool[C,G]: the groups that a class has.
     """
     ids = np.arange(section.count)
     if section.request == "uniform":
         return in_turn(ids, groups_of_class)
     reference = {"pool": pool, "real": real}[section.request]
-    order = rng.permutation((*key_path, "condition"), len(reference))[ids % len(reference)]
+    order = _in_proportion((*key_path, "condition"), reference)[ids % len(reference)]
     return reference.label[order], reference.group[order]
+
+
+def _in_proportion(key_path: rng.KeyPath, images: Images) -> np.ndarray:
+    """int64[N]: a keyed order with labels, and groups of a label, in proportion everywhere."""
+    place = np.zeros(len(images))
+    for c in np.unique(images.label):
+        rows = np.flatnonzero(images.label == c)
+        rows = rows[stratified_order((*key_path, int(c)), images.group[rows])]
+        # The images of a label, evenly over the whole order.
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    # Labels with equally many images share places: a keyed order decides among them.
+    return np.lexsort((rng.permutation(key_path, len(images)), place))
 
 
 def in_turn(ids: np.ndarray, groups_of_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,14 +20,6 @@ def config_with(changes):
             "data.reserve_share = 0.5: must be below 1 together with data.validation_share = 0.5",
         ),
         (
-            {"loop.control": "oracle_resample"},
-            "loop.control_of = '': must be a workdir where loop.control = oracle_resample",
-        ),
-        (
-            {"loop.control": "fresh_real", "loop.control_of": "x"},
-            "loop.control_of = x: must be '' where loop.control = fresh_real",
-        ),
-        (
             {"diffusion.unet.multipliers": (1, 1, 1, 1, 1)},
             "diffusion.unet.multipliers = (1, 1, 1, 1, 1): must be few enough that "
             "data.image_size = 8, divided by diffusion.unet.stem = 1, can be halved after each but "

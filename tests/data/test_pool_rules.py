@@ -523,12 +523,9 @@ def test_a_rule_from_outside_without_shares_is_not_forecast(monkeypatch):
     assert all(rule.predictable for rule in pool_rules.POOL_RULES.values())
 
 
-def test_an_unknown_rule_and_a_control_of_the_same_reserve_are_refused():
+def test_an_unknown_rule_is_refused():
     with pytest.raises(UsageError, match=r"^pool\.rule = mix: must be one of replace \| "):
         pool_rules.check(Config(pool=PoolConfig("mix")))
-    both = Config(pool=PoolConfig("fresh"), loop=LoopConfig(control="fresh_real"))
-    with pytest.raises(UsageError, match=r"^loop\.control = fresh_real: must be none \| no_syn"):
-        pool_rules.check(both)
 
 
 def test_a_config_file_of_a_user_adds_a_rule(tmp_path):

@@ -283,10 +283,10 @@ def test_prediction_intervals_cover_the_multinomial_loop(rule):
         for g in range(GENERATIONS):
             one = dynamics.Band(band.mean[g], band.low[g], band.high[g])
             assert (
-                0.915 <= dynamics.score(observed[:, g], one, 0.0)["coverage"] <= 1
+                0.915 <= dynamics.score(observed[:, g], one, {})["coverage"] <= 1
             )  # 600 shares, 4 errors
         within(observed, band.mean)
-    whole = dynamics.score(drawn, predicted[1], dynamics.naive(drawn))
+    whole = dynamics.score(drawn, predicted[1], {})
     assert 0.93 <= whole["coverage"] <= 0.98
 
 
@@ -368,7 +368,7 @@ def test_the_interval_covers_loops_of_another_response_fitted_from_a_side_study(
         loop = dynamics.Loop(section("real_plus_latest"), 0.7, Sizes(200, 200), response)
         _, band = dynamics.predict(loop, 5, (trial, "p"), paths=500)
         observed = np.array(drawn)[None]
-        score = dynamics.score(observed, band, dynamics.naive(observed))
+        score = dynamics.score(observed, band, {"naive": observed[:, :1]})
         inside.append(score["coverage"])
         errors.append((score["error"], score["error_naive"]))
     assert 0.88 <= np.mean(inside) <= 0.99
@@ -424,17 +424,17 @@ def test_predictions_depend_on_their_key_path_alone():
 def test_the_score_counts_errors_and_intervals():
     observed = np.array([[0.5, 0.6], [0.5, 0.8]])
     band = dynamics.Band(np.array([0.5, 0.6]), np.array([0.4, 0.5]), np.array([0.6, 0.7]))
-    found = dynamics.score(observed, band, dynamics.naive(observed))
+    found = dynamics.score(observed, band, {"naive": observed[:, :1]})
     assert found == pytest.approx(
         {"error": 0.05, "error_naive": 0.1, "coverage": 0.75, "undefined": 0}
     )
     hole = dynamics.Band(np.array([0.5, np.nan]), band.low, band.high)
-    found = dynamics.score(observed, hole, dynamics.naive(observed))
+    found = dynamics.score(observed, hole, {"naive": observed[:, :1]})
     assert found == pytest.approx(
         {"error": 0.0, "error_naive": 0.0, "coverage": 1.0, "undefined": 2}
     )
     nothing = dynamics.Band(np.full(2, np.nan), band.low, band.high)
-    assert dynamics.score(observed, nothing, dynamics.naive(observed))["undefined"] == 4
+    assert dynamics.score(observed, nothing, {"naive": observed[:, :1]})["undefined"] == 4
 
 
 def test_under_replace_shares_drift_as_wright_and_fisher_say():

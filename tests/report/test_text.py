@@ -52,16 +52,17 @@ def test_summary_of_seeds_gives_their_range(tmp_path):
     text = summary_of(*(make_workdir(tmp_path / str(seed), seed=seed) for seed in (0, 1)))
     assert "accuracy between 0.690 and 0.700" in text
     assert "differ only in the seed" in text
-    assert "no change is tested" in text
+    assert "No matching control of the kind no_synthetic, so no change is tested: all runs." in text
 
 
 def test_summary_of_a_tested_study_is_its_verdicts(tmp_path):
     loop = make_arm(tmp_path, "accumulate", "none", 0.1)
-    control = make_arm(tmp_path, "accumulate", "fresh_real", 0.0)
+    control = make_arm(tmp_path, "accumulate", "no_synthetic", 0.0)
     text = summary_of(*loop, *control)
     metric = "mean equal opportunity difference"
-    assert text.startswith(f"loop, {metric}, against fresh_real: amplification")
-    assert "Loop: +0.200, control: " in text
+    asked = "inclusion: what generated images do beside the real ones, for as many training steps"
+    assert text.startswith(f"loop, {metric}, against no_synthetic ({asked}): amplification; +0.2")
+    assert "since generation 0 the loop changed by +0.207" in text
 
 
 def test_summary_warns_of_the_validation_split(tmp_path):
