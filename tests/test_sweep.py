@@ -92,7 +92,7 @@ def test_a_run_is_made_again_only_where_its_config_changed(tmp_path, commands):
     neighbour.write_text("STEPS = 8")
     assert sweep.main(arguments) == 0
     assert len(commands) == 6
-    # A run goes on where only more generations are asked for.
+    # A run is continued where only more generations are asked for.
     config.write_text(text.replace("generations = 1", "generations = 2"))
     assert sweep.main(arguments) == 0
     assert len(commands) == 9

@@ -32,6 +32,11 @@ class Arm:
         return self.setting("loop.control") or NONE
 
     @property
+    def is_loop(self) -> bool:
+        """Whether it is no control."""
+        return self.control == NONE
+
+    @property
     def name(self) -> str:
         """The values of its fields; a value that needs it gets the last word of its field."""
         words = []  # "rho 0.5, accumulate": a rule needs no field, a number does

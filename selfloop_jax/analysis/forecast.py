@@ -155,7 +155,7 @@ def forecasts(arms: Sequence[Arm], found: Curves) -> tuple[list[Forecast], list[
     made = []
     reasons = []
     for arm in arms:
-        if arm.control != "none":
+        if not arm.is_loop:
             continue
         reason = _obstacle(arm, found)
         if reason:

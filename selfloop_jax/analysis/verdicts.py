@@ -10,7 +10,7 @@ import numpy as np
 from selfloop_jax.analysis.arms import Arm, control_of
 from selfloop_jax.analysis.numbers import VERDICT
 from selfloop_jax.config import Config, check_choice
-from selfloop_jax.data.controls import BY_RULE, CONTROLS, NONE, Estimand, by_default
+from selfloop_jax.data.controls import BY_RULE, CONTROLS, Estimand, by_default
 from selfloop_jax.errors import UsageError
 from selfloop_jax.measure import sign_test
 from selfloop_jax.measure.metrics import METRICS
@@ -79,7 +79,7 @@ class Finding:
     this control; the verdicts on the others are of secondary interest. seeds, dropped: with the
     contrast and without. contrast: change of the loop since generation 0 minus that of the control;
     its p is adjusted jointly over the family, `p_holm` over the metrics of the arm. first, later:
-    the part of the contrast that generation 1 has, and the part that comes after it. above_floor:
+    the part of the contrast that generation 1 has, and the part that comes after it. above_null:
     the contrast of the gaps' excess over the median of their nulls. rise: the loop's own change.
     margin: mean over seeds; NaN, as p_beyond and p_equivalence, where none was fixed.
     """
@@ -97,7 +97,7 @@ class Finding:
     p_holm: float
     first: Summary
     later: Summary
-    above_floor: float
+    above_null: float
     rise: Summary
     margin: float
     p_beyond: float
@@ -119,8 +119,8 @@ class _Pair:
     sign: int
     loop: np.ndarray  # float64[S,3]: generation 0, generation 1, the last
     other: np.ndarray  # float64[S,3]
-    loop_floor: np.ndarray  # float64[S,3]: medians of the nulls
-    other_floor: np.ndarray  # float64[S,3]
+    loop_null: np.ndarray  # float64[S,3]: medians of the nulls
+    other_null: np.ndarray  # float64[S,3]
 
     @property
     def planned(self) -> bool:
@@ -154,7 +154,7 @@ def findings(arms: Sequence[Arm]) -> list[Finding]:
     families: dict[str, list[_Pair]] = {}
     for arm in arms:
         fixed = plan(arm)
-        if fixed is None or arm.control != NONE:
+        if fixed is None or not arm.is_loop:
             continue
         for kind in CONTROLS:
             control = control_of(arm, arms, kind)
@@ -175,7 +175,7 @@ def without_control(arms: Sequence[Arm]) -> list[tuple[Arm, str]]:
     lacking = []
     for arm in arms:
         fixed = plan(arm)
-        if fixed is not None and arm.control == NONE:
+        if fixed is not None and arm.is_loop:
             kind = planned_control(arm, fixed)
             if control_of(arm, arms, kind) is None:
                 lacking.append((arm, kind))
@@ -194,8 +194,8 @@ def _pair(arm: Arm, control: Arm, metric: str, fixed: AnalysisPlan) -> _Pair:
         _towards_bias(metric),
         loop=_values(arm, metric, seeds, generations),
         other=_values(control, metric, seeds, generations),
-        loop_floor=_values(arm, metric, seeds, generations, "null50"),
-        other_floor=_values(control, metric, seeds, generations, "null50"),
+        loop_null=_values(arm, metric, seeds, generations, "null50"),
+        other_null=_values(control, metric, seeds, generations, "null50"),
     )
 
 
@@ -262,8 +262,8 @@ def _tested(family: Sequence[_Pair]) -> list[Finding]:
         "first": joint([of_generation[:, 1] for of_generation in contrasts]),
         "later": joint([of_generation[:, 2] - of_generation[:, 1] for of_generation in contrasts]),
         "rise": joint([pair.rise for pair in family]),
-        "beyond": sign_test.joint_beyond(table(last), margins),
-        "equivalence": sign_test.joint_equivalent(table(last), margins),
+        "beyond": sign_test.beyond(table(last), margins),
+        "equivalence": sign_test.equivalent(table(last), margins),
         "holm": _holm(family),
     }
     found = []
@@ -301,7 +301,7 @@ def _finding(pair: _Pair, p: dict[str, float]) -> Finding:
     contrasts = pair.contrasts
     known = _known(contrasts[:, 2])
     has_margin = pair.fixed.margin > 0
-    floor = pair.loop_floor - pair.loop_floor[:, :1] - (pair.other_floor - pair.other_floor[:, :1])
+    null = pair.loop_null - pair.loop_null[:, :1] - (pair.other_null - pair.other_null[:, :1])
     dropped = len(contrasts) - len(known)
     found = Finding(
         arm=pair.arm,
@@ -318,7 +318,7 @@ def _finding(pair: _Pair, p: dict[str, float]) -> Finding:
         p_holm=p["holm"],
         first=_summary(contrasts[:, 1], alpha, p["first"]),
         later=_summary(contrasts[:, 2] - contrasts[:, 1], alpha, p["later"]),
-        above_floor=_mean((contrasts - pair.sign * floor)[:, 2]),
+        above_null=_mean((contrasts - pair.sign * null)[:, 2]),
         rise=_summary(pair.rise, alpha, p["rise"]),
         margin=_mean(pair.margins) if has_margin else math.nan,
         p_beyond=p["beyond"] if has_margin else math.nan,

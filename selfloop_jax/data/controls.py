@@ -10,6 +10,7 @@ perfectly would still draw its images at random, and of 400 in ten classes and t
 of the subgroups of a biased set remain empty: a control with exact shares would be spared that.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ def _of_the_loop(name: str, question: str) -> Estimand:
 
 
 INCLUSION = _of_the_loop(
-    "inclusion", "what generated images do beside the real ones, for as many training steps"
+    "inclusion", "what generated images do in addition to the real ones, for as many training steps"
 )
 SUBSTITUTION = _of_the_loop(
     "substitution", "what generated images do in the place of as many new real ones"
@@ -57,7 +58,7 @@ REPLACEMENT = _of_the_loop(
 )
 FORGONE = Estimand(
     "forgone real data",
-    "what as many new real images would have done beside the real ones",
+    "what as many new real images would have done in addition to the real ones",
     more="real images help more",
     less="real images help less",
 )
@@ -69,17 +70,18 @@ QUALITY = Estimand(
 )
 
 
-class Control:
+class Control(ABC):
     """What a control trains on in the place of the generated images of a loop."""
 
     held_out = True  # takes real images that no arm trains on
     of_a_run = False  # stands in for what the run of `loop.control_of` generated
     caption = ""  # what it is, after its name
 
+    @abstractmethod
     def estimand(self, keeps_real: bool) -> Estimand:
         """What its contrast with a loop means whose pool rule `keeps_real` images, or does not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def counts(
         self, key_path: rng.KeyPath, real: np.ndarray, count: int, replaced: Images | None
     ) -> np.ndarray:
@@ -88,7 +90,6 @@ class Control:
         real: the training images, int[C,G]; count: images of a set; replaced: the set, where the
         control is one `of_a_run`.
         """
-        raise NotImplementedError
 
 
 class NoSynthetic(Control):
@@ -101,6 +102,12 @@ class NoSynthetic(Control):
         """Where a rule drops the real images, it may do so for another number of images."""
         return INCLUSION if keeps_real else REPLACEMENT
 
+    def counts(
+        self, key_path: rng.KeyPath, real: np.ndarray, count: int, replaced: Images | None
+    ) -> np.ndarray:
+        """None."""
+        return np.zeros(real.shape, np.int64)
+
 
 class FreshReal(Control):
     """As many new real images, their classes in proportion and their groups by chance."""
@@ -111,13 +118,13 @@ class FreshReal(Control):
     )
 
     def estimand(self, keeps_real: bool) -> Estimand:
-        """Beside the real images, new ones are a gain that the loop has to forgo."""
+        """New real images in addition to the old ones are a gain that the loop has to forgo."""
         return FORGONE if keeps_real else SUBSTITUTION
 
     def counts(
         self, key_path: rng.KeyPath, real: np.ndarray, count: int, replaced: Images | None
     ) -> np.ndarray:
-        """Classes as a loop requests them, groups drawn with the real shares of their class."""
+        """Classes as a loop requests them, groups by chance, in the real shares of their class."""
         of_class = largest_remainder(real.sum(axis=1) / real.sum() * count)
         counts = np.zeros(real.shape, np.int64)
         for c in np.flatnonzero(of_class):
@@ -172,8 +179,8 @@ CONTROLS: dict[str, Control] = {
 def by_default(keeps_real: bool) -> str:
     """The control that a loop is judged by: the one that differs in what is generated.
 
-    Beside the real images, the question is what including generated images does (arXiv 2410.10160);
-    in the place of real images, what generating them does.
+    Where the real images stay, the question is what including generated images does (arXiv
+    2410.10160); in the place of real images, what generating them does.
     """
     return "no_synthetic" if keeps_real else "fresh_real"
 

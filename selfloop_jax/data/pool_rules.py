@@ -107,7 +107,7 @@ class PoolRule:
     rule of your own keeps its numbers itself.
     """
 
-    keeps_real = True  # generated images come beside the real ones, not in their place
+    keeps_real = True  # generated images come in addition to the real ones, not in their place
     takes_reserve = False  # takes real images from the reserve, as some controls do
     subsamples_real = False  # takes a subset even where there are real images alone
 

@@ -57,8 +57,8 @@ def control_sets(
         if control.of_a_run:
             source = Path(config.loop.control_of).expanduser()
             replaced = _generated(source, generation, inputs_read)
-        drawn = (*key_path, "counts", generation)
-        tables.append(control.counts(drawn, real, config.sample.count, replaced))
+        chance = (*key_path, "counts", generation)
+        tables.append(control.counts(chance, real, config.sample.count, replaced))
     # Pools that grow start with the same images; a pool of the latest set alone has its own.
     if earlier.start:
         key_path = (*key_path, earlier.start)

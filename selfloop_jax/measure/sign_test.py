@@ -38,12 +38,6 @@ def sign_flip(d: np.ndarray) -> float:
     return float(np.mean(np.abs(sums) >= abs(sums[0]) - least))
 
 
-def _positive(d: np.ndarray) -> float:
-    """Exact one-sided p for a mean of d above 0; never below 1 / 2^S."""
-    sums, least = _flipped(d)
-    return float(np.mean(sums >= sums[0] - least))
-
-
 def _flipped(d: np.ndarray) -> tuple[np.ndarray, float]:
     """Sums under all patterns of signs, the observed one first, and how far rounding reaches."""
     d = np.asarray(d, np.float64)
@@ -116,38 +110,20 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def equivalent(d: np.ndarray, margin: float | np.ndarray) -> float:
-    """p for |mean| < margin: the larger p of two one-sided sign-flip tests (Schuirmann 1987).
+def equivalent(contrasts: np.ndarray, margins: np.ndarray) -> np.ndarray:
+    """p for |mean| < margin, float[M], of contrasts and margins float[M,S].
 
-    margin: a number, or float[S] with one for each seed. Exact where the contrasts scatter
-    symmetrically about their mean. Where they are skewed it is not: a mean that lies on the margin
-    passes at 5 % in a fifth to a half of studies of six seeds if one seed in five to ten is far
-    from the others.
+    The larger p of two one-sided sign-flip tests (Schuirmann 1987), adjusted as `joint_sign_flip`
+    does over both tests of all contrasts. Exact where contrasts scatter symmetrically about their
+    mean. Where they are skewed it is not: a mean that lies on the margin passes at 5 % in a fifth
+    to a half of studies of six seeds if one seed in five to ten is far from the others.
     """
-    d = np.asarray(d, np.float64)
-    return max(_positive(d + margin), _positive(margin - d))
-
-
-def beyond(d: np.ndarray, margin: float | np.ndarray) -> float:
-    """p for |mean| > margin: twice the smaller p of two one-sided sign-flip tests.
-
-    margin: a number, or float[S] with one for each seed. Exact as `equivalent` is.
-    """
-    d = np.asarray(d, np.float64)
-    return min(1.0, 2 * min(_positive(d - margin), _positive(-d - margin)))
-
-
-def joint_equivalent(contrasts: np.ndarray, margins: np.ndarray) -> np.ndarray:
-    """`equivalent` for float[M,S] of contrasts and margins, adjusted as `joint_sign_flip` does."""
     p = joint_sign_flip(np.concatenate([contrasts + margins, margins - contrasts]), one_sided=True)
     return np.maximum(*np.split(p, 2))
 
 
-def joint_beyond(contrasts: np.ndarray, margins: np.ndarray) -> np.ndarray:
-    """`beyond` for float[M,S] of contrasts and margins, adjusted as `joint_sign_flip` does.
-
-    The adjustment takes both directions of each contrast as tests of their own.
-    """
+def beyond(contrasts: np.ndarray, margins: np.ndarray) -> np.ndarray:
+    """p for |mean| > margin, float[M]: the smaller p of the two opposite tests, likewise."""
     p = joint_sign_flip(np.concatenate([contrasts - margins, -contrasts - margins]), one_sided=True)
     return np.minimum(*np.split(p, 2))
 

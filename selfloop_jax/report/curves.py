@@ -218,7 +218,7 @@ def control_curves(arms: Sequence[Arm], keys: Sequence[str], run: Run) -> list[R
     """
     loops = []
     for arm in arms:
-        if arm.control == "none":
+        if arm.is_loop:
             controls = _controls_of(arm, arms)
             if controls:
                 loops.append((arm, controls))

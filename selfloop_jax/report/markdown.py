@@ -113,7 +113,7 @@ def _contrasts(every: Sequence[Arm]) -> Table | None:
     """Change of each loop minus change of each of its controls: intervals, no tests."""
     rows = []
     for arm in every:
-        if arm.control != "none":
+        if not arm.is_loop:
             continue
         for kind in CONTROLS:
             control = control_of(arm, every, kind)
@@ -149,7 +149,7 @@ def _fidelity(every: Sequence[Arm]) -> Table | None:
 
 def _fidelity_rows(every: Sequence[Arm]) -> Iterator[tuple[str, ...]]:
     for arm in every:
-        if arm.control != "none" or np.isnan(arm.series(FIDELITY[0])).all():
+        if not arm.is_loop or np.isnan(arm.series(FIDELITY[0])).all():
             continue
         cells = []
         for key in FIDELITY:

@@ -121,7 +121,7 @@ def _overview(
     every: Sequence[Arm], run: Run, found: Sequence[Finding], side: Sequence[Row]
 ) -> Overview:
     # Without a loop the controls themselves are shown.
-    loops = [arm for arm in every if arm.control == "none"] or list(every)
+    loops = [arm for arm in every if arm.is_loop] or list(every)
     tested = list(dict.fromkeys(finding.metric for finding in found))  # in the planned order
     fitted = forecast.curves(side)
     made: list[forecast.Forecast] = []
@@ -163,7 +163,7 @@ def _parts(runs: Sequence[Run], every: Sequence[Arm], names: Sequence[str]) -> l
     """The run itself, or the run of the first seed of each loop."""
     if len(runs) == 1:
         return [_part(runs[0], "", "")]
-    loops = [arm for arm in every if arm.control == "none"] or every
+    loops = [arm for arm in every if arm.is_loop] or every
     # The first run of an arm stands for it on the page.
     labels = {next(iter(arm.runs)): arm.name for arm in loops}
     # `names` has the runs of the side study behind these.

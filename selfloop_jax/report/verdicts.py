@@ -72,17 +72,17 @@ def _contrasts(found: Sequence[Finding]) -> Table:
                 f"{_mean(finding.control_changes):+.3f}",
                 _with_p(finding.first),
                 _with_p(finding.later),
-                f"{finding.above_floor:+.3f}",
+                f"{finding.above_null:+.3f}",
                 number_text(finding.p_holm),
             )
         )
     header = (
         *("arm", "metric", "control", "contrast of each seed", "change, loop", "change, control"),
-        *("first step", "after it", "above the floor", "p (Holm)"),
+        *("first step", "after it", "above the null", "p (Holm)"),
     )
     caption = (
         "First step: the contrast that generation 1 already has, when the pool changes most; after "
-        "it: what later generations add, each with its t interval and joint p. Above the floor: "
+        "it: what later generations add, each with its t interval and joint p. Above the null: "
         "the contrast of what the metric has above the median of its null, for a gap between noisy "
         "rates grows as accuracy falls. p (Holm): of the single test, adjusted over the metrics of "
         "the arm."

@@ -143,7 +143,7 @@ def make_trainer(
 
     # On every device from the start: the mapped step takes a replicated state.
     place = parallel.replicated()
-    # Initial weights are drawn once: on a CPU, LLVM's later passes take more time than they save
+    # Initial weights are made once: on a CPU, LLVM's later passes take more time than they save
     # (14 s in place of 6 s for the quickstart's U-Net; the bits are the same).
     quickly = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return Trainer(

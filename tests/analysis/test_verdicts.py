@@ -91,7 +91,7 @@ def test_a_falling_ratio_is_amplification(tmp_path):
     assert findings(workdirs)[0].verdict == "amplification"
 
 
-def test_a_gap_above_its_floor_leaves_out_what_noise_adds(tmp_path):
+def test_a_gap_above_its_null_leaves_out_what_noise_adds(tmp_path):
     loop = make_arm(tmp_path, "replace", "none", 0.1)
     control = make_arm(tmp_path, "replace", "fresh_real", 0.0)
     for workdir in loop:
@@ -106,7 +106,7 @@ def test_a_gap_above_its_floor_leaves_out_what_noise_adds(tmp_path):
             set_metric(workdir, g, GAP, value, null=[0, 0.1, 1], p=0.1)
     (found,) = findings([*loop, *control])
     assert found.contrast.mean == pytest.approx(0.2)
-    assert found.above_floor == pytest.approx(0.2 - 0.12)
+    assert found.above_null == pytest.approx(0.2 - 0.12)
 
 
 def test_loops_without_their_control_are_not_tested_and_named(study):

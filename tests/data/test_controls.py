@@ -108,7 +108,7 @@ def test_a_joint_like_the_real_one_has_the_count_and_the_shares(count):
     assert np.abs(joint - real / 60 * count).max() < 1
 
 
-def drawn(kind: str, real: np.ndarray, count: int, key=0, replaced=None) -> np.ndarray:
+def counts_of(kind: str, real: np.ndarray, count: int, key=0, replaced=None) -> np.ndarray:
     return controls.CONTROLS[kind].counts((key, "counts"), real, count, replaced)
 
 
@@ -116,34 +116,34 @@ def drawn(kind: str, real: np.ndarray, count: int, key=0, replaced=None) -> np.n
 @given(st.integers(1, 500), st.integers(0, 50))
 def test_fresh_real_has_its_classes_in_proportion_and_its_groups_by_chance(count, key):
     real = np.array([[30, 10, 0], [5, 15, 0], [0, 0, 0]])
-    counts = drawn("fresh_real", real, count, key)
+    counts = counts_of("fresh_real", real, count, key)
     assert counts.sum() == count
     assert np.abs(counts.sum(axis=1) - np.array([40, 20, 0]) / 60 * count).max() < 1
     assert not counts[real == 0].any()
-    np.testing.assert_array_equal(counts, drawn("fresh_real", real, count, key))
+    np.testing.assert_array_equal(counts, counts_of("fresh_real", real, count, key))
 
 
 def test_fresh_real_leaves_as_many_subgroups_empty_as_chance_does():
     """A stratified set leaves none empty; a copy machine that draws at random does."""
     real = np.full((10, 10), 4)
-    tables = np.array([drawn("fresh_real", real, 400, key) for key in range(200)])
+    tables = np.array([counts_of("fresh_real", real, 400, key) for key in range(200)])
     shares = tables.reshape(200, -1)
     # Forty draws a class, each of ten groups with the same chance.
     np.testing.assert_allclose(shares.mean(axis=0), 4, atol=0.6)
     assert (shares == 0).mean() == pytest.approx(0.9**40, rel=0.15)
     assert shares.var(axis=0).mean() == pytest.approx(40 * 0.1 * 0.9, rel=0.05)
-    assert (drawn("fresh_real_stratified", real, 400) == 4).all()
+    assert (counts_of("fresh_real_stratified", real, 400) == 4).all()
 
 
 def test_a_resample_has_the_counts_of_the_set_it_stands_in_for():
     images = candidates().take(np.arange(0, 72, 5))
     real = np.ones((CLASSES, GROUPS), int)
-    counts = drawn("oracle_resample", real, 99, replaced=images)
+    counts = counts_of("oracle_resample", real, 99, replaced=images)
     np.testing.assert_array_equal(counts, images.counts(CLASSES, GROUPS))
 
 
 def test_only_a_loop_s_own_doing_is_called_amplification():
-    """New real images beside the real ones are an advantage that any loop forgoes."""
+    """New real images in addition to the old ones are an advantage that any loop forgoes."""
     for keeps_real in (True, False):
         for kind, control in controls.CONTROLS.items():
             estimand = control.estimand(keeps_real)

@@ -595,7 +595,7 @@ def test_requests_like_a_set_have_exactly_its_composition(condition, reference):
 
 
 def test_requests_for_a_part_of_a_set_have_its_composition_to_an_image():
-    """As 400 images of 1,000: drawn by chance, a class of 40 has from 28 to 55."""
+    """As 400 images of 1,000: chosen by chance, a class of 40 has from 28 to 55."""
     random = np.random.default_rng(0)
     label = random.choice(5, 1000, p=[0.4, 0.3, 0.2, 0.07, 0.03])
     group = np.where(random.random(1000) < 0.5, label, random.integers(0, 5, 1000))

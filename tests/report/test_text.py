@@ -60,7 +60,10 @@ def test_summary_of_a_tested_study_is_its_verdicts(tmp_path):
     control = make_arm(tmp_path, "accumulate", "no_synthetic", 0.0)
     text = summary_of(*loop, *control)
     metric = "mean equal opportunity difference"
-    asked = "inclusion: what generated images do beside the real ones, for as many training steps"
+    asked = (
+        "inclusion: what generated images do in addition to the real ones, for as many training "
+        "steps"
+    )
     assert text.startswith(f"loop, {metric}, against no_synthetic ({asked}): amplification; +0.2")
     assert "since generation 0 the loop changed by +0.207" in text
 
