@@ -6,8 +6,8 @@ itself: which real images it takes, and what its contrast with a loop of some po
 one, put an object into the table.
 
 Subgroups are chosen by chance as a loop chooses them. A generator that copied the training set
-perfectly would still draw its images at random, and of 400 in ten classes and ten groups an eighth
-of the subgroups of a biased set remain empty: a control with exact shares would be spared that.
+perfectly would still choose its images at random, and leave some subgroups empty: a control with
+exact shares would be spared that.
 """
 
 from abc import ABC, abstractmethod

@@ -115,8 +115,7 @@ def equivalent(contrasts: np.ndarray, margins: np.ndarray) -> np.ndarray:
 
     The larger p of two one-sided sign-flip tests (Schuirmann 1987), adjusted as `joint_sign_flip`
     does over both tests of all contrasts. Exact where contrasts scatter symmetrically about their
-    mean. Where they are skewed it is not: a mean that lies on the margin passes at 5 % in a fifth
-    to a half of studies of six seeds if one seed in five to ten is far from the others.
+    mean; of skewed ones a mean that lies on the margin can pass far more often than at the level.
     """
     p = joint_sign_flip(np.concatenate([contrasts + margins, margins - contrasts]), one_sided=True)
     return np.maximum(*np.split(p, 2))

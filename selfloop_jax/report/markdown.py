@@ -30,7 +30,6 @@ from selfloop_jax.runtime import store
 from selfloop_jax.runtime.cli import Parser, one_line_errors
 
 LEVELS = ("accuracy", forecast.GAP, "aligned_contrast", forecast.SHARE)
-VERDICTS = ("Verdicts", "Where the contrasts come from")
 CONTRASTS = (forecast.GAP, "aligned_contrast", "accuracy")
 FIDELITY = ("fid", "precision", "recall", "memorized_share")
 
@@ -71,7 +70,7 @@ def markdown(rows: Sequence[numbers.Row]) -> str:
     curves = forecast.curves([row for row in rows if row["set"] == "side"])
     made = forecast.forecasts(every, curves)[0] if curves else []
     tables: list[tuple[str, Table | None]] = [
-        *zip(VERDICTS, verdict_text.tables(findings) if findings else (None, None), strict=True),
+        *verdict_text.tables(findings),
         ("Levels", _levels(every)),
         ("Contrasts with every control", _contrasts(every)),
         ("Generated images", _fidelity(every)),

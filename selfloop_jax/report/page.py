@@ -33,7 +33,7 @@ NO_CURVES = "No forecast: the side study needs aligned groups at two initial bia
 class Overview:
     """What the page shows of all arms together."""
 
-    verdicts: list[Table]
+    verdicts: list[tuple[str, Table]]
     controls: list[RenderedFigure]
     forecasts: list[RenderedFigure]
     forecast_errors: Table | None
@@ -134,7 +134,7 @@ def _overview(
             figures.append(forecast_figures.response_figure(fitted))
             figures.append(forecast_figures.forecast_figure(made))
     return Overview(
-        verdicts=verdict_text.tables(found) if found else [],
+        verdicts=verdict_text.tables(found),
         controls=curves.control_curves(every, tested or CONTROLLED, run),
         forecasts=figures,
         forecast_errors=forecast_figures.forecast_table(made) if made else None,

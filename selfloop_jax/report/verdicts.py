@@ -21,9 +21,14 @@ def sentences(found: Sequence[Finding]) -> list[str]:
     return lines
 
 
-def tables(found: Sequence[Finding]) -> list[Table]:
-    """Returns the verdicts, a row per finding, and where their contrasts come from."""
-    return [_verdicts(found), _contrasts(found)]
+def tables(found: Sequence[Finding]) -> list[tuple[str, Table]]:
+    """Returns two tables of a row per finding with their titles; none without a finding."""
+    if not found:
+        return []
+    return [
+        ("Verdicts: change of bias, loop against control", _verdicts(found)),
+        ("Where the contrasts come from", _contrasts(found)),
+    ]
 
 
 def _verdicts(found: Sequence[Finding]) -> Table:

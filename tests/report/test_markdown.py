@@ -26,7 +26,8 @@ def headings(text: str) -> list[str]:
 def test_a_study_has_a_table_each_of_verdicts_levels_contrasts_and_images(numbers):
     text = markdown.markdown(read_csv(numbers))
     assert headings(text) == [
-        *("Verdicts", "Where the contrasts come from", "Levels"),
+        *("Verdicts: change of bias, loop against control",),
+        *("Where the contrasts come from", "Levels"),
         *("Contrasts with every control", "Generated images"),
     ]
     assert "| accumulate | 6 | 0.875 → 0.675 [0.655, 0.695] |" in text
@@ -56,7 +57,7 @@ def test_tables_replace_the_text_between_their_marks(numbers, tmp_path):
     path.write_text("before\n<!-- tables of x.csv -->\nformer\n<!-- end of x.csv -->\nafter\n")
     assert markdown.main([str(numbers), f"--into={path}"]) == 0
     text = path.read_text()
-    assert text.startswith("before\n<!-- tables of x.csv -->\n\n### Verdicts\n\n| arm | metric |")
+    assert text.startswith("before\n<!-- tables of x.csv -->\n\n### Verdicts: change")
     assert text.endswith("\n<!-- end of x.csv -->\nafter\n")
     assert "former" not in text
     assert markdown.main([str(numbers), f"--into={path}"]) == 0
