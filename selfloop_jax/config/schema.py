@@ -103,7 +103,9 @@ class DataConfig:
         "device", "where the pool lies while training", choices("device", "host")
     )
     archive_dir: str = field(
-        "", "mnist, cifar*: folder of official archives; '': TFDS downloads them"
+        "",
+        "mnist, cifar*: folder of the official files, packed or not, also as torchvision keeps "
+        "them; '': TFDS downloads them",
     )
     on_bad_image: str = field(
         "refuse",

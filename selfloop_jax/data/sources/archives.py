@@ -1,4 +1,4 @@
-"""Archives as their makers publish them: checksums, and the check of a user's copies."""
+"""Archives as their makers publish them, by size and checksum."""
 
 import hashlib
 import os
@@ -78,26 +78,6 @@ def _row(line: str) -> Archive:
     return Archive(fields[0], int(fields[1]), fields[2], fields[3])
 
 
-def check(folder: str, archives: Sequence[Archive]) -> None:
-    """Raises UsageError unless the archives in `data.archive_dir` are those of the table.
-
-    It names the first file that is missing, cannot be read, or is of another length or of another
-    sha256.
-    """
-    path = Path(os.path.expanduser(folder))
-    for archive in archives:
-        try:
-            fault = _fault(path / archive.name, archive)
-        except OSError as error:
-            fault = f"cannot be read ({error.strerror})"
-        if fault:
-            needed = ", ".join(archive.name for archive in archives)
-            raise UsageError(
-                f"data.archive_dir = {folder}: {archive.name} {fault}; the folder must have "
-                f"{needed}"
-            )
-
-
 def check_folder(folder: str) -> None:
     """Raises UsageError where `data.archive_dir` is set and is no folder that can be read."""
     if not folder:
@@ -111,10 +91,8 @@ def check_folder(folder: str) -> None:
         ) from error
 
 
-def _fault(path: Path, archive: Archive) -> str | None:
-    """What is wrong with a file, or None."""
-    if not path.is_file():
-        return "is missing"
+def fault(path: Path, archive: Archive) -> str | None:
+    """How a file differs from the archive, or None."""
     # The length first: it shows a download that was cut short without reading the file.
     size = path.stat().st_size
     if size != archive.size:

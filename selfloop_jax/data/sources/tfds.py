@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,9 +93,7 @@ def named(section: DataConfig, prepare: bool) -> Source:
     paths = [path for path in (label_path, group_path) if path]
     categories = _categories(section, builder.info.features)
     decoders = _image_decoders(section, builder.info.features)
-    parts = [
-        _columns(builder, name, paths, section.image_size, _squares, decoders) for name in names
-    ]
+    parts = [_columns(builder, name, paths, section.image_size, decoders) for name in names]
     classes, labels = _coded(categories[label_path], [part[label_path] for part in parts])
     # TFDS gives -1 to images of a ClassLabel that have none.
     if min(label.min(initial=0) for label in labels) < 0:
@@ -135,7 +133,22 @@ def _official(
         raise RunError(
             f"{builder.data_path}: damaged: it has {found} images instead of {sizes}: delete it"
         )
-    return [_columns(builder, split, paths, side, _shrunk) for split in ("train", "test")]
+    return [_stored_columns(builder, split, paths, side) for split in ("train", "test")]
+
+
+def _stored_columns(builder: Any, split: str, paths: Sequence[str], side: int) -> Columns:
+    """A split whole, as `_columns` gives it, of images that are stored as their bytes."""
+    count = builder.info.splits[split].num_examples
+    columns = {path: np.empty(count, np.int64) for path in paths}
+    columns["image"] = np.empty((count, side, side, 3), np.uint8)
+    shape = builder.info.features["image"].shape
+    for first, chunk in tfds_prepare.stored_examples(builder, split):
+        rows = slice(first, first + len(chunk))
+        joined = b"".join(features["image"].bytes_list.value[0] for features in chunk)
+        columns["image"][rows] = _shrunk(np.frombuffer(joined, np.uint8).reshape(-1, *shape), side)
+        for path in paths:
+            columns[path][rows] = [features[path].int64_list.value[0] for features in chunk]
+    return columns
 
 
 def _provenance(builder: Any) -> dict[str, Any]:
@@ -163,12 +176,11 @@ def _columns(
     split: str,
     paths: Sequence[str],
     side: int,
-    resize: Callable[[list, int], np.ndarray],
-    decoders: dict[str, Any] | None = None,
+    decoders: dict[str, Any] | None,
 ) -> Columns:
     """A split whole: `image` uint8[N,side,side,3] and int64[N] for each dotted path.
 
-    Raises RunError naming the first record whose image `resize` finds to be bad.
+    Raises RunError naming the first record whose image cannot be used.
     """
     count = builder.info.splits[split].num_examples
     columns = {path: np.empty(count, np.int64) for path in paths}
@@ -177,7 +189,7 @@ def _columns(
     for first, chunk in tfds_prepare.examples(builder, split, decoders):
         rows = slice(first, first + len(chunk))
         try:
-            columns["image"][rows] = resize([example["image"] for example in chunk], side)
+            columns["image"][rows] = _squares([example["image"] for example in chunk], side)
         except _BadRecord as error:
             record = f"{split}, record {first + error.place}"
             raise RunError(
@@ -194,17 +206,16 @@ def _at(tree: Any, path: str) -> Any:
     return tree
 
 
-def _shrunk(images: list[np.ndarray], side: int) -> np.ndarray:
+def _shrunk(images: np.ndarray, side: int) -> np.ndarray:
     """uint8[n,side,side,C]: means over equal squares.
 
-    Of images up to 32x32, padded to that with zeros.
+    Of uint8[n,H,H,C] up to 32x32, padded to that with zeros.
     """
-    block = np.stack(images)
-    n, height, _, channels = block.shape
+    n, height, _, channels = images.shape
     # MNIST's 28 pixels become 32, of which 16 and 8 are whole parts.
     margin = (32 - height) // 2
     # [n,h,w,C] -> [n * C,h,w], as `area_resize` takes planes.
-    planes = np.moveaxis(block, 3, 1).reshape(n * channels, height, height)
+    planes = np.moveaxis(images, 3, 1).reshape(n * channels, height, height)
     planes = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)))
     if side != planes.shape[1]:
         planes = area_resize(planes, side)

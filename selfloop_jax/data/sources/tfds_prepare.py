@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from selfloop_jax.config import DataConfig
-from selfloop_jax.data.sources import archives
+from selfloop_jax.data.sources import archives, layouts
 from selfloop_jax.data.sources.base import Missing
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime.log import say
@@ -38,31 +38,35 @@ CHUNK = 500
 
 
 def official(builder_class: Any, section: DataConfig, prepare: bool) -> Any:
-    """A builder of `tfds_builders`, prepared from the archives that section `data` names.
+    """A builder of `tfds_builders`, prepared from the files that section `data` names.
 
-    Raises UsageError on archives that are not those of the table, `Missing` where nothing is
-    prepared and `prepare` is false, RunError where no server answers, a download failed or the
-    prepared copy is damaged.
+    Raises UsageError on files that are not the official ones or those of the table, `Missing` where
+    nothing is prepared and `prepare` is false, RunError where no server answers, a download failed
+    or the prepared copy is damaged.
     """
     from selfloop_jax.data.sources.tfds_builders import FromTable
 
-    table = archives.table(section.tfds.checksums, builder_class.NAMES)
+    published = builder_class.PUBLISHED
+    table = archives.table(section.tfds.checksums, published.archives)
+    # Read once, for the check before anything is created and for the builder after it.
+    columns = functools.cache(lambda: layouts.read(section.archive_dir, published, table))
 
     def make() -> Any:
-        variant = FromTable(name=table.name, table=table)
+        given = columns if section.archive_dir else None
+        variant = FromTable(name=table.name, table=table, columns=given)
         return builder_class(
             data_dir=section.tfds.dir or None, config=variant, file_format="array_record"
         )
 
     def check() -> None:
         if section.archive_dir:
-            archives.check(section.archive_dir, table.archives)
+            columns()
         else:
-            _ask(table.archives[0].url, builder_class.NAMES)
+            _ask(table.archives[0].url, published.layouts)
 
     def write(builder: Any) -> None:
         with _scratch(builder) as downloads:
-            download_and_prepare(builder, section.archive_dir, downloads)
+            download_and_prepare(builder, downloads=downloads)
 
     place = root(section) / builder_class.name / table.name
     builder = prepared(make, place, check, write if prepare else None)
@@ -139,7 +143,9 @@ def _made(make: Callable[[], Any], place: Path) -> tuple[Any, bool]:
         raise RunError(f"{place}: damaged: {brief(error)}: delete it") from error
 
 
-def download_and_prepare(builder: Any, archive_dir: str, downloads: Path | None = None) -> None:
+def download_and_prepare(
+    builder: Any, archive_dir: str = "", downloads: Path | None = None
+) -> None:
     """TFDS's preparation as array_record; archives in `archive_dir` are not downloaded.
 
     Raises RunError where it fails, ImportError where it takes a package that is not here.
@@ -168,13 +174,33 @@ def examples(
 
     Raises UsageError where reading takes TensorFlow, RunError on damaged files.
     """
+    return _chunks(builder, split, lambda example: example, decoders=decoders)
+
+
+def stored_examples(builder: Any, split: str) -> Iterator[tuple[int, list]]:
+    """As `examples`, but each as the features of a protocol buffer `tf.train.Example`.
+
+    TFDS's own decoding takes ten times as long, which for small images is seconds.
+    """
+    from tensorflow_datasets.core import decode
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    def features(record: bytes) -> Any:
+        return tf_example_pb2.Example.FromString(record).features.feature
+
+    return _chunks(builder, split, features, deserialize_method=decode.DeserializeMethod.RAW_BYTES)
+
+
+def _chunks(
+    builder: Any, split: str, parse: Callable[[Any], Any], **how: Any
+) -> Iterator[tuple[int, list]]:
     try:
         with quiet():
-            source = builder.as_data_source(split, decoders=decoders)
+            source = builder.as_data_source(split, **how)
         for first in range(0, len(source), CHUNK):
             with quiet():
                 chunk = source.__getitems__(list(range(first, min(first + CHUNK, len(source)))))
-            yield first, chunk
+            yield first, [parse(example) for example in chunk]
     except NotImplementedError as error:
         raise UsageError(
             f"data.tfds.dir = {builder.data_path}: prepared as {builder.info.file_format.value}, "
@@ -265,7 +291,7 @@ def _scratch(builder: Any) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _ask(url: str, names: tuple[str, ...]) -> None:
+def _ask(url: str, needed: str) -> None:
     """One try at a server, RunError where none answers: TFDS itself would try for minutes."""
     request = urllib.request.Request(url, method="HEAD")
     try:
@@ -277,7 +303,6 @@ def _ask(url: str, names: tuple[str, ...]) -> None:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, ssl.SSLError):
             return  # It answers, too; which certificates to trust is up to TFDS, which has its own.
-        needed = ", ".join(names)
         raise RunError(
             f"{url}: no answer ({brief(error)}); data.archive_dir can name a folder that has "
             f"{needed}"
