@@ -20,12 +20,12 @@ import numpy as np
 import prdc
 from scipy import linalg
 
-from selfloop_jax.measure import fidelity
+from selfloop_jax.measure import distances, fidelity
 from selfloop_jax.runtime import rng
 
 LARGE = {
     "manifold": lambda a, b: fidelity.manifold(a, b, 5),
-    "nearest": fidelity.nearest,
+    "nearest": distances.nearest,
     "kernel_distance": fidelity.kernel_distance,
     "frechet": fidelity.frechet,
 }

@@ -27,7 +27,7 @@ from selfloop_jax.config import Config
 from selfloop_jax.loop import context, runner, setup
 from selfloop_jax.loop.phase import Phase, Result
 from selfloop_jax.loop.stage import Study
-from selfloop_jax.measure import fidelity
+from selfloop_jax.measure import distances
 from selfloop_jax.runtime import environment, store
 from selfloop_jax.studies import self_consuming
 
@@ -75,8 +75,8 @@ def timed_context(config: Config, clock: Clock) -> context.RunContext:
     networks.predict = {name: clock.wrap(predict) for name, predict in networks.predict.items()}
     networks.features = clock.wrap(networks.features)
     networks.sampler = clock.wrap(networks.sampler)
-    visit = fidelity._visit
-    fidelity._visit = lambda tile, *blocks: visit(clock.wrap(tile), *blocks)
+    visit = distances.visit
+    distances.visit = lambda tile, *blocks: visit(clock.wrap(tile), *blocks)
     return timed
 
 

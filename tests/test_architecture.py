@@ -28,7 +28,8 @@ PROGRAMS = ("main", "sweep", "export", "cli", "__init__")  # the top floor
 WITHOUT_JAX = ("errors", "config", "analysis", "report", "sweep", "__init__", "cli", "export")
 WITHOUT_JAX_FILES = ("runtime/rng.py", "runtime/store.py", "runtime/workdir.py", "runtime/cli.py")
 MEASURES_WITH_JAX = tuple(
-    f"measure/{name}.py" for name in ("fidelity", "features", "foreground", "read_images")
+    f"measure/{name}.py"
+    for name in ("distances", "fidelity", "memorization", "features", "foreground", "read_images")
 ) + ("measure/__main__.py",)
 
 

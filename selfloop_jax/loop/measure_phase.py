@@ -1,5 +1,6 @@
 """The phase `measure`: numbers of a generation's classifier and of its generated images."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,14 @@ from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
 from selfloop_jax.loop.context import GenerationRun
 from selfloop_jax.loop.phase import Phase, Result, each, merge
-from selfloop_jax.measure import composition, fairness, fidelity, foreground
+from selfloop_jax.measure import (
+    composition,
+    distances,
+    fairness,
+    fidelity,
+    foreground,
+    memorization,
+)
 from selfloop_jax.measure.foreground import Predict
 from selfloop_jax.measure.intervals import share_interval
 from selfloop_jax.measure.metrics import Number
@@ -130,11 +138,11 @@ def measure(inputs: Inputs) -> Outputs:
     if inputs.samples is not None:
         accuracy = parts[1]["metrics"]["accuracy"]["value"]
         # Extracted once: fidelity and neighbours both read them.
-        generated, real, held_out_features = _feature_sets(inputs, inputs.samples)
+        features = _extract(inputs, inputs.samples)
         parts.append(_composition(inputs, inputs.samples))
         parts.append(_content(inputs, inputs.samples, accuracy))
-        parts.append(_fidelity(inputs, generated, real, held_out_features))
-        neighbours = _neighbours(inputs, inputs.samples, generated, real)
+        parts.append(_fidelity(inputs, features, inputs.samples))
+        neighbours = _neighbours(inputs, inputs.samples, features)
     # The probe may be the test set itself, which early looks on validation leave alone.
     if section.split == "test" and inputs.data.probe is not None:
         parts.append(_foreground(inputs, inputs.data.probe))
@@ -227,62 +235,99 @@ def _share(hit: np.ndarray, level: float, source_id: np.ndarray | None = None) -
     return {"value": float(hit.mean()), "low": low, "high": high}
 
 
-def _feature_sets(
-    inputs: Inputs, samples: Images
-) -> tuple[fidelity.FeatureSet, fidelity.FeatureSet, fidelity.FeatureSet]:
-    """Features of generated, real and held-out images, by generation 0's classifier.
+@dataclass(frozen=True)
+class _Features:
+    """Features of generated, training and held-out images, and the images themselves."""
 
-    Held-out images are those of the reserve, as far as no pool has used them.
-    """
+    generated: fidelity.FeatureSet
+    train: fidelity.FeatureSet
+    held_out: fidelity.FeatureSet
+    reserve: Images
+
+
+def _extract(inputs: Inputs, samples: Images) -> _Features:
+    """Held-out images are those of the reserve, as far as no pool has used them."""
     config = inputs.config
     data = inputs.data
-    # What a pool has used was trained on, so it is no baseline any more.
+    # What a pool has used was trained on, so it is held out no more.
     reserve = pool_rules.unused_reserve(
         config.pool, (config.seed, "pool"), data.reserve, inputs.generation
     )
-    generated, real, held_out = (
+    generated, train, held_out = (
         fidelity.FeatureSet(inputs.features(images.pixels), images.label, images.group)
         for images in (samples, data.train, reserve)
     )
-    return generated, real, held_out
+    return _Features(generated, train, held_out, reserve)
 
 
-def _fidelity(
-    inputs: Inputs,
-    generated: fidelity.FeatureSet,
-    real: fidelity.FeatureSet,
-    held_out: fidelity.FeatureSet,
-) -> Part:
-    """Distance of generated from real images; baselines are those of held-out real images."""
-    dimension = real.features.shape[1]
+def _fidelity(inputs: Inputs, features: _Features, samples: Images) -> Part:
+    """Distance of generated from held-out real images, which the features have not seen either.
+
+    One half of these is the reference, the other half gives the baselines. Without any, the
+    training images are the reference.
+    """
+    dimension = features.train.features.shape[1]
     # Sets of later generations have other sizes, and nothing may be compiled then.
     fidelity.compile_tiles(dimension)
-    classes = len(inputs.data.classes)
-    groups = len(inputs.data.groups)
-    key_path = (*inputs.key_path, "measure", "fidelity")
-    level = inputs.config.measure.level
-    report = fidelity.report(generated, real, held_out, classes, groups, key_path, level=level)
+    distances.compile_nearest(dimension)
+    distances.compile_nearest(math.prod(samples.pixels.shape[1:]))
+    # The same halves in every generation, so that generations can be compared.
+    reference, baseline = features.held_out.halves((inputs.config.seed, "measure", "halves"))
+    notes = []
+    if not len(reference):
+        reference = features.train
+        notes.append("fidelity: no image is held out; the reference is what the features learned")
+    report = fidelity.report(
+        features.generated,
+        reference,
+        baseline,
+        len(inputs.data.classes),
+        len(inputs.data.groups),
+        (*inputs.key_path, "measure", "fidelity"),
+    )
+    copies, more = _copies(inputs, features, samples)
     return {
-        "metrics": report.metrics,
+        "metrics": report.metrics | copies,
         "tables": {"fidelity_by_class": report.by_class, "fidelity_by_group": report.by_group},
         "fidelity_features": {
             "network": "classifier of generation 0",
             "digest": inputs.features_digest,
             "dimension": dimension,
         },
-        "notes": report.notes,
+        "notes": notes + report.notes + more,
     }
 
 
-def _neighbours(
-    inputs: Inputs, samples: Images, generated: fidelity.FeatureSet, real: fidelity.FeatureSet
-) -> dict[str, np.ndarray]:
+def _copies(
+    inputs: Inputs, features: _Features, samples: Images
+) -> tuple[dict[str, Number], list[str]]:
+    """Whether generated images copy training images, in features and in pixels."""
+    key_path = (*inputs.key_path, "measure", "memorization")
+    level = inputs.config.measure.level
+    metrics, notes = memorization.report(
+        features.generated.features,
+        features.train.features,
+        features.held_out.features,
+        key_path,
+        level,
+    )
+    # Features of a classifier forget what tells two images of a class apart; pixels do not.
+    generated, train, held_out = (
+        images.pixels.reshape(len(images), math.prod(images.pixels.shape[1:])).astype(np.float32)
+        for images in (samples, inputs.data.train, features.reserve)
+    )
+    in_pixels, _ = memorization.report(generated, train, held_out, key_path, level)
+    metrics["copied_share_pixels"] = in_pixels["copied_share"]
+    return metrics, notes
+
+
+def _neighbours(inputs: Inputs, samples: Images, features: _Features) -> dict[str, np.ndarray]:
     """A few generated images per class, each with its nearest real training image."""
     first = []
     for c in range(len(inputs.data.classes)):
         first.append(np.flatnonzero(samples.label == c)[:NEIGHBOURS_PER_CLASS])
     shown = np.sort(np.concatenate(first))
-    index, distance = fidelity.nearest(generated.features[shown], real.features)
+    index, distance = distances.nearest(features.generated.features[shown], features.train.features)
     train = inputs.data.train
     return {
         "id": samples.id[shown],

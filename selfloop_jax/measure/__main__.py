@@ -140,7 +140,7 @@ def fidelity(arguments: Sequence[str]) -> None:
 
     Each number has its baseline, real images against real images: those of --held_out or, without
     it, one half of --real against the other. With --held_out, real images that the generator was
-    not trained on, the share of memorised images is measured too.
+    not trained on, memorised and copied images are counted too.
     """
     usage = (
         "fidelity GENERATED --real=REAL --features=pixels|random_conv|WORKDIR "
@@ -164,7 +164,7 @@ def fidelity(arguments: Sequence[str]) -> None:
     if args.image_size is not None and args.image_size < 1:
         raise UsageError(f"--image_size={args.image_size}: must be > 0")
     # Imported here: these need jax, which --help and the other verb do without.
-    from selfloop_jax.measure import features
+    from selfloop_jax.measure import features, memorization
     from selfloop_jax.measure import fidelity as measured
     from selfloop_jax.measure.read_images import common_side, find_images
 
@@ -187,19 +187,23 @@ def fidelity(arguments: Sequence[str]) -> None:
         unknown = np.full(len(extracted), -1)
         sets.append(measured.FeatureSet(extracted, unknown, unknown))
     key_path = (args.seed, "measure", "fidelity")
-    if not args.held_out:
+    if args.held_out:
+        generated, real, others = sets
+    else:
         # Two random halves: the order of files often follows the class.
-        shuffled = sets.pop().shuffled((*key_path, "halves"))
-        half = (len(shuffled) + 1) // 2
-        sets += [shuffled.take(np.arange(half)), shuffled.take(np.arange(half, len(shuffled)))]
-    generated, real, held_out = sets
-    report = measured.report(generated, real, held_out, 0, 0, key_path)
-    metrics = dict(report.metrics)
+        generated = sets[0]
+        real, others = sets[1].halves((*key_path, "halves"))
+    report = measured.report(generated, real, others, 0, 0, key_path)
+    metrics: dict[str, Any] = dict(report.metrics)
     notes = report.notes
-    if not args.held_out:
-        # The generator may have been trained on both halves: being nearer to one shows no copying.
-        del metrics["memorized_share"]
-        notes = [note for note in notes if not note.startswith("memorized_share")]
+    # Without --held_out the generator may have been trained on both halves, and nearer to one of
+    # them shows no copying.
+    if args.held_out:
+        memorized, more = memorization.report(
+            generated.features, real.features, others.features, (*key_path, "memorization")
+        )
+        metrics |= memorized
+        notes = notes + more
     result = {
         "metrics": metrics,
         "features": {
@@ -207,7 +211,7 @@ def fidelity(arguments: Sequence[str]) -> None:
             "digest": network.digest,
             "dimension": int(real.features.shape[1]),
         },
-        "images": {"generated": len(generated), "real": len(real), "held_out": len(held_out)},
+        "images": {"generated": len(generated), "real": len(real), "baseline": len(others)},
         "image_size": side,
         "seed": args.seed,
         "notes": notes,
@@ -277,7 +281,7 @@ def _print_fidelity(result: dict[str, Any]) -> None:
     network = result["features"]
     print(
         f"{sizes['generated']} generated images of {side} x {side}, {sizes['real']} real ones as "
-        f"reference, {sizes['held_out']} real ones for the baseline"
+        f"reference, {sizes['baseline']} real ones for the baseline"
     )
     print(f"features: {network['network']}, {network['dimension']} numbers an image")
     rows = [("metric", "value", "real against real", "95 % interval")]

@@ -277,6 +277,8 @@ _add(
     Metric("density", "density", "fidelity", "higher"),
     Metric("coverage", "coverage", "fidelity", "higher"),
     Metric("memorized_share", "memorized share", "fidelity"),
+    Metric("copied_share", "near-copies (classifier features)", "fidelity"),
+    Metric("copied_share_pixels", "near-copies (pixels)", "fidelity"),
 )
 
 # Computed in `foreground.py`.

@@ -76,13 +76,18 @@ PANELS = (
     Panel(
         "fidelity",
         "Fidelity of the generated images",
-        "Generated against real training images, in the features of the classifier of generation "
+        "Generated against real held-out images, in the features of the classifier of generation "
         "0: not comparable with numbers in Inception features. FID and KID: 0 is the same "
         "distribution. Precision and density: how many generated images lie among real ones; "
         "recall and coverage: how many real images lie among generated ones. Memorized share: "
         "share of the generated images that are nearer to a training image than to any of as many "
-        "held-out images; about 0.5 without memorization.",
-        ("fid", "kid", "precision", "recall", "density", "coverage", "memorized_share"),
+        "held-out images; about 0.5 without memorization. Near-copies: share of the generated "
+        "images that are less than half as far from a training image as from a held-out one, "
+        "minus the reverse; about 0 without memorization.",
+        (
+            *("fid", "kid", "precision", "recall", "density", "coverage"),
+            *("memorized_share", "copied_share", "copied_share_pixels"),
+        ),
     ),
     Panel(
         "content",

@@ -87,10 +87,31 @@ def test_every_number_of_a_record_has_a_row(config, data):
     assert record["metrics"]["cas_ratio"]["value"] == accuracy / 0.5
     # Copies of training images are nearer to those than to any held-out image.
     assert record["metrics"]["memorized_share"]["value"] > 0.6
+    for key in ("copied_share", "copied_share_pixels"):
+        assert record["metrics"][key]["low"] > record["metrics"][key]["baseline"]
     assert record["fidelity_features"]["dimension"] == 8
     assert len(outputs.neighbours["id"]) == 30
     assert (outputs.neighbours["distance"] == 0).all()
     np.testing.assert_array_equal(outputs.predictions["logits"], classify(data.test.pixels))
+
+
+def test_fidelity_compares_with_images_that_the_features_never_saw(config, data):
+    """Features that know the training images by heart: none of these lies near another image."""
+    known = set(map(bytes, data.train.pixels))
+
+    def overfit(pixels):
+        seen = np.array([bytes(image) in known for image in pixels])
+        return features(pixels) + np.where(seen, 1e3, 0)[:, None].astype(np.float32)
+
+    seen = measure_phase.measure(inputs(config, data, features=overfit)).record["metrics"]
+    held_out = replace(data, reserve=data.reserve.take(slice(0)))
+    without = measure_phase.measure(inputs(config, held_out, features=overfit)).record
+    # The samples are training images: far from held-out ones in these features, which were near.
+    assert seen["fid"]["value"] > 1e5
+    assert seen["precision"]["baseline"] > 0.8
+    assert without["metrics"]["fid"]["value"] < 1e3
+    assert any("no image is held out" in note for note in without["notes"])
+    assert np.isnan(without["metrics"]["fid"]["baseline"])
 
 
 def test_all_intervals_are_of_the_level_that_the_config_names(config, data):

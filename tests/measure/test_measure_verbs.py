@@ -13,7 +13,7 @@ from PIL import Image
 
 from selfloop_jax import config as configs
 from selfloop_jax.measure import __main__ as verbs
-from selfloop_jax.measure import fairness, features, fidelity
+from selfloop_jax.measure import fairness, features, fidelity, memorization
 from selfloop_jax.measure.metrics import METRICS, Metric
 from selfloop_jax.measure.test_set import TestSet
 from selfloop_jax.runtime import environment, keys, parallel, store
@@ -304,6 +304,14 @@ def in_folder_order(pixels):
 FIDELITY_PATH = (0, "measure", "fidelity")
 
 
+def with_held_out(extract, sets):
+    """Numbers and notes of generated, training and held-out images."""
+    extracted = [extract(pixels) for pixels in sets]
+    report = fidelity.report(*map(feature_set, extracted), 0, 0, FIDELITY_PATH)
+    metrics, notes = memorization.report(*extracted, (*FIDELITY_PATH, "memorization"))
+    return report.metrics | metrics, report.notes + notes
+
+
 def test_folders_and_arrays_with_a_held_out_set(tmp_path, capsys):
     sets = [noise(0, 30, low=100), noise(1, 50), noise(2, 40)]
     paths = [
@@ -317,13 +325,11 @@ def test_folders_and_arrays_with_a_held_out_set(tmp_path, capsys):
         "--features=pixels",
     )
     sets = [in_folder_order(sets[0]), sets[1], in_folder_order(sets[2])]
-    expected = fidelity.report(
-        *(feature_set(features.pixels(pixels)) for pixels in sets), 0, 0, FIDELITY_PATH
-    )
-    same(result["metrics"], expected.metrics)
+    metrics, notes = with_held_out(features.pixels, sets)
+    same(result["metrics"], metrics)
     assert result["metrics"]["fid"]["value"] > result["metrics"]["fid"]["baseline"]
-    assert result["notes"] == expected.notes
-    assert result["images"] == {"generated": 30, "real": 50, "held_out": 40}
+    assert result["notes"] == notes
+    assert result["images"] == {"generated": 30, "real": 50, "baseline": 40}
     assert result["features"] == {"network": "pixels", "digest": None, "dimension": 192}
 
 
@@ -331,7 +337,7 @@ def test_without_a_held_out_set_halves_of_the_real_images_are_compared(tmp_path,
     generated = write_npz(tmp_path / "generated.npz", noise(0, 30, low=100))
     real = write_npz(tmp_path / "real.npz", np.sort(noise(1, 61), axis=0))  # in an order
     result = found(capsys, "fidelity", generated, f"--real={real}", "--features=random_conv")
-    assert result["images"] == {"generated": 30, "real": 31, "held_out": 30}
+    assert result["images"] == {"generated": 30, "real": 31, "baseline": 30}
     assert list(result["metrics"]) == ["fid", "kid", "precision", "recall", "density", "coverage"]
     assert result["metrics"]["fid"]["value"] > 3 * result["metrics"]["fid"]["baseline"]
     assert result["features"]["dimension"] == sum(features.WIDTHS)
@@ -394,10 +400,7 @@ def test_features_of_a_run_are_those_of_its_first_classifier(workdir, tmp_path, 
     a, b, c = (write_npz(tmp_path / f"{i}.npz", pixels) for i, pixels in enumerate(sets))
     flags = ("fidelity", a, f"--real={b}", f"--held_out={c}")
     result = found(capsys, *flags, f"--features={path}")
-    expected = fidelity.report(
-        *(feature_set(extract(pixels)) for pixels in sets), 0, 0, FIDELITY_PATH
-    )
-    same(result["metrics"], expected.metrics)
+    same(result["metrics"], with_held_out(extract, sets)[0])
     assert result["features"]["digest"] == digest
     assert result["features"]["network"] == f"classifier of generation 0 of {path}"
     large = write_npz(tmp_path / "large.npz", noise(0, 30, side=16))
