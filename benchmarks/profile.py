@@ -53,9 +53,7 @@ def shortened(config: ConfigDict, divisor: int) -> configs.Config:
 def operations(trace: Path) -> Iterator[tuple[str, float]]:
     """Yields name and seconds of each operation in a trace; `trace` is the profiler's folder."""
     (file,) = trace.rglob("*.xplane.pb")
-    # The planes point into the data, which jax 0.12 frees with its own last reference.
-    data = jax.profiler.ProfileData.from_file(str(file))
-    planes = list(data.planes)
+    planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
     for plane in [p for p in planes if p.name.startswith("/device:")] or planes:
         for line in plane.lines:
             for event in line.events:
