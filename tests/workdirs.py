@@ -43,7 +43,9 @@ def make_workdir(
     (path / "config.json").write_text(json.dumps(config))
     manifest = {"jax": "0.10.2", "device_kind": "<cpu>", "selfloop_jax": "0.2.0"}
     (path / "manifest.json").write_text(json.dumps([manifest]))
-    np.savez(path / "real.npz", **images(groups))
+    # Seeds in a row share half of their training images, and all test images.
+    train_id = np.arange(5 * seed, 5 * seed + 10)
+    np.savez(path / "real.npz", **images(groups), train_id=train_id, test_id=np.arange(4))
     lines = []
     for g in range(generations):
         folder = path / f"gen_{g:04d}"

@@ -72,6 +72,7 @@ class Run:
     generations: tuple[Generation, ...]
     real_by_class: Examples | None
     real_by_group: Examples | None
+    real_ids: Arrays | None  # of training and test images, by `train` and `test`
     losses: Losses
     notes: tuple[str, ...]  # what is missing, one sentence each
 
@@ -172,9 +173,17 @@ def read_run(workdir: Path) -> Run:
         generations=generations,
         real_by_class=examples(real, "label", len(data["classes"])),
         real_by_group=examples(real, "group", len(data["groups"])),
+        real_ids=_real_ids(real),
         losses=read_losses(log, {g.number for g in generations}) if log.is_file() else {},
         notes=tuple(notes),
     )
+
+
+def _real_ids(real: Arrays | None) -> Arrays | None:
+    names = {"train": "train_id", "test": "test_id"}
+    if real is None or not set(names.values()) <= set(real):
+        return None
+    return {name: real[column] for name, column in names.items()}
 
 
 def examples(arrays: Arrays | None, column: str, values: int) -> Examples | None:

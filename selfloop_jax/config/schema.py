@@ -93,6 +93,12 @@ class DataConfig:
     train_size: int = field(
         0, "training images after subsampling; 0: all that the bias leaves", at_least(0)
     )
+    split_seed: int = field(
+        -1,
+        "decides which training images stay; seeds in a row get disjoint ones as far as there are "
+        "enough; -1: the run's seed",
+        at_least(-1),
+    )
     validation_share: float = field(
         0.1, "of the training images, where the source has no such split", SHARE
     )

@@ -75,14 +75,14 @@ def aligned_groups(table: np.ndarray, margin: float = 1e-9) -> np.ndarray:
 
 
 def subsample(
-    images: Images, table: np.ndarray | None, size: int, key_path: rng.KeyPath, names: Names
+    images: Images, table: np.ndarray | None, size: int, split_seed: int, names: Names
 ) -> Images:
     """The largest subset, or one of `size`, with the classes' shares and the table's groups.
 
-    table float64[C,G] P(group | class); None: the subgroups' own shares. Of each subgroup the
-    images of the smallest keyed number stay, in their old order, so a smaller subset is part of a
-    larger one. Images of unknown group are left out under a table. UsageError where images are
-    lacking.
+    table float64[C,G] P(group | class); None: the subgroups' own shares. Seeds that follow one
+    another get disjoint images of a subgroup until it is used up; then another order of it begins.
+    The images stay in their old order, and with seed 0 a smaller subset is part of a larger one.
+    Images of unknown group are left out under a table. UsageError where images are lacking.
     """
     subgroup, have = _subgroups(images, len(names[0]), len(names[1]))
     share, most = _shares_and_limits(have, table)
@@ -104,11 +104,21 @@ def subsample(
             f"data.train_size = {size or largest}: too small to leave an image of class "
             f"{names[0][c]}; must be larger, unless data.bias changes"
         )
+    # Seed s has window s of a keyed order of each subgroup.
+    wanted = wanted.ravel()
+    windows = np.maximum(have.ravel() // np.maximum(wanted, 1), 1)
+    orders, window = np.divmod(split_seed, windows)
+    keyed = np.empty(len(images))
+    for number in np.unique(orders[subgroup]):
+        rows = orders[subgroup] == number
+        keyed[rows] = rng.uniforms((int(number), "data", "subsample"), images.id[rows])
     # An image's rank within its subgroup, by its keyed number.
-    order = np.lexsort((rng.uniforms(key_path, images.id), subgroup))
+    order = np.lexsort((keyed, subgroup))
+    of_image = subgroup[order]
     # searchsorted gives the place in `order` where an image's subgroup begins.
-    rank = np.arange(len(order)) - np.searchsorted(subgroup[order], subgroup[order])
-    return images.take(np.sort(order[rank < wanted.ravel()[subgroup[order]]]))
+    rank = np.arange(len(order)) - np.searchsorted(of_image, of_image)
+    place = rank - (window * wanted)[of_image]
+    return images.take(np.sort(order[(place >= 0) & (place < wanted[of_image])]))
 
 
 def largest(images: Images, table: np.ndarray) -> int:

@@ -104,10 +104,14 @@ def load(section: DataConfig, seed: int, prepare: bool = True) -> Dataset:
 
 
 def make(source: Source, section: DataConfig, seed: int) -> Dataset:
-    """The data set of one seed: colours and subsampling follow it, the splits do not."""
+    """The data set of one seed: colours and subsampling follow it, the splits do not.
+
+    Colours follow the run's seed, and the choice of training images `data.split_seed`.
+    """
+    split_seed = seed if section.split_seed < 0 else section.split_seed
     if section.colorize != "none":
-        return _coloured(source, section, seed)
-    return _subsampled(source if source.groups else _one_group(source), section, seed)
+        return _coloured(source, section, seed, split_seed)
+    return _subsampled(source if source.groups else _one_group(source), section, split_seed)
 
 
 def _one_group(source: Source) -> Source:
@@ -127,7 +131,7 @@ def _one_group(source: Source) -> Source:
     )
 
 
-def _coloured(source: Source, section: DataConfig, seed: int) -> Dataset:
+def _coloured(source: Source, section: DataConfig, seed: int, split_seed: int) -> Dataset:
     """Coloured images: the bias is in the colours, held-out images come in every colour."""
     # Images whose channels differ have colours of their own, which paint would replace.
     gray = not any((x.pixels != x.pixels[..., :1]).any() for x in (source.train, source.test))
@@ -143,9 +147,8 @@ def _coloured(source: Source, section: DataConfig, seed: int) -> Dataset:
     key_path: rng.KeyPath = (seed, "data", "colour")
     kept = source.train
     if section.train_size:
-        subsample_path = (seed, "data", "subsample")
         names = (source.classes, ())
-        kept = bias.subsample(source.train, None, section.train_size, subsample_path, names)
+        kept = bias.subsample(source.train, None, section.train_size, split_seed, names)
     return Dataset(
         train=colorize.colorize(kept, table, colours, key_path),
         validation=colorize.every_colour(source.validation, colours),
@@ -162,7 +165,7 @@ def _coloured(source: Source, section: DataConfig, seed: int) -> Dataset:
     )
 
 
-def _subsampled(source: Source, section: DataConfig, seed: int) -> Dataset:
+def _subsampled(source: Source, section: DataConfig, split_seed: int) -> Dataset:
     """Images with groups of their own: the bias is put in by leaving images out.
 
     Out of train and reserve alone, that is.
@@ -171,7 +174,6 @@ def _subsampled(source: Source, section: DataConfig, seed: int) -> Dataset:
     # Crossed, a class may have every group, whether or not an image shows it.
     groups_of_class = counts > 0 if source.nested else np.ones_like(counts, bool)
     names = (source.classes, source.groups)
-    key_path = (seed, "data", "subsample")
     # These two alone lose images: validation and test must not depend on bias or seed.
     train = source.train
     reserve = source.reserve
@@ -179,16 +181,16 @@ def _subsampled(source: Source, section: DataConfig, seed: int) -> Dataset:
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         aligned = bias.aligned_groups(shares, NATURAL_MARGIN)
         if section.train_size:
-            train = bias.subsample(train, None, section.train_size, key_path, names)
+            train = bias.subsample(train, None, section.train_size, split_seed, names)
     else:
         _check_known_groups(section, source, counts)
         table = bias.group_table(section.bias, groups_of_class)
         aligned = bias.aligned_groups(table)
-        train = bias.subsample(train, table, section.train_size, key_path, names)
+        train = bias.subsample(train, table, section.train_size, split_seed, names)
         # A reserve that lacks a subgroup becomes empty: only pool.rule = fresh would miss it.
         enough = bias.largest(reserve, table)
         empty = reserve.take(slice(0))
-        reserve = bias.subsample(reserve, table, 0, key_path, names) if enough else empty
+        reserve = bias.subsample(reserve, table, 0, split_seed, names) if enough else empty
     before = {"train": len(source.train), "reserve": len(source.reserve)}
     return Dataset(
         train=train,

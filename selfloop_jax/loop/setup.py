@@ -9,6 +9,7 @@ from selfloop_jax import config as configs
 from selfloop_jax.analysis import verdicts
 from selfloop_jax.config import Config
 from selfloop_jax.data import controls, dataset, pool_rules, sources
+from selfloop_jax.data.images import Images
 from selfloop_jax.diffusion import processes, solvers
 from selfloop_jax.errors import UsageError
 from selfloop_jax.loop import control_images
@@ -76,14 +77,28 @@ def generation(
 
 
 def write_previews(context: RunContext, workdir: Path) -> None:
-    """Writes real.npz: a few real training images per class, for the report."""
+    """Writes real.npz, for the report: a few real training images per class, and all ids.
+
+    The ids say how many real images runs of other seeds share with this one.
+    """
     images = context.data.train
     rows = []
     for c in range(len(context.data.classes)):
         rows.append(np.flatnonzero(images.label == c)[:PREVIEWS_PER_CLASS])
     shown = images.take(np.concatenate(rows))
-    arrays = {"pixels": shown.pixels, "label": shown.label, "group": shown.group}
+    arrays = {
+        "pixels": shown.pixels,
+        "label": shown.label,
+        "group": shown.group,
+        "train_id": images.id,
+        "test_id": _source_id(context.data.test),
+    }
     store.write_npz(workdir / "real.npz", arrays)
+
+
+def _source_id(images: Images) -> np.ndarray:
+    """uint32: ids of the underlying images, each once, however many colours it is shown in."""
+    return np.unique(images.id if images.source_id is None else images.source_id)
 
 
 def facts(run: GenerationRun) -> store.Json:

@@ -22,7 +22,7 @@ RULES = [name for name, (_, declared) in FIELDS.items() if declared.metadata["ru
 
 
 # At least one value of its type is against every rule.
-CANDIDATES = {int: (-1, 0, 2**40), float: (-1.5, 0.0, 1.0, 1.5), str: ("nonsense",)}
+CANDIDATES = {int: (-2, -1, 0, 2**40), float: (-1.5, 0.0, 1.0, 1.5), str: ("nonsense",)}
 
 
 def value_of(kind):

@@ -1,5 +1,7 @@
 """Tests the initial bias by subsampling: tables of crossed and nested groups, left-out images."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,9 +18,6 @@ SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=N
 NESTED = np.kron(np.eye(3, dtype=int), np.ones((1, 5), int)).astype(
     bool
 )  # 3 classes of 5 groups each
-
-
-KEY_PATH = (0, "data", "subsample")
 
 
 def images(counts):
@@ -79,7 +78,7 @@ def test_a_subset_has_the_table_and_keeps_the_class_shares(data):
     bias = data.draw(st.sampled_from([BiasConfig(), BiasConfig(kind="rho", rho=0.8)]))
     table = group_table(bias, np.ones((len(counts), 3), bool))
     have = images(counts)
-    found = subsample(have, table, 0, KEY_PATH, names(*table.shape))
+    found = subsample(have, table, 0, 0, names(*table.shape))
     known = counts[:, 1:].sum(axis=1)
     exact = len(found) * (known / known.sum())[:, None] * table
     assert abs(found.counts(*table.shape) - exact).max() < 1
@@ -90,21 +89,39 @@ def test_a_subset_has_the_table_and_keeps_the_class_shares(data):
     assert (np.diff(found.id.astype(int)) > 0).all()
 
 
-def test_a_smaller_subset_lies_within_a_larger_one_and_follows_the_key_path():
+def test_a_smaller_subset_lies_within_a_larger_one():
     have = images([[0, 50, 50], [0, 50, 50]])
     table = group_table(BiasConfig(), np.ones((2, 2), bool))
-    sets = {
-        n: set(subsample(have, table, n, KEY_PATH, names(2, 2)).id.tolist()) for n in (20, 60, 200)
-    }
+    sets = {n: set(subsample(have, table, n, 0, names(2, 2)).id.tolist()) for n in (20, 60, 200)}
     assert sets[20] < sets[60] < sets[200]
     assert [len(ids) for ids in sets.values()] == [20, 60, 200]
-    other = set(subsample(have, table, 20, (1, "data", "subsample"), names(2, 2)).id.tolist())
-    assert other != sets[20]
+
+
+@pytest.mark.parametrize("table", [None, np.array([[0.5, 0.5], [0.2, 0.8]])])
+def test_seeds_in_a_row_get_disjoint_images_while_there_are_enough(table):
+    have = images([[0, 60, 60], [0, 60, 60]])
+    sets = [set(subsample(have, table, 68, seed, names(2, 2)).id.tolist()) for seed in range(7)]
+    assert {len(ids) for ids in sets} == {68}
+    # 17 of each subgroup, so that there are enough for three seeds; under the table 27 of one.
+    enough = 3 if table is None else 2
+    for first, second in itertools.combinations(sets[:enough], 2):
+        assert not first & second
+    # Then another order begins: no seed has the images of an earlier one.
+    assert len(set(map(frozenset, sets))) == 7
+    assert 0 < len(sets[0] & sets[enough]) < 68
+
+
+def test_seeds_differ_where_one_subgroup_is_used_up():
+    have = images([[0, 20, 60], [0, 60, 60]])
+    table = group_table(BiasConfig(), np.ones((2, 2), bool))
+    first, second = (subsample(have, table, 0, seed, names(2, 2)).id for seed in range(2))
+    assert len(first) == len(second) < 200
+    assert first.tolist() != second.tolist()
 
 
 def test_without_a_table_the_composition_stays_unknown_groups_too():
     have = images([[10, 20, 30], [0, 40, 100]])
-    found = subsample(have, None, 100, KEY_PATH, names(2, 2))
+    found = subsample(have, None, 100, 0, names(2, 2))
     assert found.counts(2, 2).tolist() == [[10, 15], [20, 50]]
     assert (found.group < 0).sum() == 5
 
@@ -112,7 +129,7 @@ def test_without_a_table_the_composition_stays_unknown_groups_too():
 def test_the_largest_subset_is_as_large_as_said():
     table = group_table(BiasConfig(), np.ones((2, 2), bool))
     have = images([[3, 5, 5], [0, 5, 9]])
-    assert largest(have, table) == len(subsample(have, table, 0, KEY_PATH, names(2, 2))) == 17
+    assert largest(have, table) == len(subsample(have, table, 0, 0, names(2, 2))) == 17
     assert largest(images([[0, 5, 0], [0, 5, 9]]), table) == 0
     assert largest(have.take(slice(0)), table) == 0
 
@@ -121,7 +138,7 @@ def test_a_size_that_empties_a_class_is_an_error_that_names_it():
     with pytest.raises(
         UsageError, match=r"^data\.train_size = 5: too small to leave an image of class c1"
     ):
-        subsample(images([[0, 50, 50], [0, 2, 3]]), None, 5, KEY_PATH, names(2, 2))
+        subsample(images([[0, 50, 50], [0, 2, 3]]), None, 5, 0, names(2, 2))
 
 
 def test_an_empty_subgroup_or_too_large_a_size_is_an_error_that_names_it():
@@ -129,6 +146,6 @@ def test_an_empty_subgroup_or_too_large_a_size_is_an_error_that_names_it():
     with pytest.raises(
         UsageError, match=r"^data\.bias: class c1 has no training image of group g0$"
     ):
-        subsample(images([[0, 5, 5], [3, 0, 5]]), table, 0, KEY_PATH, names(2, 2))
+        subsample(images([[0, 5, 5], [3, 0, 5]]), table, 0, 0, names(2, 2))
     with pytest.raises(UsageError, match=r"^data\.train_size = 21: must be at most 17 under"):
-        subsample(images([[0, 5, 5], [0, 5, 9]]), table, 21, KEY_PATH, names(2, 2))
+        subsample(images([[0, 5, 5], [0, 5, 9]]), table, 21, 0, names(2, 2))

@@ -169,7 +169,7 @@ def load(section: DataConfig, prepare: bool = True) -> Source:
     this machine, or with `prepare` false not ready to be read.
     """
     # What `dataset.make` alone reads must not load the images again.
-    section = replace(section, bias=BiasConfig(), train_size=0, placement="device")
+    section = replace(section, bias=BiasConfig(), train_size=0, split_seed=-1, placement="device")
     return _load(entry(section.source), section, prepare)
 
 
