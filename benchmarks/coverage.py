@@ -184,7 +184,7 @@ def exceedance(name: str, of_groups: str, trials: int, replicates: int) -> dict:
         key_path = (1, name, of_groups, trial)
         test_set = sample(design, recall, (*key_path, "draw"))
         observed = fairness.summary(test_set)
-        for key, values in null(test_set, key_path, replicates).items():
+        for key, values in null([test_set], key_path, replicates).items():
             if np.isnan(observed[key]):
                 continue
             sign = -1 if METRICS[key].better == "higher" else 1

@@ -353,6 +353,11 @@ class MeasureConfig:
         "generations whose classification accuracy score is measured",
         choices("never", "first", "every"),
     )
+    trainings: int = field(
+        1,
+        "classifiers trained on every pool, over which fairness is averaged; the first one labels",
+        POSITIVE,
+    )
     batch: int = field(600, "images at a time over all devices", POSITIVE)
     level: float = field(0.95, "confidence level of intervals", INSIDE)
     replicates: int = field(1000, "permutations of a null, simulations of an interval", POSITIVE)

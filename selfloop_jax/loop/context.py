@@ -23,7 +23,7 @@ from selfloop_jax.training import classifier, generator, step
 from selfloop_jax.training.checkpoints import Checkpoints, load_weights
 
 # Networks that stay on the devices. Of classifiers: that of generation 0, this generation's, and
-# the one trained on generated images alone.
+# the one trained last.
 WEIGHTS_IN_MEMORY = {"classifier": 3, "diffusion": 1}
 
 
@@ -148,8 +148,13 @@ class RunContext:
 
 
 def network_of(phase: str) -> str:
-    """The network that a training phase trains."""
-    return "classifier" if phase == "generated_classifier" else phase
+    """The network that a training, named as its checkpoints are, trains."""
+    return "classifier" if phase.startswith(("generated_classifier", "classifier_")) else phase
+
+
+def repeats(config: Config) -> list[str]:
+    """Names of the further trainings of the classifier on every pool."""
+    return [f"classifier_{number}" for number in range(1, config.measure.trainings)]
 
 
 @dataclass(frozen=True)

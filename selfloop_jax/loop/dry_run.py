@@ -143,7 +143,8 @@ def _networks(networks: Networks | None, unknown: str) -> list[str]:
 def _work(config: Config) -> list[str]:
     """How many images networks are trained on, and how often they are evaluated in sampling."""
     generations = config.loop.generations
-    classifier = f"{_images_shown(config.classifier, generations):,}"
+    trained = config.measure.trainings * _images_shown(config.classifier, generations)
+    classifier = f"{trained:,}"
     if config.loop.control != "none":
         return [f"training images, classifier: {classifier} (a control trains classifiers alone)"]
     lines = [f"training images, diffusion: {_images_shown(config.diffusion, generations):,}"]
@@ -171,7 +172,7 @@ def _space(
     generations = range(config.loop.generations)
     # A control generates nothing, but for generation 0 where that comes from a branch.
     generating = sum(context.trains_generator(config, g) for g in generations)
-    disk = len(generations) * keep * state["classifier"]
+    disk = len(generations) * keep * state["classifier"] * config.measure.trainings
     # A second classifier learns from the generated images alone.
     disk += generating * keep * (state["diffusion"] + state["classifier"])
     disk += generating * config.sample.count * image

@@ -12,7 +12,7 @@ from selfloop_jax.data import pool_rules
 from selfloop_jax.data.colorize import read_group
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
-from selfloop_jax.loop.context import GenerationRun
+from selfloop_jax.loop.context import GenerationRun, repeats
 from selfloop_jax.loop.phase import Phase, Result, each, merge
 from selfloop_jax.measure import (
     composition,
@@ -37,10 +37,11 @@ Part = dict[str, Any]  # of a record: `metrics` {key of METRICS: Number}, `table
 class Inputs:
     """What is measured, and the networks that measure it, as functions of pixels.
 
-    classify: this generation's classifier. first_classify and features: that of generation 0.
-    generated_classify: the one trained on generated images alone, or None. samples: the generated
-    images, or None in a control. confusion: errors of the group annotator, or None without one.
-    first_accuracy: of generation 0; None while that is being measured.
+    classify: this generation's classifier. more_classify: further ones, trained alike.
+    first_classify and features: that of generation 0. generated_classify: the one trained on
+    generated images alone, or None. samples: the generated images, or None in a control. confusion:
+    errors of the group annotator, or None without one. first_accuracy: of generation 0; None while
+    that is being measured.
     """
 
     config: Config
@@ -48,6 +49,7 @@ class Inputs:
     generation: int
     key_path: rng.KeyPath
     classify: Predict
+    more_classify: tuple[Predict, ...]
     first_classify: Predict
     features: Predict
     features_digest: str
@@ -89,6 +91,9 @@ def _read(run: GenerationRun) -> Inputs:
         generation=run.number,
         key_path=run.key_path,
         classify=network(run.number, "classifier", classifier),
+        more_classify=tuple(
+            network(run.number, name, classifier) for name in repeats(context.config)
+        ),
         first_classify=network(0, "classifier", classifier),
         features=network(0, "classifier", networks.features),
         features_digest=run.digest(0, "classifier"),
@@ -131,7 +136,7 @@ def measure(inputs: Inputs) -> Outputs:
         predictions["source_id"] = held_out.source_id
     section = inputs.config.measure
     parts = [
-        {"split": section.split, "level": section.level},
+        {"split": section.split, "level": section.level, "trainings": section.trainings},
         _fairness(inputs, logits.argmax(axis=1)),
     ]
     neighbours = None
@@ -164,10 +169,13 @@ def _fairness(inputs: Inputs, pred: np.ndarray) -> Part:
         data.aligned_group,
         data.nested,
     )
+    more = []
+    for classify in inputs.more_classify:
+        more.append(replace(test_set, pred=classify(held_out.pixels).argmax(axis=1)))
     key_path = (*inputs.key_path, "measure", "uncertainty")
     return {
-        "metrics": fairness.numbers(test_set, key_path, section.replicates, section.level),
-        "tables": {"recall": fairness.recall(test_set, section.level)},
+        "metrics": fairness.numbers(test_set, key_path, section.replicates, section.level, more),
+        "tables": {"recall": fairness.recall(test_set, section.level, more)},
     }
 
 

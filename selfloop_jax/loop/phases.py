@@ -18,6 +18,7 @@ from selfloop_jax.loop.context import (
     GenerationRun,
     network_of,
     pool_digest,
+    repeats,
     trains_annotator,
 )
 from selfloop_jax.loop.phase import Phase, Result, each
@@ -63,12 +64,12 @@ def keep_trained(run: GenerationRun, phase: str, fitted: fit.Fitted) -> Result:
     return Result(digests={phase: fitted.digest}, rates={phase: fitted.images_per_second})
 
 
-def _previous(run: GenerationRun, network: str) -> step.Variables | None:
+def _previous(run: GenerationRun, phase: str) -> step.Variables | None:
     """What fine-tuning starts from: the network of the generation before; None: from scratch."""
-    section = getattr(run.context.config, network)
+    section = getattr(run.context.config, network_of(phase))
     if not run.number or section.later.start == "scratch":
         return None
-    return run.weights(run.number - 1, network)
+    return run.weights(run.number - 1, phase)
 
 
 def _training_phase(
@@ -108,6 +109,33 @@ CLASSIFIER = _training_phase(
     images=lambda run: run.pool,
     start=lambda run: _previous(run, "classifier"),
     applies=lambda run: True,
+    memory_hint="lower classifier.batch",
+)
+
+
+def _read_repeats(run: GenerationRun) -> list[fit.Job]:
+    """Trainings that differ from the first one in their random numbers alone."""
+    names = repeats(run.context.config)
+    return [training_job(run, name, run.pool, _previous(run, name)) for name in names]
+
+
+def _write_repeats(run: GenerationRun, fitted: Sequence[fit.Fitted]) -> Result:
+    named = dict(zip(repeats(run.context.config), fitted, strict=True))
+    for name, one in named.items():
+        keep_trained(run, name, one)
+    return Result(
+        digests={name: one.digest for name, one in named.items()},
+        rates={name: one.images_per_second for name, one in named.items()},
+    )
+
+
+# One training scatters: how much a number depends on it is seen, and averaged out, by several.
+CLASSIFIER_REPEATS = Phase(
+    name="classifier_repeats",
+    applies=lambda run: bool(repeats(run.context.config)),
+    read=_read_repeats,
+    compute=each(fit.fit),
+    write=_write_repeats,
     memory_hint="lower classifier.batch",
 )
 # For the classification accuracy score (CAS) of arXiv 1905.10887.

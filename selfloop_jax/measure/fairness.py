@@ -9,6 +9,8 @@ class) or *nested* in them (a fine label lies in one class). `metrics.py` define
 `test_set.py` the rates they are made of. NumPy and SciPy only.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from selfloop_jax.measure.intervals import RateErrors, recall_intervals
@@ -52,21 +54,33 @@ def bounds(
 
 
 def numbers(
-    test_set: TestSet, key_path: KeyPath, replicates: int = 1000, level: float = 0.95
+    test_set: TestSet,
+    key_path: KeyPath,
+    replicates: int = 1000,
+    level: float = 0.95,
+    more: Sequence[TestSet] = (),
 ) -> dict[str, Number]:
     """Every fairness metric with its interval, null band and p-value: {key: number}.
 
     A number is {"value", "low", "high", "null": [5 %, 50 %, 95 % quantile], "p"}. Parts that a
     metric does not have are left out; undefined ones are NaN. `replicates` is the number of
     permutations and of simulated errors.
+
+    `more` are the same images with the predictions of further classifiers, trained alike. Values
+    and ends of intervals are then means over all of them: since they share their test images, such
+    an interval is no narrower than one of theirs. Null and p are those of the mean.
     """
-    intervals = bounds(test_set, key_path, replicates, level)
-    permuted = null(test_set, key_path, replicates)
+    every = [test_set, *more]
+    values = [summary(one) for one in every]
+    intervals = [bounds(one, key_path, replicates, level) for one in every]
+    permuted = null(every, key_path, replicates)
     result = {}
-    for key, value in summary(test_set).items():
+    for key in values[0]:
+        value = float(np.mean([one[key] for one in values]))
         number: Number = {"value": value}
-        if key in intervals:
-            number["low"], number["high"] = intervals[key]
+        if key in intervals[0]:
+            low, high = np.mean([one[key] for one in intervals], axis=0)
+            number |= {"low": float(low), "high": float(high)}
         if key in permuted:
             # The direction says which permutations are at least as bad.
             number |= compare(METRICS[key].better, value, permuted[key])
@@ -74,7 +88,14 @@ def numbers(
     return result
 
 
-def recall(test_set: TestSet, level: float = 0.95) -> dict[str, np.ndarray]:
-    """Recall of every subgroup with its interval: {"value", "low", "high"}, float64[C,G]."""
-    low, high = recall_intervals(test_set, level)
-    return {"value": test_set.recall, "low": low, "high": high}
+def recall(
+    test_set: TestSet, level: float = 0.95, more: Sequence[TestSet] = ()
+) -> dict[str, np.ndarray]:
+    """Recall of every subgroup with its interval: {"value", "low", "high"}, float64[C,G].
+
+    With `more`, means as those of `numbers`.
+    """
+    every = [test_set, *more]
+    ends = [recall_intervals(one, level) for one in every]
+    low, high = np.mean(ends, axis=0)
+    return {"value": np.mean([one.recall for one in every], axis=0), "low": low, "high": high}

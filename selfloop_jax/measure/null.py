@@ -8,6 +8,7 @@ differences between digits as differences between colours, and its band is far t
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,20 +22,26 @@ QUANTILES = (0.05, 0.5, 0.95)
 ROUNDING = 1e-12  # the same counts summed in another order are the same number
 
 
-def null(test_set: TestSet, key_path: KeyPath, replicates: int = 1000) -> dict[str, np.ndarray]:
+def null(
+    test_sets: Sequence[TestSet], key_path: KeyPath, replicates: int = 1000
+) -> dict[str, np.ndarray]:
     """Every metric that has a null under permuted groups, {key: float64[replicates]}.
 
-    Images of unknown group stay out. `key_path` names the permutations; number b does not depend on
-    how many there are.
+    The test sets are one set of images with the predictions of several classifiers, and a number is
+    the mean over these: groups are permuted once for all. Images of unknown group stay out.
+    `key_path` names the permutations; number b does not depend on how many there are.
     """
     metrics = [metric for metric in METRICS.values() if metric.has_null]
-    known = test_set.group >= 0
+    first = test_sets[0]
+    known = first.group >= 0
     # From all rows: an image is paired even where its other rows have no known group.
-    stratum = _strata(test_set.label, test_set.source)[known]
-    test_set = test_set.take(known)
+    stratum = _strata(first.label, first.source)[known]
+    test_sets = [one.take(known) for one in test_sets]
     # An order that does not depend on that of the rows, so that neither does the result.
-    order = np.lexsort((test_set.group, test_set.pred, stratum))
-    test_set = test_set.take(order)
+    preds = [one.pred for one in reversed(test_sets)]
+    order = np.lexsort((test_sets[0].group, *preds, stratum))
+    test_sets = [one.take(order) for one in test_sets]
+    group = test_sets[0].group
     stratum = stratum[order]
     # The stratum in the leading bits of a word, random ones behind it: one sort of integers
     # permutes within all strata at once.
@@ -42,14 +49,14 @@ def null(test_set: TestSet, key_path: KeyPath, replicates: int = 1000) -> dict[s
     leading = stratum.astype(np.uint64) << (np.uint64(64) - bits)
     values = np.empty((replicates, len(metrics)))
     for replicate in range(replicates):
-        random = words((*key_path, "null", replicate), len(test_set))
+        random = words((*key_path, "null", replicate), len(group))
         # The stratum leads every word and the rows are sorted by it, so each stratum keeps its
         # place.
         permutation = np.argsort(leading | (random >> bits))
-        permuted = test_set.with_groups(test_set.group[permutation])
+        permuted = [one.with_groups(group[permutation]) for one in test_sets]
         for column, metric in enumerate(metrics):
             assert metric.value is not None
-            values[replicate, column] = metric.value(permuted)
+            values[replicate, column] = np.mean([metric.value(one) for one in permuted])
     return {metric.key: values[:, column] for column, metric in enumerate(metrics)}
 
 

@@ -17,6 +17,7 @@ STUDY = Study(
         phases.DIFFUSION,  # the generator, trained on the pool
         phases.SAMPLE,  # its images, for requested labels
         phases.CLASSIFIER,  # trained on the same pool
+        phases.CLASSIFIER_REPEATS,  # further ones, where measure.trainings asks for them
         phases.LABEL,  # labels and groups of the generated images
         phases.GENERATED_CLASSIFIER,  # trained on generated images alone, for the CAS
         measure_phase.MEASURE,  # fairness, composition, fidelity

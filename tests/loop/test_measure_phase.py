@@ -58,6 +58,7 @@ def inputs(config, data, **changes):
         "generation": 1,
         "key_path": (0, "generation", 1),
         "classify": classify,
+        "more_classify": (),
         "first_classify": classify,
         "features": features,
         "features_digest": "0" * 64,

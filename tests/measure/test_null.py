@@ -39,7 +39,7 @@ def bounds(
 def permuted(
     columns, source_id, sizes, aligned=None, nested=False, replicates=200, key_path=KEY_PATH
 ):
-    return null.null(make(columns, source_id, sizes, aligned, nested), key_path, replicates)
+    return null.null([make(columns, source_id, sizes, aligned, nested)], key_path, replicates)
 
 
 def contrast(columns, sizes, aligned):
