@@ -177,7 +177,9 @@ class TrainingConfig:
     clip_norm: float = field(1.0, "largest global norm of a gradient", POSITIVE)
     adam_b2: float = field(0.99, "decay of Adam's second moment", BELOW_ONE)
     ema_decay: float = field(
-        0.0, "decay of the averaged weights, which are used; 0: no averaging", BELOW_ONE
+        0.0,
+        "decay of the averaged weights and BatchNorm statistics, which are used; 0: no averaging",
+        BELOW_ONE,
     )
 
 
