@@ -224,9 +224,13 @@ class DdpmConfig:
 
 @dataclass(frozen=True)
 class EdmConfig:
-    """Process `edm`; all defaults are those of Karras et al. 2022, table 1."""
+    """Process `edm`; defaults are those of Karras et al. 2022, table 1, but for `sigma_data`."""
 
-    sigma_data: float = field(0.5, "standard deviation of the data", POSITIVE)
+    sigma_data: float = field(
+        0.0,
+        "scale of the pixels in [-1, 1]; 0: root mean square of generation 0's training images",
+        at_least(0),
+    )
     p_mean: float = field(-1.2, "mean of ln sigma in training")
     p_std: float = field(1.2, "standard deviation of ln sigma in training", POSITIVE)
     sigma_min: float = field(0.002, "smallest noise level in sampling", POSITIVE)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from selfloop_jax.config import FlipConfig, SampleConfig
+from selfloop_jax.config import DiffusionConfig, EdmConfig, FlipConfig, SampleConfig
 from selfloop_jax.data.images import Images
 from selfloop_jax.diffusion import processes, solvers
 from selfloop_jax.models.unet import UNet
@@ -365,9 +365,9 @@ def test_one_step_of_either_edm_solver_is_the_denoiser_at_sigma_max():
         np.testing.assert_allclose(out, ideal_denoiser(EDM)(x, jnp.float32(80)), atol=1e-5)
 
 
-def examples(process, count=4000, std=1.0):
+def examples(process, count=4000, std=1.0, mean=0.0):
     """Returns inputs, levels and targets of `count` one-pixel images, and the images."""
-    x_0 = std * jax.random.normal(jax.random.key(4), (count, 1, 1, 1))
+    x_0 = mean + std * jax.random.normal(jax.random.key(4), (count, 1, 1, 1))
     keys = jax.random.split(jax.random.key(3), count)
     return *jax.jit(jax.vmap(process.training_target))(keys, x_0), x_0
 
@@ -428,12 +428,24 @@ def test_ddpm_trains_on_every_time_equally_often():
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.5, 20.0])
-def test_edm_input_and_target_have_unit_variance(sigma):
-    process = replace(EDM, p_mean=float(np.log(sigma)), p_std=0.0)
-    x, level, target, _ = examples(process, count=40_000, std=process.sigma_data)
-    assert np.var(x) == pytest.approx(1, abs=0.04)  # standard error 0.007
-    assert np.var(target) == pytest.approx(1, abs=0.04)
-    np.testing.assert_allclose(level, 250 * np.log(sigma), rtol=1e-5)
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.5), (-0.9, 0.3)])
+def test_edm_input_and_target_are_of_size_one(mean, std, sigma):
+    """Also of pixels with a mean, where sigma_data is their root mean square."""
+    section = DiffusionConfig(edm=EdmConfig(p_mean=float(np.log(sigma)), p_std=1e-6))
+    process = processes.build(processes.for_data(section, float(np.hypot(mean, std))))
+    x, level, target, _ = examples(process, count=40_000, std=std, mean=mean)
+    assert np.mean(x**2) == pytest.approx(1, abs=0.04)  # standard error at most 0.007
+    assert np.mean(target**2) == pytest.approx(1, abs=0.04)
+    np.testing.assert_allclose(level, 250 * np.log(sigma), rtol=1e-4, atol=1e-2)
+
+
+def test_sigma_data_is_that_of_the_config_or_of_the_data():
+    named = DiffusionConfig(edm=EdmConfig(sigma_data=0.7))
+    assert processes.build(processes.for_data(named, 0.95)).sigma_data == 0.7
+    left_open = DiffusionConfig()
+    assert processes.build(processes.for_data(left_open, 0.95)).sigma_data == 0.95
+    with pytest.raises(ValueError, match=r"sigma_data = 0\.0"):
+        processes.build(left_open)
 
 
 def test_edm_noise_levels_are_log_normal():
