@@ -162,7 +162,7 @@ class Solver:
     """A row of SOLVERS: a function, the process that it solves, and what it costs.
 
     process: its name, '' for every one with `log_snr_times`. evaluations: of the denoiser per
-    image, by the number of steps.
+    image, by the number of steps. stochastic: it calls `noise`, and forgets its initial noise.
     """
 
     solve: Callable[..., jax.Array]
@@ -190,7 +190,7 @@ SOLVERS = {
 
 
 def check(config: Config) -> None:
-    """Raises UsageError where the sampler is not one of the process."""
+    """Raises UsageError for a sampler of another process, or a temperature that it forgets."""
     process = config.diffusion.process
     # A process of a user's own need not have what `multistep` asks for.
     any_of = ("",) if hasattr(processes.PROCESSES[process], "log_snr_times") else ()
@@ -198,6 +198,10 @@ def check(config: Config) -> None:
     if config.sample.sampler not in names:
         must = f"one of {' | '.join(names)} for diffusion.process = {process}"
         refuse("sample.sampler", config.sample.sampler, must)
+    # The noise of its steps replaces the initial noise, which the temperature scales.
+    if SOLVERS[config.sample.sampler].stochastic and config.sample.temperature != 1:
+        must = f"1 where sample.sampler = {config.sample.sampler}, which forgets its initial noise"
+        refuse("sample.temperature", config.sample.temperature, must)
 
 
 def _scan(step: Callable, carry: Any, *inputs: np.ndarray) -> Any:
