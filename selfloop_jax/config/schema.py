@@ -291,15 +291,24 @@ class SampleConfig:
         choices("uniform", "pool", "real"),
     )
     sampler: str = field(
-        "heun",
+        "multistep",
         "multistep (arXiv 2211.01095, third order); ddpm: ddim | ancestral; edm: euler | heun "
         "(Karras et al. 2022, algorithm 1)",
     )
-    steps: int = field(18, "sampler steps (Karras et al. 2022 for CIFAR-10)", POSITIVE)
-    guidance: float = field(
-        0.0, "w of (1 + w) conditional - w unconditional (Ho and Salimans 2022)", at_least(-1)
+    steps: int = field(
+        15, "sampler steps; with multistep the fewest that keep 99 % of the variance", POSITIVE
     )
-    temperature: float = field(1.0, "factor on the initial noise", POSITIVE)
+    guidance: float = field(
+        0.0,
+        "w of (1 + w) conditional - w unconditional (Ho and Salimans 2022); lambda = 1 / (1 + w) "
+        "in arXiv 2307.01850",
+        at_least(-1),
+    )
+    temperature: float = field(
+        1.0,
+        "factor on the initial noise; lambda = temperature^2 for Gaussian images; 1 for ancestral",
+        POSITIVE,
+    )
     clip: bool = field(True, "keep every estimate of the image in [-1, 1]")
     batch_per_device: int = field(150, "images at a time on one device", POSITIVE)
 

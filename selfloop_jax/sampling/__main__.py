@@ -38,7 +38,7 @@ from selfloop_jax.runtime.cli import (
 from selfloop_jax.runtime.workdir import generation_dir, generation_dirs
 from selfloop_jax.sampling.requests import in_turn
 
-USAGE = "WORKDIR --out=DIR [--generation=3] [--count=64] [--label=3] [--group=0] [--steps=18]"
+USAGE = "WORKDIR --out=DIR [--generation=3] [--count=64] [--label=3] [--group=0] [--steps=15]"
 TRAINED = "diffusion.json"  # of a generation: its generator is trained
 
 

@@ -41,7 +41,7 @@ def config_with(changes):
         ),
         (
             {"diffusion.process": "ddpm", "diffusion.ddpm.timesteps": 10},
-            "sample.steps = 18: must be <= diffusion.ddpm.timesteps = 10",
+            "sample.steps = 15: must be <= diffusion.ddpm.timesteps = 10",
         ),
         (
             {"diffusion.edm.sigma_max": 0.002},
