@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     if args.speed is not None:
-        return speed(args.speed or ["ddim:250", "multistep:15"], args.rounds)
+        return speed(args.speed or ["ddim:550", "multistep:15"], args.rounds)
     found = lines(tuple(map(int, args.evaluations.split(","))))
     if args.markdown:
         print(markdown(list(found)))
