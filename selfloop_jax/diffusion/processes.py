@@ -47,7 +47,8 @@ def log_snr_ratios(first: float, steps: int) -> np.ndarray:
     """
     if first <= NOISIEST or steps == 1:
         return np.geomspace(first, CLEANEST, steps) if steps > 1 else np.array([first])
-    return np.append(first, np.geomspace(NOISIEST, CLEANEST, steps - 1))
+    # From its clean end, which two steps must reach: they have no other.
+    return np.append(first, np.geomspace(CLEANEST, NOISIEST, steps - 1)[::-1])
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,8 @@ def multistep(process: processes.Process, denoise: Denoiser, x: jax.Array, steps
     With lambda = log(signal / noise) the exact step integrates e^lambda D (DPM-Solver++, arXiv
     2211.01095, eq. 8). A step predicts with the polynomial through the last three values of D,
     fewer at the start, evaluates D there, and repeats itself with the polynomial that has this new
-    value in the place of the oldest (the corrector of UniPC, arXiv 2302.04867). The last
-    step ends on D itself.
+    value in the place of the oldest (the corrector of UniPC, arXiv 2302.04867). The last step ends
+    on D itself.
     """
     times, signal, noise = process.log_snr_times(steps)
     lam = np.log(signal / noise)
