@@ -4,11 +4,11 @@
     python -m benchmarks.variance --markdown     # the tables of docs/dynamics.md
     python -m benchmarks.variance --speed        # images per second of the quickstart's U-Net
 
-Data are Gaussian with the variances of `scalars` or with those of the study's images, class by
-class. Their ideal denoiser is linear, so a solver is a linear map of its noise, and each direction
-of the data can be followed alone. The solvers of the package run in float64 on unit noise: shares
-are exact, without sampling noise. `five` is the share after five generations that each learn the
-Gaussian of the one before perfectly. Clipping is left out, since it is not linear.
+Data are Gaussian: of one dimension, with DEVIATIONS, or with the covariances of the study's images,
+class by class. Their ideal denoiser is linear, so a solver is a linear map of its noise, and each
+direction of the data can be followed alone. The solvers of the package run in float64 on unit
+noise: shares are exact, without sampling noise. `five` is the share after five generations that
+each learn the Gaussian of the one before perfectly. Clipping is left out, since it is not linear.
 """
 
 import argparse
@@ -173,14 +173,15 @@ def markdown(found: list[dict[str, Any]]) -> str:
         # Heun's evaluations are odd; each column takes the most that it allows.
         counts = [line["evaluations"] for line in next(iter(of_solver.values()))]
         rows = [f"| {part} | | {' | '.join(map(str, counts))} |", "|---" * (2 + len(counts)) + "|"]
-        for (process, solver), lines_ in of_solver.items():
-            cells = [f"{line['one'][part]:.3f} ({line['five'][part]:.3f})" for line in lines_]
+        for (process, solver), of_counts in of_solver.items():
+            cells = [f"{line['one'][part]:.3f} ({line['five'][part]:.3f})" for line in of_counts]
             rows.append(f"| {process} | {solver} | {' | '.join(cells)} |")
         tables.append("\n".join(rows))
     names = list(map(str, DEVIATIONS))
     rows = [f"| {SHOWN} evaluations | | sd {' | sd '.join(names)} |", "|---" * 6 + "|"]
-    for (process, solver), lines_ in of_solver.items():
-        line = max((x for x in lines_ if x["evaluations"] <= SHOWN), key=lambda x: x["evaluations"])
+    for (process, solver), of_counts in of_solver.items():
+        affordable = [line for line in of_counts if line["evaluations"] <= SHOWN]
+        line = max(affordable, key=lambda line: line["evaluations"])
         cells = [f"{line['one'][name]:.3f} ({line['five'][name]:.3f})" for name in names]
         rows.append(f"| {process} | {solver} | {' | '.join(cells)} |")
     return "\n\n".join([*tables, "\n".join(rows)])
