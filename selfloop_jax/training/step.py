@@ -76,11 +76,11 @@ def make_step(
     """The step (state, batch, key) -> (state, metrics), with means over all devices.
 
     The average of weights warms up: its decay is min(ema_decay, (1 + step) / (10 + step)). The
-    running statistics of BatchNorm are averaged with the same decay: those of the raw weights would
-    normalise with means and variances that the averaged weights do not have. This matches to first
-    order in how far the weights scatter about their average; exact statistics would take another
-    pass over the training images (Izmailov et al. 2018, arXiv 1803.05407, section 3.2). Frozen
-    parameters and statistics keep their bits, in the average too.
+    running statistics of BatchNorm are averaged with the same decay. Once the learning rate has
+    fallen to 0 they are nearer to those of the averaged weights than the raw weights' are; before
+    that they lag behind both. Exact ones would take another pass over the training images (Izmailov
+    et al. 2018, arXiv 1803.05407, section 3.2). Frozen parameters and statistics keep their bits,
+    in the average too.
     """
 
     def with_frozen(updated, old):
