@@ -28,6 +28,8 @@ def preset(name: str, precision: str = "float32", devices: int = 1) -> configs.C
     config = {"quick": _quickstart, "small": _small, "cifar": _cifar}[name]()
     config.parallel.precision = precision
     config.parallel.cpu_devices = devices
+    # The solver that the peers have.
+    config.sample.sampler = "ddim"
     config.sample.guidance = 1.0
     config.sample.steps = 10
     return configs.typed(config)
@@ -77,7 +79,6 @@ def _small() -> ConfigDict:
     config = configs.default()
     config.data.image_size = 32
     config.diffusion.process = "ddpm"
-    config.sample.sampler = "ddim"
     config.diffusion.unet.channels = 32
     config.diffusion.unet.multipliers = (1, 2, 2)
     config.diffusion.batch = 64

@@ -39,8 +39,6 @@ def get_config(arg="biased"):
     config.diffusion.later.steps = 20_000
     config.diffusion.later.learning_rate = 1e-4
     config.sample.count = 11_666
-    config.sample.sampler = "ddim"
-    config.sample.steps = 100
     config.sample.batch_per_device = 500
     common.resnet(config, "resnet18", steps=12_000, crop=4)
     common.flip_and_decay(config)

@@ -15,8 +15,6 @@ def small_ddpm(config: ConfigDict, steps: int, later_steps: int) -> None:
     config.diffusion.later.start = "previous"
     config.diffusion.later.steps = later_steps
     config.diffusion.later.learning_rate = 3e-3
-    config.sample.sampler = "ddim"
-    config.sample.steps = 30
 
 
 def small_resnet(config: ConfigDict, *names: str, steps: int) -> None:

@@ -60,8 +60,6 @@ def get_config(arg="64,biased"):
     config.diffusion.later.steps = 20_000
     config.diffusion.later.learning_rate = 5e-5
     config.sample.count = 6_000
-    config.sample.sampler = "heun"
-    config.sample.steps = 32
     config.sample.batch_per_device = 64
 
     common.resnet(config, "resnet50", steps=6_000, crop=8)

@@ -1,14 +1,17 @@
 """Tests benchmarks/: presets, cases, resident programs, profiles and tables."""
 
+import itertools
 import json
 import sys
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 import runs
 
-from benchmarks import cases, compare, presets, profile, speed, tables
+from benchmarks import cases, compare, presets, profile, speed, tables, variance
+from selfloop_jax.diffusion import processes
 
 
 @pytest.mark.parametrize(
@@ -113,3 +116,48 @@ def test_documented_tables_equal_those_made_from_the_jsonl_file(tmp_path):
         name in text
         for name in ("benchmarks.compare", "benchmarks.revisions", "benchmarks.profile")
     )
+
+
+COSINE = processes.Ddpm("cosine", 1000, "v")
+
+
+def ancestral_variance(variance, steps):
+    """Returns the variance of the images that ancestral sampling makes of Gaussian data."""
+    times = np.rint(np.linspace(1000, 0, steps + 1)).astype(int)
+    a = processes.alphas_bar("cosine", 1000)[times]
+    found = 1.0
+    for now, then in itertools.pairwise(a):
+        gain = np.sqrt(now) * variance / (now * variance + 1 - now)
+        # The posterior of x_s is Gaussian: precisions of x_s given x_0 and of x_t given x_s add up.
+        of_x_0, of_x_t = 1 / max(1 - then, 1e-12), 1 / (then / now - 1)
+        total = of_x_0 + of_x_t
+        weight = (of_x_t / np.sqrt(now / then) + of_x_0 * np.sqrt(then) * gain) / total
+        found = weight**2 * found + 1 / total
+    return found
+
+
+def test_shares_of_the_variance_equal_independent_numbers():
+    parts = {str(sd): np.array([sd**2]) for sd in (0.5, 0.25, 0.1, 0.05)}
+    ddim = variance.shares(COSINE, "ddim", 30, parts)["one"]
+    # As another program computed them.
+    np.testing.assert_allclose(list(ddim.values()), [0.90, 0.83, 0.62, 0.35], atol=0.006)
+    both = {"both": np.array([0.25, 0.01])}
+    found = variance.shares(COSINE, "ancestral", 20, both)
+    values = np.array([0.25, 0.01])
+    for which, generations in (("one", 1), ("five", 5)):
+        for _ in range(generations if which == "one" else 4):
+            values = np.array([ancestral_variance(v, 20) for v in values])
+        assert found[which]["both"] == pytest.approx(values.sum() / 0.26, abs=1e-4)
+
+
+def test_documented_shares_are_those_of_the_default_sampler():
+    page = (runs.ROOT / "docs" / "dynamics.md").read_text()
+    name = "digits, 8 px"
+    parts = {name: variance.spectrum(variance.image_sets()[name])}
+    found = variance.shares(COSINE, "multistep", 15, parts)
+    assert found["one"][name] == pytest.approx(1, abs=0.01)
+    table = page.partition(f"| {name} |")[2].partition("\n\n")[0].splitlines()
+    (row,) = (x for x in table if x.startswith("| ddpm, cosine | multistep |"))
+    # Of the header, the first column has been cut off.
+    cell = row.split("|")[table[0].split("|").index(" 15 ") + 2]
+    assert cell.strip() == f"{found['one'][name]:.3f} ({found['five'][name]:.3f})"

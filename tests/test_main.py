@@ -43,6 +43,10 @@ WRONG = {
         [C, "--config.sample.sampler=heun"],
         "sample.sampler = heun: must be one of ddim",
     ),
+    "a temperature that does nothing": (
+        [C, "--config.sample.sampler=ancestral", "--config.sample.temperature=0.5"],
+        "sample.temperature = 0.5: must be 1 where sample.sampler = ancestral",
+    ),
     "batch not divisible": (
         [C, "--config.diffusion.batch=33"],
         "diffusion.batch = 33: must be a multiple of the 4",

@@ -98,6 +98,15 @@ def _check_sampling(config: Config) -> None:
     # More steps than times would visit some time twice.
     if diffusion.process == "ddpm" and sample.steps > timesteps:
         refuse("sample.steps", sample.steps, f"<= diffusion.ddpm.timesteps = {timesteps}")
+    # x_0 is the estimate of the noise divided by the signal: 5e-5 at the cosine's last time.
+    divides = diffusion.ddpm.prediction == "eps" and diffusion.ddpm.schedule == "cosine"
+    if diffusion.process == "ddpm" and divides and not sample.clip:
+        refuse(
+            "sample.clip",
+            False,
+            "True where diffusion.ddpm.prediction = eps and diffusion.ddpm.schedule = cosine, "
+            "which divide by a signal of almost 0",
+        )
     if diffusion.edm.sigma_max <= diffusion.edm.sigma_min:
         least = f"> diffusion.edm.sigma_min = {diffusion.edm.sigma_min}"
         refuse("diffusion.edm.sigma_max", diffusion.edm.sigma_max, least)

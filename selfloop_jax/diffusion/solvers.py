@@ -100,35 +100,45 @@ def heun(process: processes.Edm, denoise: Denoiser, x: jax.Array, steps: int) ->
     return denoise(x, jnp.asarray(sigmas[-2]))  # Euler's step to sigma = 0 ends on D itself.
 
 
-ORDER = 3  # points that a step of `multistep` puts a polynomial through
+ORDER = 3  # values of D that a step of `multistep` puts a polynomial through
 
 
 def multistep(process: processes.Process, denoise: Denoiser, x: jax.Array, steps: int) -> jax.Array:
-    """Third-order multistep solver: DPM-Solver++ (arXiv 2211.01095) on a polynomial of D.
+    """Third-order multistep predictor and corrector in log(signal / noise); one evaluation a step.
 
-    In lambda = log(signal / noise) the exact step (eq. 8 there) integrates e^lambda D, of which D
-    is taken as the polynomial through its last three values, fewer at the start. The last step ends
-    on D itself. One evaluation a step.
+    With lambda = log(signal / noise) the exact step integrates e^lambda D (DPM-Solver++, arXiv
+    2211.01095, eq. 8). A step predicts with the polynomial through the last three values of D,
+    fewer at the start, evaluates D there, and repeats itself with the polynomial that has this new
+    value in the place of the oldest (the corrector of UniPC, arXiv 2302.04867). The last step ends
+    on D itself.
     """
     times, signal, noise = process.log_snr_times(steps)
-    weights = signal[1:, None] * _weights(np.log(signal / noise))
+    lam = np.log(signal / noise)
+    ratio = noise[1:] / noise[:-1]
+    predict = signal[1:, None] * _weights(lam, newest=0)
+    correct = signal[1:, None] * _weights(lam, newest=1)
+    # A step is corrected at the beginning of the next one, so the first corrects nothing.
+    back = np.append(1.0, ratio)[:-1]
+    correct = np.concatenate([np.zeros((1, ORDER)), correct])[:-1]
 
     def step(carry, inputs):
-        x, before, earlier = carry
-        t, ratio, weight = inputs
-        x_0 = denoise(x, t)
-        ahead = ratio * x + weight[0] * x_0 + weight[1] * before + weight[2] * earlier
-        return (ahead, x_0, before), None
+        predicted, last, before, earlier = carry
+        t, back, correct, ratio, predict = inputs
+        x_0 = denoise(predicted, t)
+        x = back * last + correct[0] * x_0 + correct[1] * before + correct[2] * earlier
+        ahead = ratio * x + predict[0] * x_0 + predict[1] * before + predict[2] * earlier
+        return (ahead, x, x_0, before), None
 
-    start = (x, jnp.zeros_like(x), jnp.zeros_like(x))
-    x, _, _ = _scan(step, start, times[:-1], noise[1:] / noise[:-1], weights)
+    start = (x, x, jnp.zeros_like(x), jnp.zeros_like(x))
+    x, *_ = _scan(step, start, times[:-1], back, correct, ratio, predict)
     return denoise(x, jnp.asarray(times[-1]))
 
 
-def _weights(lam: np.ndarray) -> np.ndarray:
-    """float64[n-1,3]: what each step of `multistep` gives the values of D at its last times.
+def _weights(lam: np.ndarray, newest: int) -> np.ndarray:
+    """float64[n-1,3]: what each step of `multistep` gives the values of D, the newest first.
 
-    lam: log(signal / noise), float64[n], ascending. The weight of a value is the integral of
+    lam: log(signal / noise), float64[n], ascending. newest: 0 where the newest value is that at the
+    start of the step, 1 where it is that at its end. The weight of a value is the integral of
     e^(l - end) times its Lagrange polynomial over the step.
     """
     node, node_weight = np.polynomial.legendre.leggauss(24)  # exact but for rounding
@@ -137,8 +147,9 @@ def _weights(lam: np.ndarray) -> np.ndarray:
         length = lam[i + 1] - lam[i]
         at = lam[i] + length * (node + 1) / 2
         factor = node_weight * length / 2 * np.exp(at - lam[i + 1])
-        # The newest value first; the first steps have fewer.
-        known = lam[max(0, i + 1 - ORDER) : i + 1][::-1]
+        # The first steps have fewer values.
+        end = i + 1 + newest
+        known = lam[max(0, end - ORDER) : end][::-1]
         for j, own in enumerate(known):
             others = np.delete(known, j)
             lagrange = np.prod((at[:, None] - others) / (own - others), axis=1)
@@ -151,7 +162,7 @@ class Solver:
     """A row of SOLVERS: a function, the process that it solves, and what it costs.
 
     process: its name, '' for every one with `log_snr_times`. evaluations: of the denoiser per
-    image, by the number of steps.
+    image, by the number of steps. stochastic: it calls `noise`, and forgets its initial noise.
     """
 
     solve: Callable[..., jax.Array]
@@ -179,7 +190,7 @@ SOLVERS = {
 
 
 def check(config: Config) -> None:
-    """Raises UsageError where the sampler is not one of the process."""
+    """Raises UsageError for a sampler of another process, or a temperature that it forgets."""
     process = config.diffusion.process
     # A process of a user's own need not have what `multistep` asks for.
     any_of = ("",) if hasattr(processes.PROCESSES[process], "log_snr_times") else ()
@@ -187,10 +198,15 @@ def check(config: Config) -> None:
     if config.sample.sampler not in names:
         must = f"one of {' | '.join(names)} for diffusion.process = {process}"
         refuse("sample.sampler", config.sample.sampler, must)
+    # The noise of its steps replaces the initial noise, which the temperature scales.
+    if SOLVERS[config.sample.sampler].stochastic and config.sample.temperature != 1:
+        must = f"1 where sample.sampler = {config.sample.sampler}, which forgets its initial noise"
+        refuse("sample.temperature", config.sample.temperature, must)
 
 
 def _scan(step: Callable, carry: Any, *inputs: np.ndarray) -> Any:
-    """The last carry of `step` over the rows of `inputs`, floats rounded once to float32."""
-    rows = [jnp.asarray(v, jnp.float32 if v.dtype.kind == "f" else jnp.int32) for v in inputs]
+    """The last carry of `step` over the rows of `inputs`, floats rounded once to its dtype."""
+    dtype = jax.tree.leaves(carry)[0].dtype
+    rows = [jnp.asarray(v, dtype if v.dtype.kind == "f" else jnp.int32) for v in inputs]
     # A scan compiles the step once, however many there are.
     return jax.lax.scan(step, carry, rows)[0]

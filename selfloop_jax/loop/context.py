@@ -11,6 +11,7 @@ from selfloop_jax.data import pool_rules
 from selfloop_jax.data.controls import CONTROLS
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
+from selfloop_jax.diffusion import processes
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.loop import control_images
 from selfloop_jax.loop.samples import read_samples
@@ -64,20 +65,25 @@ def capacity(config: Config, groups: int, train: int, before_subsampling: int) -
 
 
 class Networks:
-    """Every compiled program of a run, each built once. Reads no file."""
+    """Every compiled program of a run, each built once. Reads no file.
 
-    def __init__(self, config: Config, classes: int, groups: int):
+    pixel_rms: that of the real training images, which every generation's process is made for.
+    """
+
+    def __init__(self, config: Config, classes: int, groups: int, pixel_rms: float):
         side = config.data.image_size
         # On a CPU a scan over steps costs several times the steps themselves.
         platform = environment.device_info()["platform"]
         per_dispatch = configs.steps_per_dispatch(config, platform)
         dtype = configs.activation_dtype(config)
-        unet, process = generator.build(config.diffusion, classes, groups, dtype)
+        # The process stays the same when later pools have other pixels.
+        diffusion = processes.for_data(config.diffusion, pixel_rms)
+        unet, process = generator.build(diffusion, classes, groups, dtype)
         nets = {"classifier": classifier.build(config.classifier, classes, dtype)}
         if has_annotator(config, groups):
             nets["annotator"] = classifier.build(config.annotator, groups, dtype)
         self.trainers = {
-            "diffusion": generator.make_trainer(unet, process, config.diffusion, side, per_dispatch)
+            "diffusion": generator.make_trainer(unet, process, diffusion, side, per_dispatch)
         }
         self.predict = {}
         batch = config.measure.batch
@@ -114,7 +120,7 @@ class RunContext:
         self.data = data
         self.stop = stop
         self.tensorboard: TensorBoard | None = None  # the runner opens it in the workdir
-        self.networks = Networks(config, len(data.classes), len(data.groups))
+        self.networks = Networks(config, len(data.classes), len(data.groups), data.pixel_rms)
         self.inputs: store.Json = {
             "data": data.describe(config.data.source),
             "initial_weights": self.networks.read_initial_weights(),

@@ -22,6 +22,7 @@ from selfloop_jax.loop import context, setup
 from selfloop_jax.loop.context import Networks
 
 MIB = 2**20
+ANY_RMS = 1.0  # of the pixels: no shape depends on it
 
 
 def describe(config: Config) -> list[str]:
@@ -49,7 +50,7 @@ def describe(config: Config) -> list[str]:
         _check_known(config, known, train)
         lines += _not_here(missing, known, unknown)
     # Shapes alone: no weights are made for a dry run.
-    networks = Networks(config, classes, groups) if classes and groups else None
+    networks = Networks(config, classes, groups, ANY_RMS) if classes and groups else None
     lines += _pools(config, train, unknown)
     lines += _networks(networks, unknown)
     lines += _work(config)

@@ -38,7 +38,7 @@ from selfloop_jax.runtime.cli import (
 from selfloop_jax.runtime.workdir import generation_dir, generation_dirs
 from selfloop_jax.sampling.requests import in_turn
 
-USAGE = "WORKDIR --out=DIR [--generation=3] [--count=64] [--label=3] [--group=0] [--steps=18]"
+USAGE = "WORKDIR --out=DIR [--generation=3] [--count=64] [--label=3] [--group=0] [--steps=15]"
 TRAINED = "diffusion.json"  # of a generation: its generator is trained
 
 
@@ -199,6 +199,7 @@ def _generate(
     group: np.ndarray,
 ) -> np.ndarray:
     """The images uint8[N,H,W,3] of the generator whose checkpoint has this digest."""
+    from selfloop_jax.diffusion import processes
     from selfloop_jax.runtime import keys, parallel
     from selfloop_jax.sampling.sampler import make_sampler
     from selfloop_jax.training import generator
@@ -207,9 +208,10 @@ def _generate(
     side = config.data.image_size
     dtype = configs.activation_dtype(config)
     sizes = (len(data["classes"]), len(data["groups"]))
-    net, process = generator.build(config.diffusion, *sizes, dtype)
+    diffusion = processes.for_data(config.diffusion, data["pixel_rms"])
+    net, process = generator.build(diffusion, *sizes, dtype)
     # The trainer gives the shapes that the checkpoint is restored into.
-    trainer = generator.make_trainer(net, process, config.diffusion, side, 1)
+    trainer = generator.make_trainer(net, process, diffusion, side, 1)
     folder = generation_dir(workdir, generation) / "diffusion"
     weights = load_weights(config, folder, _steps(config, generation), trainer, digest)
     params = weights["params"]

@@ -167,6 +167,6 @@ def check_finite(state: TrainState, where: str) -> None:
 
     The loss that was checked last is older than the last update.
     """
-    weights = (state.params, state.ema_params, state.batch_stats)
+    weights = (state.params, state.ema_params, state.batch_stats, state.ema_batch_stats)
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(weights)):
         raise RunError(f"{where}: weights are not finite")

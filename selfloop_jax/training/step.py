@@ -20,12 +20,16 @@ Trainable = Callable[[Any], Any]  # params -> a bool per leaf
 
 @struct.dataclass
 class TrainState:
-    """All that training carries from step to step; arrays only."""
+    """All that training carries from step to step; arrays only.
+
+    ema_batch_stats: of BatchNorm, averaged like the weights that they are used with.
+    """
 
     step: jax.Array
     params: Any
     ema_params: Any
     batch_stats: Any
+    ema_batch_stats: Any
     opt_state: Any
 
 
@@ -71,8 +75,12 @@ def make_step(
 ) -> Callable:
     """The step (state, batch, key) -> (state, metrics), with means over all devices.
 
-    The average of weights warms up: its decay is min(ema_decay, (1 + step) / (10 + step)). Frozen
-    parameters keep their bits, in the average too.
+    The average of weights warms up: its decay is min(ema_decay, (1 + step) / (10 + step)). The
+    running statistics of BatchNorm are averaged with the same decay. Once the learning rate has
+    fallen to 0 they are nearer to those of the averaged weights than the raw weights' are; before
+    that they lag behind both. Exact ones would take another pass over the training images (Izmailov
+    et al. 2018, arXiv 1803.05407, section 3.2). Frozen parameters and statistics keep their bits,
+    in the average too.
     """
 
     def with_frozen(updated, old):
@@ -102,7 +110,13 @@ def make_step(
             lambda old, new: decay * old + (1 - decay) * new, state.ema_params, params
         )
         ema = with_frozen(ema, state.ema_params)
-        return TrainState(state.step + 1, params, ema, stats, opt_state), metrics
+        # As a step towards the new value, which leaves the bits of frozen statistics as they are.
+        ema_stats = jax.tree.map(
+            lambda old, new: old + (1 - decay) * (new - old) if ema_decay else new,
+            state.ema_batch_stats,
+            stats,
+        )
+        return TrainState(state.step + 1, params, ema, stats, ema_stats, opt_state), metrics
 
     return step
 
@@ -158,22 +172,23 @@ def make_trainer(
 
 
 def _start(tx, variables, learning_rate, steps) -> TrainState:
-    """The state at step 0, with the average initialised to the weights.
+    """The state at step 0, with the averages initialised to weights and statistics.
 
     Everything is copied: training donates its state, and the weights given may be in use.
     """
     params = jax.tree.map(jnp.copy, variables["params"])
     ema = jax.tree.map(jnp.copy, variables["params"])
     stats = jax.tree.map(jnp.copy, variables["batch_stats"])
+    ema_stats = jax.tree.map(jnp.copy, variables["batch_stats"])
     opt_state = tx.init(params)
     hyper = {
         "learning_rate": jnp.asarray(learning_rate, jnp.float32),
         "total_steps": jnp.asarray(steps, jnp.float32),
     }
     opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, **hyper})
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, stats, opt_state)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, stats, ema_stats, opt_state)
 
 
 def ema_variables(state: TrainState) -> Variables:
-    """The variables that a trained network is used with: its averaged weights."""
-    return {"params": state.ema_params, "batch_stats": state.batch_stats}
+    """The variables that a trained network is used with: the averages of all."""
+    return {"params": state.ema_params, "batch_stats": state.ema_batch_stats}

@@ -41,7 +41,7 @@ def config_with(changes):
         ),
         (
             {"diffusion.process": "ddpm", "diffusion.ddpm.timesteps": 10},
-            "sample.steps = 18: must be <= diffusion.ddpm.timesteps = 10",
+            "sample.steps = 15: must be <= diffusion.ddpm.timesteps = 10",
         ),
         (
             {"diffusion.edm.sigma_max": 0.002},
@@ -60,6 +60,15 @@ def config_with(changes):
             {"parallel.steps_per_dispatch": 3, "checkpoint.interval_steps": 3},
             "diffusion.steps = 2000: must be a multiple of parallel.steps_per_dispatch = 3",
         ),
+        (
+            {
+                "diffusion.process": "ddpm",
+                "diffusion.ddpm.prediction": "eps",
+                "sample.clip": False,
+            },
+            "sample.clip = False: must be True where diffusion.ddpm.prediction = eps and "
+            "diffusion.ddpm.schedule = cosine, which divide by a signal of almost 0",
+        ),
     ],
 )
 def test_what_cannot_be_together_is_refused(changes, message):
@@ -76,6 +85,13 @@ def test_what_cannot_be_together_is_refused(changes, message):
         {"loop.group_source": "requested", "diffusion.condition_on": "label_group"},
         {"diffusion.ddpm.timesteps": 10},  # of the other process
         {"sample.guidance": -1.0},
+        {"diffusion.ddpm.prediction": "eps", "sample.clip": False},
+        {
+            "diffusion.process": "ddpm",
+            "diffusion.ddpm.prediction": "eps",
+            "diffusion.ddpm.schedule": "linear",
+            "sample.clip": False,
+        },
         {"parallel.steps_per_dispatch": 10, "annotator.steps": 7},  # no annotator is trained
     ],
 )

@@ -567,6 +567,8 @@ def test_a_data_set_describes_itself_for_the_record():
     data = dataset.load(data_section(kind="rho"), seed=0)
     described = data.describe("digits")
     assert len(described.pop("digest")) == 64
+    pixels = data.train.pixels / 127.5 - 1
+    assert described.pop("pixel_rms") == pytest.approx(np.sqrt(np.mean(pixels**2)), abs=5e-5)
     assert described == {
         "source": "digits",
         "classes": list("0123456789"),

@@ -310,9 +310,9 @@ def test_only_the_head_of_a_frozen_network_changes(narrow, tmp_path):
         jax.tree_util.keystr(path)
         for (path, a), b in zip(
             jax.tree_util.tree_flatten_with_path(
-                (start.params, start.ema_params, start.batch_stats)
+                (start.params, start.ema_params, start.batch_stats, start.ema_batch_stats)
             )[0],
-            jax.tree.leaves((end.params, end.ema_params, end.batch_stats)),
+            jax.tree.leaves((end.params, end.ema_params, end.batch_stats, end.ema_batch_stats)),
             strict=True,
         )
         if a.tobytes() != b.tobytes()

@@ -133,7 +133,10 @@ def run_plain(kind, state, key):
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(SECTION.ema_decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(lambda a, b: a + (1 - decay) * (b - a), state.ema_params, params)
-        return TrainState(state.step + 1, params, ema, stats, opt_state), loss
+        ema_stats = jax.tree.map(
+            lambda a, b: decay * a + (1 - decay) * b, state.ema_batch_stats, stats
+        )
+        return TrainState(state.step + 1, params, ema, stats, ema_stats, opt_state), loss
 
     losses = []
     for index in indices():
@@ -179,7 +182,8 @@ def test_a_new_training_keeps_the_averaged_weights_and_resets_the_rest(trainers,
     assert state.step == 0
     for new in (state.params, state.ema_params):
         jax.tree.map(np.testing.assert_array_equal, new, trained.ema_params)
-    jax.tree.map(np.testing.assert_array_equal, state.batch_stats, trained.batch_stats)
+    for new in (state.batch_stats, state.ema_batch_stats):
+        jax.tree.map(np.testing.assert_array_equal, new, trained.ema_batch_stats)
     assert state.opt_state.hyperparams["learning_rate"] == 0.5
     assert state.opt_state.hyperparams["total_steps"] == 7
     moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]

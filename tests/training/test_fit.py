@@ -16,7 +16,7 @@ from selfloop_jax.runtime import environment, log, parallel
 from selfloop_jax.training import fit as fitting
 from selfloop_jax.training.checkpoints import Checkpoints, state_digest
 from selfloop_jax.training.fit import Preempted, put_on_devices
-from selfloop_jax.training.step import make_trainer
+from selfloop_jax.training.step import ema_variables, make_trainer
 
 BATCH = 8
 
@@ -310,6 +310,23 @@ def test_a_new_state_starts_at_step_0_with_its_average_on_the_weights(trainers):
     assert state_digest(state_of(trainers[1], 0)) == state_digest(state)
     assert state_digest(state_of(trainers[1], 1)) != state_digest(state)
     assert trainers[1].parameters == 1200
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.3])
+def test_statistics_are_averaged_with_the_decay_of_the_weights(trainers, ema_decay):
+    trainer = trainers[1]
+    if not ema_decay:
+        trainer = make_trainer(linear_init, linear_loss, SECTION, 1)
+    pool = put_on_devices(fitting.training_columns(POOL), 16, "device")
+    state, average = state_of(trainer, 0), 0.0
+    for i in range(4):
+        rows = parallel.shard_steps({"index": (np.arange(BATCH)[None] + i) % len(POOL)})
+        state, _ = trainer.program(state, pool, rows, parallel.replicate(jax.random.key(0)))
+        decay = min(ema_decay, (1 + i) / (10 + i))
+        average = decay * average + (1 - decay) * float(state.batch_stats["mean"])
+        used = ema_variables(state)["batch_stats"]["mean"]
+        np.testing.assert_allclose(used, average, rtol=1e-6)
+    assert (used == state.batch_stats["mean"]) == (ema_decay == 0)
 
 
 def test_training_does_not_change_its_initial_weights(trainers):
