@@ -80,6 +80,15 @@ class Arm:
         return sorted(numbers)
 
     @property
+    def complete_runs(self) -> list[list[Row]]:
+        """The rows, in order, of each run that has all generations of the arm."""
+        complete = []
+        for rows in self.runs.values():
+            if len(rows) == len(self.generations):
+                complete.append([rows[g] for g in self.generations])
+        return complete
+
+    @property
     def seeds(self) -> list[int]:
         """The seed of each run."""
         return [_seed(rows) for rows in self.runs.values()]

@@ -50,6 +50,7 @@ class Generation:
     record: store.Json
     metrics: dict[str, Estimate]
     pool_counts: np.ndarray  # int[C,G]
+    split_counts: dict[str, np.ndarray]  # int[C,G] of `train` and `reserve`, where recorded
     generated_counts: np.ndarray | None  # int[C,G]; None in a control, which generates nothing
     recall: np.ndarray | None  # float64[C,G], NaN where a subgroup has no image
     by_class: Examples | None  # generated images; None: samples.npz is missing or damaged
@@ -230,6 +231,11 @@ def _generation(folder: Path, record: store.Json, notes: list[str]) -> Generatio
     pool = _table(record["pool"]["counts"], (classes, groups))
     if pool is None:
         raise ValueError("pool.counts: missing")
+    splits = {}
+    for split in ("train", "reserve"):
+        counts = _table(record["pool"].get(f"{split}_counts"), (classes, groups))
+        if counts is not None:
+            splits[split] = counts.astype(int)
     recall = _table(tables.get("recall", {}).get("value"), (classes, groups))
     digests = record.get("digests", {})
     samples = None  # a control generates nothing, so nothing is missing there
@@ -243,6 +249,7 @@ def _generation(folder: Path, record: store.Json, notes: list[str]) -> Generatio
         record=record,
         metrics={key: _number(found) for key, found in record["metrics"].items()},
         pool_counts=pool.astype(int),
+        split_counts=splits,
         generated_counts=None if generated is None else generated.astype(int),
         recall=recall,
         by_class=examples(samples, "label", classes),

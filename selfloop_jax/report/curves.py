@@ -24,6 +24,7 @@ from selfloop_jax.report.style import (
     finish,
     generation_axis,
     line,
+    plot_seeds,
     ramp,
     spread,
 )
@@ -32,7 +33,10 @@ BINS = 120  # points of a loss curve, at most
 DOTS = 12  # up to so many points are marked: a single one would not show otherwise
 LINES = 8  # generations in a loss plot, at most
 
-SEEDS = "Thick: mean over seeds, with its 95 % interval from three seeds on; thin: each seed."
+SEEDS = (
+    "Thick: mean over seeds, with its 95 % interval from three seeds on; dots and thin lines: each "
+    "seed."
+)
 ONE_RUN = "Shaded: {level} interval over images, not over seeds."
 BASELINE = "Dotted: baseline, held-out real images in place of generated ones."
 BROKEN = "Lines are interrupted where the metric is undefined or not measured."
@@ -128,7 +132,7 @@ def plot_arm(ax: Axes, arm: Arm, key: str, i: int) -> None:
     look = line(i)
     low, high = arm.interval(key)
     if len(values) > 1:
-        ax.plot(arm.generations, values.T, color=look["color"], linewidth=0.6, alpha=0.35)
+        plot_seeds(ax, arm.generations, values, look["color"])
     ax.fill_between(arm.generations, low, high, color=look["color"], alpha=0.14, linewidth=0)
     ax.plot(arm.generations, arm.mean(key), linewidth=1.7, **look)
 
