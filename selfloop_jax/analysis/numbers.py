@@ -2,6 +2,7 @@
 
 Columns of a row:
   set, run, seed, generation    `set` is `main`, or `side` for the runs of a side study
+  version                       of the program that wrote the record
   config.<field>                the config fields in which the runs differ; they define the arms
   setting.<field>               the config fields that the analysis reads
   verdict.<field>               the section `verdict` of the config
@@ -80,6 +81,7 @@ def rows(runs: Sequence[Run], side: Sequence[Run] = ()) -> list[Row]:
                     "run": names[i],
                     "seed": run.seed,
                     "generation": generation.number,
+                    "version": str(generation.record.get("version", "")),
                     **shared,
                     **_numbers(generation),
                 }
@@ -188,7 +190,7 @@ def read_csv(path: Path) -> list[Row]:
 def _row(cells: dict[str, str]) -> Row:
     row: Row = {}
     for name, text in cells.items():
-        if name in ("set", "run") or name.startswith(TEXT):
+        if name in ("set", "run", "version") or name.startswith(TEXT):
             row[name] = text
         elif text:  # an empty cell is a number that the run lacks
             numbers = [float(part) for part in text.split()]

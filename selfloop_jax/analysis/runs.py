@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from selfloop_jax import __version__
 from selfloop_jax.analysis.losses import Losses, read_losses
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
@@ -141,6 +142,33 @@ def read_runs(workdirs: Sequence[Path]) -> tuple[Run, ...]:
                 f"{run.data['source']!r} in {run.path}; runs that are overlaid need one data source"
             )
     return runs
+
+
+def unreadable_versions(workdirs: Sequence[Path]) -> dict[Path, str]:
+    """Returns {workdir: version} of the runs of other versions that this one cannot read.
+
+    Damage is none of them: a run of this version that cannot be read raises later, in `read_runs`.
+    """
+    found = {}
+    for workdir in workdirs:
+        version = _version_of(Path(workdir))
+        if version in (None, __version__):
+            continue
+        try:
+            read_run(workdir)
+        except (RunError, UsageError):
+            found[workdir] = str(version)
+    return found
+
+
+def _version_of(workdir: Path) -> str | None:
+    """The version of the program that a run was last made with; None where nothing says so."""
+    path = workdir / "manifest.json"
+    entries = store.read_json(path) if path.is_file() else None
+    if not isinstance(entries, list) or not entries:
+        return None
+    # Version 0.1 did not write its own version.
+    return str(entries[-1].get("selfloop_jax", "0.1"))
 
 
 def read_run(workdir: Path) -> Run:
