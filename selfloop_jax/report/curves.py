@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,26 @@ ONE_RUN = "Shaded: {level} interval over images, not over seeds."
 BASELINE = "Dotted: baseline, held-out real images in place of generated ones."
 BROKEN = "Lines are interrupted where the metric is undefined or not measured."
 NOT_NESTED = "Equalized odds and demographic parity are not defined for nested groups."
+
+
+# What a reader in a hurry wants to see, as far as it is measured.
+IN_SHORT = Panel(
+    "headline",
+    "In short",
+    "Accuracy, and the gap between groups, of each generation's classifier on the {split} images "
+    "(0 is parity); and of the generated images the share of the bias-aligned group, or of the "
+    "real subgroups that occur.",
+    ("accuracy", "equal_opportunity_difference_mean", "bias_aligned_share", "subgroup_coverage"),
+)
+
+
+def headline(arms: Sequence[Arm], run: Run) -> RenderedFigure | None:
+    """Returns the first three metrics of IN_SHORT that are measured; None without any.
+
+    `run` provides what it does in `metric_curves`.
+    """
+    shown = [key for key in IN_SHORT.keys if _is_measured(arms, key)][:3]
+    return _panel(arms, replace(IN_SHORT, keys=tuple(shown)), shown, run) if shown else None
 
 
 def metric_curves(arms: Sequence[Arm], run: Run) -> list[RenderedFigure]:

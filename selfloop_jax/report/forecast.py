@@ -48,9 +48,9 @@ def forecast_table(made: Sequence[Forecast]) -> Table:
         "Mean absolute error over seeds and generations from 1 on, of the forecast and of rivals "
         "that need no side study: the share of the real images; what the pool rule gives with a "
         "copy machine, which generates the shares of its pool; what generation 0 was seen to have, "
-        "a sample with its noise. Covered: observations within the 95 % interval of the forecast. Without "
-        "forecast: observations whose share lies outside the range of the side study; all errors "
-        "leave them out."
+        "a sample with its noise. Covered: observations within the 95 % interval of the forecast. "
+        "Without forecast: observations whose share lies outside the range of the side study; all "
+        "errors leave them out."
     )
     rivals = (f"error, {name}" for name in RIVALS.values())
     header = ("loop", "quantity", "error", *rivals, "covered", "without forecast")
