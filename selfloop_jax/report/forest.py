@@ -18,7 +18,7 @@ from selfloop_jax.report.verdicts import asked, needed, with_interval
 # heading, of the margins above and below the rows.
 WIDTH, LEFT, RIGHT = 10.4, 2.75, 6.3
 ROW, HEADING, TOP, BOTTOM = 0.36, 0.21, 0.25, 0.48
-LETTERS = 128  # of a heading, per line
+LETTERS = 146  # of a heading, per line
 NAME = 37  # letters of the name of a row, at most
 
 # Left edge and title of the columns of text.
@@ -116,7 +116,15 @@ def _row(ax: Axes, y: float, one: Finding, several: bool) -> None:
     middle = y - 0.04
     _interval(ax, middle, one.simultaneous, colour, 0.8)
     _interval(ax, middle, (one.contrast.low, one.contrast.high), colour, 2.6)
-    ax.plot(one.contrast.mean, middle, "D", color=colour, markersize=6, markeredgecolor="white")
+    ax.plot(
+        one.contrast.mean,
+        middle,
+        "D",
+        color=colour,
+        markersize=4.8,
+        markeredgecolor="white",
+        mew=0.6,
+    )
     # Below the interval, so that neither hides the other.
     dots = one.contrasts[np.isfinite(one.contrasts)]
     look: dict[str, Any] = {"color": colour, "alpha": 0.55, "markersize": 3.6, "markeredgewidth": 0}

@@ -35,8 +35,8 @@ def _headline(rows: Sequence[Finding]) -> str:
         numbers = [f"{one.arm.name} {_numbers(one)}" for one in arms]
         if len(arms) > MOST_NAMED:
             means = [one.contrast.mean for one in arms]
-            names = ", ".join(one.arm.name for one in arms)
-            numbers = [f"{names} {min(means):+.3f} to {max(means):+.3f}"]
+            names = "; ".join(one.arm.name for one in arms)
+            numbers = [f"{names}, contrasts from {min(means):+.3f} to {max(means):+.3f}"]
         parts.append(f"{_capital(verdict)}: {'; '.join(numbers)}.")
     estimand = rows[0].estimand
     of_what = f"{title_of(rows[0].metric)}, against {rows[0].control}"

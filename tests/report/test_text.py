@@ -83,7 +83,8 @@ def test_of_many_arms_with_one_verdict_the_range_is_given(tmp_path):
     for workdir in found:
         edit(workdir / "config.json", lambda c: c["verdict"].update(control="fresh_real"))
     text = summary_of(*found)
-    assert text.endswith("against fresh_real. Real images help more: a, b, c, d +0.200 to +0.260.")
+    numbers = "a; b; c; d, contrasts from +0.200 to +0.260."
+    assert text.endswith(f"against fresh_real. Real images help more: {numbers}")
 
 
 def test_summary_of_one_run_says_what_its_plan_needs(tmp_path):
