@@ -21,7 +21,7 @@ from selfloop_jax.analysis import arms, numbers
 from selfloop_jax.data import dataset
 from selfloop_jax.measure import drift
 
-TABLE = Path("docs/digits_study.csv")
+TABLE = Path(__file__).parent.parent / "docs" / "digits_study.csv"
 RHO = {"biased": "0.5", "unbiased": "0.1"}
 
 

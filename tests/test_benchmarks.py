@@ -8,7 +8,7 @@ import jax
 import pytest
 import runs
 
-from benchmarks import cases, compare, presets, profile, speed, tables
+from benchmarks import cases, compare, drift, presets, profile, speed, tables
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,11 @@ def test_documented_tables_equal_those_made_from_the_jsonl_file(tmp_path):
         name in text
         for name in ("benchmarks.compare", "benchmarks.revisions", "benchmarks.profile")
     )
+
+
+def test_the_drift_of_the_study_is_computed_for_its_table():
+    case = next(drift.cases(loops=5, seeds=1))
+    assert case["case"] == "biased, accumulate"
+    low, high = case["band"]
+    assert all(0.7 < a <= b <= c <= 1 for a, b, c in zip(low, case["copies"], high, strict=True))
+    assert len(case["observed"]) == 5

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from selfloop_jax.analysis.drift import COVERAGE, Drift
-from selfloop_jax.report.curves import SEEDS, small_multiples
+from selfloop_jax.analysis.drift import COVERAGE, LOOPS, Drift
+from selfloop_jax.report.curves import small_multiples
 from selfloop_jax.report.panels import number_text, title_of
 from selfloop_jax.report.style import RenderedFigure, finish, generation_axis, line, plot_seeds
 from selfloop_jax.report.tables import Table
@@ -36,13 +36,17 @@ def drift_figure(made: Sequence[Drift]) -> RenderedFigure:
         ax.set_title(one.arm.name)
         generation_axis(ax, x)
     fig.supylabel(title_of(COVERAGE), size=9)
-    caption = (
-        f"Observed {title_of(COVERAGE)} and its null, the neutral drift of copy machines. {WHAT} "
-        "Shaded: where 95 % of 400 simulated runs lie; darker: 95 % of the means of as many runs "
-        f"as there are seeds. {SEEDS.replace(', with its 95 % interval from three seeds on', '')} "
-        "Groups are taken as they were read."
-    )
-    return finish(fig, "drift", " ".join(sentences(made)), caption)
+    caption = [
+        f"Observed {title_of(COVERAGE)} and its null, the neutral drift of copy machines. {WHAT}",
+        f"Shaded: where 95 % of {LOOPS} simulated runs lie.",
+    ]
+    if any(len(one.observed) > 1 for one in made):
+        caption.append(
+            "Darker: the same of the means of as many runs as there are seeds. Thick: mean over "
+            "seeds; dots and thin lines: each seed."
+        )
+    caption.append("Groups are taken as they were read.")
+    return finish(fig, "drift", " ".join(sentences(made)), " ".join(caption))
 
 
 def sentences(made: Sequence[Drift]) -> list[str]:

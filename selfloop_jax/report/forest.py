@@ -116,19 +116,12 @@ def _row(ax: Axes, y: float, one: Finding, several: bool) -> None:
     middle = y - 0.04
     _interval(ax, middle, one.simultaneous, colour, 0.8)
     _interval(ax, middle, (one.contrast.low, one.contrast.high), colour, 2.6)
-    ax.plot(
-        one.contrast.mean,
-        middle,
-        "D",
-        color=colour,
-        markersize=4.8,
-        markeredgecolor="white",
-        mew=0.6,
-    )
+    diamond: dict[str, Any] = {"color": colour, "markersize": 4.8, "markeredgecolor": "white"}
+    ax.plot(one.contrast.mean, middle, "D", markeredgewidth=0.6, **diamond)
     # Below the interval, so that neither hides the other.
     dots = one.contrasts[np.isfinite(one.contrasts)]
-    look: dict[str, Any] = {"color": colour, "alpha": 0.55, "markersize": 3.6, "markeredgewidth": 0}
-    ax.plot(dots, np.full(len(dots), y + 0.11), "o", **look)
+    look: dict[str, Any] = {"color": colour, "alpha": 0.55, "markersize": 3.6}
+    ax.plot(dots, np.full(len(dots), y + 0.11), "o", markeredgewidth=0, **look)
     _write(ax, 0.05, y - 0.07 * several, _shortened(one.arm.name), size=8.8)
     if several:
         _write(ax, 0.05, y + 0.09, _shortened(title_of(one.metric)), size=7.5, color="#555555")
@@ -151,12 +144,7 @@ def _interval(ax: Axes, y: float, ends: tuple[float, float], colour: str, width:
         return
     left, right = ax.get_xlim()
     ax.plot([max(low, left), min(high, right)], [y, y], color=colour, lw=width, zorder=2)
-    look: dict[str, Any] = {
-        "color": colour,
-        "markersize": 4,
-        "clip_on": False,
-        "markeredgewidth": 0,
-    }
+    look: dict[str, Any] = {"color": colour, "markersize": 4, "clip_on": False}
     if low < left:
         ax.plot(left, y, "<", **look)
     if high > right:
@@ -186,7 +174,7 @@ def _caption(found: Sequence[Finding]) -> str:
         "that holds for all contrasts of one family at once (Sidak)."
     ]
     if any(one.margin > 0 for one in found):
-        parts.append("Gray band: the margin; a change has to lie outside of it.")
+        parts.append("Grey band: the margin; a change has to lie outside of it.")
     parts.append(
         "Joint p: of a contrast of 0, by flipping the signs of all arms of a seed together. Right "
         "of 0 the loop became more biased than its control."

@@ -175,4 +175,6 @@ def _with_p(one: Summary) -> str:
 
 def with_interval(mean: float, low: float, high: float) -> str:
     """Returns a signed number with its interval, where it has one."""
+    if math.isnan(mean):
+        return number_text(mean)
     return f"{mean:+.3f}" if math.isnan(low) else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"

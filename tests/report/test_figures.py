@@ -168,7 +168,7 @@ def test_the_forest_plot_has_every_finding_in_words(tmp_path):
     assert "accumulate, mean equal opportunity difference, inclusion against no_synthetic" in (
         figure.alt
     )
-    assert "Gray band: the margin" in figure.caption
+    assert "Grey band: the margin" in figure.caption
 
 
 def test_the_forest_plot_grows_with_its_rows_and_copes_with_few_seeds(tmp_path):
@@ -184,7 +184,7 @@ def test_the_forest_plot_grows_with_its_rows_and_copes_with_few_seeds(tmp_path):
         edit(workdir / "config.json", lambda c, m=metrics: c["verdict"].update(metrics=m, margin=0))
     two = forest.forest(findings(workdirs), "forest")
     assert "mean disparate impact ratio" in two.alt
-    assert "Gray band" not in two.caption
+    assert "Grey band" not in two.caption
     (single,) = findings([w for w in workdirs if w.name.endswith("-0")])[:1]
     assert "undecided" in forest.forest([single], "forest").alt
 
