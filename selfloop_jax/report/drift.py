@@ -32,8 +32,10 @@ def drift_figure(made: Sequence[Drift]) -> RenderedFigure:
             plot_seeds(ax, x, one.observed, seen["color"])
         ax.plot(x, one.mean.mean, linewidth=1.4, **null)
         ax.plot(x, one.observed.mean(axis=0), linewidth=1.8, **seen)
-        ax.set_ylim(min(0.95 * one.observed.min(), 0.95 * one.single.low.min(), 0.9), 1.01)
-        ax.set_title(one.arm.name)
+        # Room below the lowest point, and 1 in view.
+        ax.set_ylim(min(one.observed.min(), one.single.low.min(), 0.9) - 0.03, 1.02)
+        if len(made) > 1:
+            ax.set_title(one.arm.name)
         generation_axis(ax, x)
     fig.supylabel(title_of(COVERAGE), size=9)
     caption = [
@@ -56,8 +58,10 @@ def sentences(made: Sequence[Drift]) -> list[str]:
         place = int(one.places[-1])
         null = one.mean
         band = f"{number_text(null.low[-1])} to {number_text(null.high[-1])}"
+        # A single arm needs no name.
+        start = f"{one.arm.name}: in" if len(made) > 1 else "In"
         lines.append(
-            f"{one.arm.name}: in generation {one.arm.generations[-1]} the {title_of(COVERAGE)} is "
+            f"{start} generation {one.arm.generations[-1]} the {title_of(COVERAGE)} is "
             f"{number_text(one.observed[:, -1].mean())}, {WHERE[place]} the 95 % band of copy "
             f"machines, {band} (mean {number_text(null.mean[-1])}): {MEANING[place]}."
         )

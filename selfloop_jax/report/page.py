@@ -129,7 +129,7 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
     side_rows = [row for row in numbers if row["set"] == "side"]
     # Figures are rendered inside: the style holds nowhere else.
     with figure_style():
-        first = _first_screen(runs, main_arms, found)
+        first = _first_screen(runs, main_arms, found, run_names(every))
         overview = _overview(main_arms, runs[0], found, side_rows)
         parts = _parts(runs, main_arms, run_names(every))
     differences = None
@@ -141,7 +141,11 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
         differences=differences,
         many=len(runs) > 1,
         parts=parts,
-        notes=[*text.left_out(left_out), *_notes(runs, parts, side_runs)],
+        notes=[
+            *text.left_out(left_out),
+            *text.versions(main_arms),
+            *_notes(runs, parts, side_runs),
+        ],
         overview=overview,
     )
     figures = [*first.figures, *overview.figures]
@@ -157,11 +161,11 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
 
 
 def _first_screen(
-    runs: Sequence[Run], every: Sequence[Arm], found: Sequence[Finding]
+    runs: Sequence[Run], every: Sequence[Arm], found: Sequence[Finding], names: Sequence[str]
 ) -> FirstScreen:
+    """names: those of `runs`, and behind them those of the side study."""
     loops = [arm for arm in every if arm.is_loop] or list(every)
     planned = [finding for finding in found if finding.planned]
-    names = run_names(runs)
     # Images of the first seed of each loop.
     images = {}
     for arm in loops:
@@ -169,7 +173,7 @@ def _first_screen(
     return FirstScreen(
         strip=strip.strip(images),
         sentences=text.summary(runs, every, found),
-        figure=(forest.forest(planned, "forest") if planned else curves.headline(loops, runs[0])),
+        figure=forest.forest(planned, "forest") if planned else curves.headline(loops, runs[0]),
     )
 
 

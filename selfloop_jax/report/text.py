@@ -118,6 +118,21 @@ def left_out(versions: Mapping[Path, str]) -> list[str]:
     return lines
 
 
+def versions(arms: Sequence[Arm]) -> Iterator[str]:
+    """Yields a sentence where the arms were not all made by one version of the program."""
+    names: dict[str, list[str]] = {}
+    for arm in arms:
+        for version in sorted(arm.versions):
+            label = arm.name if arm.is_loop else f"{arm.name} ({arm.control})"
+            names.setdefault(version or "unknown", []).append(label)
+    if len(names) > 1:
+        parts = [f"{version}: {', '.join(labels)}" for version, labels in names.items()]
+        yield (
+            f"Several versions of the program made these runs ({'; '.join(parts)}), so a contrast "
+            "between them may be due to the program."
+        )
+
+
 def caveats(run: Run) -> list[str]:
     """Returns sentences on what is missing or weaker than it looks in a run."""
     sentences = list(run.notes)

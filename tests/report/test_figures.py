@@ -215,9 +215,9 @@ def test_the_coverage_is_shown_against_copy_machines(tmp_path):
     made, _ = drift.drifts(arms_of(run))
     figure = drift_figures.drift_figure(made)
     expected = (
-        "all runs: in generation 2 the subgroup coverage is 1.000, inside the 95 % band of copy "
-        "machines, 1.000 to 1.000 (mean 1.000): no more and no fewer subgroups are lost than "
-        "chance alone takes."
+        "In generation 2 the subgroup coverage is 1.000, inside the 95 % band of copy machines, "
+        "1.000 to 1.000 (mean 1.000): no more and no fewer subgroups are lost than chance alone "
+        "takes."
     )
     assert figure.alt == expected
     ((row,), header) = drift_figures.drift_table(made).rows, drift_figures.drift_table(made).header

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from workdirs import GAP, edit, make_study, make_workdir
+from workdirs import GAP, edit, make_arm, make_study, make_workdir
 
 from selfloop_jax.analysis.numbers import read_csv
 from selfloop_jax.report import write
@@ -260,9 +260,42 @@ def test_a_run_of_another_version_that_cannot_be_read_is_one_line(tmp_path):
     assert (tmp_path / "page" / "curves_headline.png").is_file()
 
 
+def test_controls_of_another_version_are_one_line_and_still_shown(tmp_path):
+    loop = make_arm(tmp_path, "replace", "none", 0.1)
+    control = make_arm(tmp_path, "replace", "fresh_real", 0.0)
+    side = make_workdir(tmp_path / "side" / loop[0].name, 1, seed=9)  # a folder of the same name
+    for workdir in control:
+        for g in range(3):
+            edit(workdir / f"gen_{g:04d}" / "record.json", lambda r: r.update(version="0.1.9"))
+    html = write([*loop, *control], tmp_path / "page.html", [side]).read_text()
+    line = "Several versions of the program made these runs (0.2.0: loop; 0.1.9: fresh_real"
+    assert html.count(line) == 1
+    assert "Amplification: " in html
+    assert "but the control is of another version of the program (0.1.9, not 0.2.0)" in html
+
+
 def test_a_readable_run_of_another_version_is_shown(tmp_path):
     paths = [make_workdir(tmp_path / str(seed), seed=seed) for seed in range(2)]
     edit(paths[1] / "manifest.json", lambda entries: entries[0].update(selfloop_jax="0.9.0"))
     html = page_of(*paths, out=tmp_path / "page.html")
     assert "left out: written" not in html
     assert "2 runs overlaid" in html
+
+
+def test_a_plan_that_names_what_no_run_has_is_one_line_and_the_rest_is_shown(tmp_path):
+    loop = make_arm(tmp_path, "replace", "none", 0.1)
+    control = make_arm(tmp_path, "replace", "fresh_real", 0.0)
+    other = make_workdir(tmp_path / "other", rule="accumulate")
+    edit(other / "config.json", lambda c: c["verdict"].update(control="oracle_resample"))
+    for workdir in (*loop, *control):
+        metrics = [GAP, "aligned_contrast"]  # no record has the second
+        edit(workdir / "config.json", lambda c, m=metrics: c["verdict"].update(metrics=m))
+    html = page_of(*loop, *control, other, out=tmp_path / "page.html")
+    assert "Undecided: accumulate. No matching control of the kind oracle_resample" in html
+    lacking = (
+        "aligned minus conflicting, against fresh_real. Undecided, needs about 7 seeds: replace"
+    )
+    assert f"{lacking} undefined, 0 seeds" in html
+    assert "6 seeds without a value were left out." in html
+    assert "Amplification: replace +0.200" in html
+    assert (tmp_path / "page" / "forest.png").is_file()
