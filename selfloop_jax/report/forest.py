@@ -127,7 +127,7 @@ def _row(ax: Axes, y: float, one: Finding, several: bool) -> None:
         _write(ax, 0.05, y + 0.09, _shortened(title_of(one.metric)), size=7.5, color="#555555")
     (x, _), (x_p, _), (x_verdict, _) = COLUMNS
     _write(ax, x, y, with_interval(one.contrast.mean, one.contrast.low, one.contrast.high))
-    _write(ax, x_p, y, number_text(one.contrast.p))
+    _write(ax, x_p, y, number_text(one.contrast.p if one.seeds else None))
     missing = needed(one)
     _write(ax, x_verdict, y - 0.07 * bool(missing), one.verdict, color=colour)
     _write(ax, x_verdict, y + 0.09, missing, size=7.5, color="#555555")
