@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import runs
 
-from benchmarks import cases, compare, presets, profile, speed, tables, variance
+from benchmarks import cases, compare, drift, presets, profile, speed, tables, variance
 from selfloop_jax.diffusion import processes
 
 
@@ -161,3 +161,11 @@ def test_documented_shares_are_those_of_the_default_sampler():
     # Of the header, the first column has been cut off.
     cell = row.split("|")[table[0].split("|").index(" 15 ") + 2]
     assert cell.strip() == f"{found['one'][name]:.3f} ({found['five'][name]:.3f})"
+
+
+def test_the_drift_of_the_study_is_computed_for_its_table():
+    case = next(drift.cases(loops=5, seeds=1))
+    assert case["case"] == "biased, accumulate"
+    low, high = case["band"]
+    assert all(0.7 < a <= b <= c <= 1 for a, b, c in zip(low, case["copies"], high, strict=True))
+    assert len(case["observed"]) == 5

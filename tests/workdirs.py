@@ -116,6 +116,8 @@ def make_record(g: int, seed: int, source: str, groups: int, nested: bool) -> di
         "generated": {str(origin): IMAGES for origin in range(g)},
         "counts": counts.tolist(),
         "unknown_group": 0,
+        "train_counts": counts.tolist(),
+        "reserve_counts": (2 * counts).tolist(),
     }
     return {
         "generation": g,

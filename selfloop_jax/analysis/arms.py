@@ -80,6 +80,20 @@ class Arm:
         return sorted(numbers)
 
     @property
+    def complete_runs(self) -> list[list[Row]]:
+        """The rows, in order, of each run that has all generations of the arm."""
+        complete = []
+        for rows in self.runs.values():
+            if len(rows) == len(self.generations):
+                complete.append([rows[g] for g in self.generations])
+        return complete
+
+    @property
+    def versions(self) -> set[str]:
+        """The versions of the program that wrote its records."""
+        return {row.get("version", "") for rows in self.runs.values() for row in rows.values()}
+
+    @property
     def seeds(self) -> list[int]:
         """The seed of each run."""
         return [_seed(rows) for rows in self.runs.values()]
@@ -162,13 +176,24 @@ def _differing(fields: dict[str, str], rows: Sequence[Row]) -> dict[str, str]:
 def control_of(arm: Arm, every: Sequence[Arm], kind: str) -> Arm | None:
     """Returns the control of that kind whose config matches a loop's otherwise, or None."""
     for other in every:
-        # A control without generated images is the same under every pool rule.
-        free = (CONTROL, POOL) if other.without_rule else (CONTROL,)
-        fixed = {field: value for field, value in arm.fields.items() if not field.startswith(free)}
-        same = all(other.fields.get(field) == value for field, value in fixed.items())
-        if other.control == kind and same:
+        if other.control == kind and _matches(arm, other):
             return other
     return None
+
+
+def _matches(loop: Arm, control: Arm) -> bool:
+    """Whether the configs are the same but for the control."""
+    # A control without generated images is the same under every pool rule.
+    free = (CONTROL, POOL) if control.without_rule else (CONTROL,)
+    fixed = {field: value for field, value in loop.fields.items() if not field.startswith(free)}
+    return all(control.fields.get(field) == value for field, value in fixed.items())
+
+
+def without_loop(every: Sequence[Arm]) -> list[Arm]:
+    """Returns the controls that match no loop; none where there is no loop at all."""
+    loops = [arm for arm in every if arm.is_loop]
+    controls = [arm for arm in every if not arm.is_loop] if loops else []
+    return [arm for arm in controls if not any(_matches(loop, arm) for loop in loops)]
 
 
 def _interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

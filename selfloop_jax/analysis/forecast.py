@@ -25,6 +25,11 @@ GAP = "equal_opportunity_difference_mean"
 
 LATER_START = f"{SETTING}diffusion.later.start"
 
+# What a forecast has to beat: the share of the real images in every generation; what the pool rule
+# gives with a generator that copies its pool; what generation 0 was seen to have.
+RIVALS = ("real", "copy", "naive")
+Rivals = dict[str, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -47,14 +52,17 @@ class Curves:
 class Forecast:
     """One loop arm: observed shares and gaps, float64[S,G], and their forecasts.
 
-    scores: `dynamics.score` by quantity, over the generations after the given one.
+    share_rivals, gap_rivals: what needs no side study, by RIVALS, float64 that broadcasts against
+    [S,G]. scores: `dynamics.score` by quantity, over the generations after the given one.
     """
 
     arm: Arm
     shares: np.ndarray
     share: dynamics.Band
+    share_rivals: Rivals
     gaps: np.ndarray
     gap: dynamics.Band
+    gap_rivals: Rivals
     scores: dict[str, dict[str, float]]
 
 
@@ -167,9 +175,10 @@ def forecasts(arms: Sequence[Arm], found: Curves) -> tuple[list[Forecast], list[
 
 def _obstacle(arm: Arm, found: Curves) -> str:
     """The reason why a loop has no forecast; empty where it has one."""
-    if not _complete_runs(arm) or len(arm.generations) < 2:
+    runs = arm.complete_runs
+    if not runs or len(arm.generations) < 2:
         return "no run of two generations or more is complete"
-    if not _complete_runs(arm)[0][0]["pool.aligned_counts"].any():
+    if not runs[0][0]["pool.aligned_counts"].any():
         return "no class has an aligned group"
     if arm.setting("diffusion.condition_on") != "label":
         return "its generators are conditioned on the group, which fixes the composition"
@@ -186,17 +195,8 @@ def _fine_tuned(arm: Arm) -> bool:
     return arm.setting("diffusion.later.start") == "previous"
 
 
-def _complete_runs(arm: Arm) -> list[list[Row]]:
-    """The runs of an arm that have all its generations."""
-    complete = []
-    for rows in arm.runs.values():
-        if len(rows) == len(arm.generations):
-            complete.append([rows[g] for g in arm.generations])
-    return complete
-
-
 def _forecast(arm: Arm, found: Curves) -> Forecast:
-    runs = _complete_runs(arm)
+    runs = arm.complete_runs
     responses = _responses(arm, found)
     copying = (dynamics.COPY, dynamics.COPY)
     classes = [run[0]["pool.aligned_counts"] > 0 for run in runs]  # with an aligned group
@@ -210,17 +210,28 @@ def _forecast(arm: Arm, found: Curves) -> Forecast:
     _, share_by_class = _predicted(arm, pairs, responses, whole=False)
     copied_pool, copied = _predicted(arm, pairs, copying, whole=True)
     _, copied_by_class = _predicted(arm, pairs, copying, whole=False)
-    real = np.array([[_share(run[0], "pool", kept)] for run, kept in pairs])
-    real_by_class = np.concatenate([_classes(run[:1], "pool", kept) for run, kept in pairs])
+    real = np.array([[_share(run[0], real_set(run[0]), kept)] for run, kept in pairs])
+    real_by_class = np.concatenate(
+        [_classes(run[:1], real_set(run[0]), kept) for run, kept in pairs]
+    )
     gap = _gap_band(pool, found)
-    scores = {
-        "generated share": _score(shares, share, real, copied.mean),
-        "generated share, by class": _score(
-            by_class, share_by_class, real_by_class, copied_by_class.mean
-        ),
-        "gap": _score(gaps, gap, *(_nearest_gap(x, found) for x in (real, copied_pool.mean))),
+    share_rivals = {"real": real, "copy": copied.mean, "naive": shares[:, :1]}
+    by_class_rivals = {
+        "real": real_by_class,
+        "copy": copied_by_class.mean,
+        "naive": by_class[:, :1],
     }
-    return Forecast(arm, shares, share, gaps, gap, scores)
+    gap_rivals = {
+        "real": _nearest_gap(real, found),
+        "copy": _nearest_gap(copied_pool.mean, found),
+        "naive": gaps[:, :1],
+    }
+    scores = {
+        "generated share": _score(shares, share, share_rivals),
+        "generated share, by class": _score(by_class, share_by_class, by_class_rivals),
+        "gap": _score(gaps, gap, gap_rivals),
+    }
+    return Forecast(arm, shares, share, share_rivals, gaps, gap, gap_rivals, scores)
 
 
 def _classes(run: Sequence[Row], place: str, kept: np.ndarray) -> np.ndarray:
@@ -262,15 +273,23 @@ def _predict(
     float[G] of all `kept` classes together where `whole`, else float[G,C].
     """
     first = run[0]
-    n_real = first["pool.class_counts"][kept]
+    place = real_set(first)
+    n_real = first[f"{place}.class_counts"][kept]
     count = first["generated.class_counts"][kept].sum()
-    section = _pool_section(arm)
+    section = pool_section(arm)
+    real = _by_class(first, place)[kept]
+    reserve = None
+    if "reserve.class_counts" in first:
+        # Of a class without images in the reserve nothing new can come.
+        reserve = _by_class(first, "reserve")[kept]
+        reserve = np.where(np.isnan(reserve), real, reserve)
     loop = dynamics.Loop(
         pool=section,
-        real=_by_class(first, "pool")[kept],
+        real=real,
         sizes=dynamics.expected_sizes(n_real, count),
         response=responses[0],
         later=responses[1],
+        reserve=reserve,
     )
     return dynamics.predict(
         loop,
@@ -282,8 +301,17 @@ def _predict(
     )
 
 
-def _pool_section(arm: Arm) -> PoolConfig:
-    """The section `pool` of an arm's config, with all its fields."""
+def real_set(row: Row) -> str:
+    """Returns the place of a row's counts of real images: `train`, or `pool` of generation 0.
+
+    A rule may take a part of the training images in generation 0 already; an earlier version wrote
+    only what was in the pool.
+    """
+    return "train" if "train.class_counts" in row else "pool"
+
+
+def pool_section(arm: Arm) -> PoolConfig:
+    """Returns the section `pool` of an arm's config, with all its fields."""
     values = {}
     for declared in dataclasses.fields(PoolConfig):
         text = arm.setting(f"pool.{declared.name}")
@@ -314,17 +342,13 @@ def _nearest_gap(share: np.ndarray, found: Curves) -> np.ndarray:
     return found.gap(np.clip(share, *found.gap.share[[0, -1]]))[0]
 
 
-def _score(
-    observed: np.ndarray, band: dynamics.Band, real: np.ndarray, copied: np.ndarray
-) -> dict[str, float]:
-    """`dynamics.score` over the generations after the given one, with the rivals' errors.
-
-    real: what the share in the real images gives, float[S,1]; copied: what a copy machine gives,
-    float[S,G].
-    """
+def _score(observed: np.ndarray, band: dynamics.Band, rivals: Rivals) -> dict[str, float]:
+    """`dynamics.score` over the generations after the given one, with the rivals' errors."""
     later = dynamics.Band(band.mean[:, 1:], band.low[:, 1:], band.high[:, 1:])
-    rivals = {"naive": observed[:, :1], "real": real, "copy": copied[:, 1:]}
-    return dynamics.score(observed[:, 1:], later, rivals)
+    whole = {name: np.broadcast_to(values, observed.shape) for name, values in rivals.items()}
+    return dynamics.score(
+        observed[:, 1:], later, {name: values[:, 1:] for name, values in whole.items()}
+    )
 
 
 RESPONSE = (

@@ -2,6 +2,7 @@
 
 Columns of a row:
   set, run, seed, generation    `set` is `main`, or `side` for the runs of a side study
+  version                       of the program that wrote the record
   config.<field>                the config fields in which the runs differ; they define the arms
   setting.<field>               the config fields that the analysis reads
   verdict.<field>               the section `verdict` of the config
@@ -13,7 +14,10 @@ Columns of a row:
   pool.size, pool.real          images in the pool, and real ones among them
   pool.class_counts             images per class, numbers separated by blanks
   pool.aligned_counts           those in the bias-aligned group of their class
-  generated.class_counts, generated.aligned_counts   the same of the generated images
+  pool.subgroup_counts          images per subgroup: those of the first class by group, then of the
+                                second, and so on
+  generated.*_counts            the three of the generated images
+  train.*_counts, reserve.*_counts   and of the real images that pools may take
   seconds.<phase>, images_per_second.<phase>
 An empty cell means that a run lacks the number, `nan` that it is undefined. Tables by class and
 group (recall, fidelity, corrected shares) are in record.json only.
@@ -77,6 +81,7 @@ def rows(runs: Sequence[Run], side: Sequence[Run] = ()) -> list[Row]:
                     "run": names[i],
                     "seed": run.seed,
                     "generation": generation.number,
+                    "version": str(generation.record.get("version", "")),
                     **shared,
                     **_numbers(generation),
                 }
@@ -115,6 +120,8 @@ def _numbers(generation: Generation) -> Row:
     row |= _counts("pool", generation.pool_counts, aligned)
     if generation.generated_counts is not None:
         row |= _counts("generated", generation.generated_counts, aligned)
+    for split, counts in generation.split_counts.items():
+        row |= _counts(split, counts, aligned)
     for kind in ("seconds", "images_per_second"):
         for phase, value in (record.get(kind) or {}).items():
             row[f"{kind}.{phase}"] = math.nan if value is None else float(value)
@@ -127,11 +134,12 @@ def column(key: str, part: str = "value") -> str:
 
 
 def _counts(place: str, counts: np.ndarray, aligned_group: np.ndarray) -> Row:
-    """Images per class, and those in its aligned group: 0 for a class without one (-1)."""
+    """Images per class, in its aligned group (0 for a class without one, -1), and per subgroup."""
     own = counts[np.arange(len(counts)), aligned_group]  # of -1 the last group, dropped below
     return {
         f"{place}.class_counts": counts.sum(axis=1).astype(float),
         f"{place}.aligned_counts": np.where(aligned_group >= 0, own, 0).astype(float),
+        f"{place}.subgroup_counts": counts.ravel().astype(float),
     }
 
 
@@ -182,7 +190,7 @@ def read_csv(path: Path) -> list[Row]:
 def _row(cells: dict[str, str]) -> Row:
     row: Row = {}
     for name, text in cells.items():
-        if name in ("set", "run") or name.startswith(TEXT):
+        if name in ("set", "run", "version") or name.startswith(TEXT):
             row[name] = text
         elif text:  # an empty cell is a number that the run lacks
             numbers = [float(part) for part in text.split()]

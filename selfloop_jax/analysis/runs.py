@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from selfloop_jax import __version__
 from selfloop_jax.analysis.losses import Losses, read_losses
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
@@ -50,6 +51,7 @@ class Generation:
     record: store.Json
     metrics: dict[str, Estimate]
     pool_counts: np.ndarray  # int[C,G]
+    split_counts: dict[str, np.ndarray]  # int[C,G] of `train` and `reserve`, where recorded
     generated_counts: np.ndarray | None  # int[C,G]; None in a control, which generates nothing
     recall: np.ndarray | None  # float64[C,G], NaN where a subgroup has no image
     by_class: Examples | None  # generated images; None: samples.npz is missing or damaged
@@ -141,6 +143,33 @@ def read_runs(workdirs: Sequence[Path]) -> tuple[Run, ...]:
                 f"{run.data['source']!r} in {run.path}; runs that are overlaid need one data source"
             )
     return runs
+
+
+def unreadable_versions(workdirs: Sequence[Path]) -> dict[Path, str]:
+    """Returns {workdir: version} of the runs of other versions that this one cannot read.
+
+    Damage is none of them: a run of this version that cannot be read raises later, in `read_runs`.
+    """
+    found = {}
+    for workdir in workdirs:
+        version = _version_of(Path(workdir))
+        if version in (None, __version__):
+            continue
+        try:
+            read_run(workdir)
+        except (RunError, UsageError):
+            found[workdir] = str(version)
+    return found
+
+
+def _version_of(workdir: Path) -> str | None:
+    """The version of the program that a run was last made with; None where nothing says so."""
+    path = workdir / "manifest.json"
+    entries = store.read_json(path) if path.is_file() else None
+    if not isinstance(entries, list) or not entries:
+        return None
+    # Version 0.1 did not write its own version.
+    return str(entries[-1].get("selfloop_jax", "0.1"))
 
 
 def read_run(workdir: Path) -> Run:
@@ -239,6 +268,11 @@ def _generation(folder: Path, record: store.Json, notes: list[str]) -> Generatio
     pool = _table(record["pool"]["counts"], (classes, groups))
     if pool is None:
         raise ValueError("pool.counts: missing")
+    splits = {}
+    for split in ("train", "reserve"):
+        counts = _table(record["pool"].get(f"{split}_counts"), (classes, groups))
+        if counts is not None:
+            splits[split] = counts.astype(int)
     recall = _table(tables.get("recall", {}).get("value"), (classes, groups))
     digests = record.get("digests", {})
     samples = None  # a control generates nothing, so nothing is missing there
@@ -252,6 +286,7 @@ def _generation(folder: Path, record: store.Json, notes: list[str]) -> Generatio
         record=record,
         metrics={key: _number(found) for key, found in record["metrics"].items()},
         pool_counts=pool.astype(int),
+        split_counts=splits,
         generated_counts=None if generated is None else generated.astype(int),
         recall=recall,
         by_class=examples(samples, "label", classes),

@@ -81,7 +81,10 @@ class Finding:
     its p is adjusted jointly over the family, `p_holm` over the metrics of the arm. first, later:
     the part of the contrast that generation 1 has, and the part that comes after it. above_null:
     the contrast of the gaps' excess over the median of their nulls. rise: the loop's own change.
-    margin: mean over seeds; NaN, as p_beyond and p_equivalence, where none was fixed.
+    margin: mean over seeds; NaN, as p_beyond and p_equivalence, where none was fixed. family: how
+    many contrasts are tested together; simultaneous: the interval of the contrast that holds for
+    all of them at once (Sidak). seeds_needed: about how many would decide it, were the true
+    contrast the observed one; infinite above 100.
     """
 
     arm: Arm
@@ -103,8 +106,16 @@ class Finding:
     p_beyond: float
     p_equivalence: float
     smallest_detectable: float
+    family: int
+    simultaneous: tuple[float, float]
+    seeds_needed: float
     verdict: str = ""
     reason: str = ""
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds have a contrast."""
+        return len(self.contrasts) - self.dropped
 
 
 @dataclass(frozen=True)
@@ -268,7 +279,8 @@ def _tested(family: Sequence[_Pair]) -> list[Finding]:
     }
     found = []
     for i, pair in enumerate(family):
-        found.append(_finding(pair, {name: float(values[i]) for name, values in p.items()}))
+        of_pair = {name: float(values[i]) for name, values in p.items()}
+        found.append(_finding(pair, of_pair, len(family)))
     return found
 
 
@@ -295,14 +307,18 @@ def _summary(d: np.ndarray, alpha: float, p: float) -> Summary:
     return Summary(_mean(d), *sign_test.interval(_known(d), 1 - alpha), p)
 
 
-def _finding(pair: _Pair, p: dict[str, float]) -> Finding:
-    """The finding of a pair with the p-values of its family; see `_tested` for their names."""
+def _finding(pair: _Pair, p: dict[str, float], family: int) -> Finding:
+    """The finding of a pair in a family of that size, with its p-values: see `_tested`."""
     alpha = pair.fixed.alpha
     contrasts = pair.contrasts
     known = _known(contrasts[:, 2])
     has_margin = pair.fixed.margin > 0
     null = pair.loop_null - pair.loop_null[:, :1] - (pair.other_null - pair.other_null[:, :1])
     dropped = len(contrasts) - len(known)
+    margin = _mean(pair.margins) if has_margin else math.nan
+    mean = abs(_mean(known))
+    # What is left to show: on which side of the margin, or of 0 without one, the contrast lies.
+    distance = abs(mean - margin) if has_margin else mean
     found = Finding(
         arm=pair.arm,
         metric=pair.metric,
@@ -320,17 +336,29 @@ def _finding(pair: _Pair, p: dict[str, float]) -> Finding:
         later=_summary(contrasts[:, 2] - contrasts[:, 1], alpha, p["later"]),
         above_null=_mean((contrasts - pair.sign * null)[:, 2]),
         rise=_summary(pair.rise, alpha, p["rise"]),
-        margin=_mean(pair.margins) if has_margin else math.nan,
+        margin=margin,
         p_beyond=p["beyond"] if has_margin else math.nan,
         p_equivalence=p["equivalence"] if has_margin else math.nan,
         smallest_detectable=sign_test.smallest_detectable(known, 1, alpha),
+        family=family,
+        simultaneous=sign_test.interval(known, (1 - alpha) ** (1 / family)),
+        seeds_needed=sign_test.seeds_needed(known, distance, family, alpha),
     )
-    verdict, reason = _decide(found, len(known), alpha)
-    return replace(found, verdict=verdict, reason=reason + _dropped(dropped))
+    verdict, reason = _decide(found, alpha)
+    return replace(found, verdict=verdict, reason=reason + _other_version(pair) + _dropped(dropped))
 
 
-def _decide(found: Finding, seeds: int, alpha: float) -> tuple[str, str]:
+def _other_version(pair: _Pair) -> str:
+    """A part of a sentence where loop and control are of different versions of the program."""
+    loop, control = (", ".join(sorted(arm.versions)) for arm in (pair.arm, pair.control))
+    if loop == control:
+        return ""
+    return f"; but the control is of another version of the program ({control}, not {loop})"
+
+
+def _decide(found: Finding, alpha: float) -> tuple[str, str]:
     """Verdict and reason, without the full stop. A comparison with NaN is false: no such claim."""
+    seeds = found.seeds
     least = sign_test.least_seeds(1, alpha)
     if seeds < least:
         return UNDECIDED, f"{_seeds(seeds)}: at least {least} are needed to reach {alpha:g}"

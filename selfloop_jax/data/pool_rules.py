@@ -72,7 +72,7 @@ class ShareInputs:
     """The same as shares P(group | class), of one group or of all.
 
     real: in the real set, a table [C,G], one group's shares [C] or one number; generated: likewise
-    for all generations 0..g-1.
+    for all generations 0..g-1; reserve: likewise, or None where it is not known.
     """
 
     section: PoolConfig
@@ -80,11 +80,20 @@ class ShareInputs:
     real: FloatOrArray
     generated: Sequence[FloatOrArray]
     sizes: Sizes
+    reserve: FloatOrArray | None = None
 
     @property
     def latest(self) -> FloatOrArray:
         """The share in the images of the generation before."""
         return self.generated[-1]
+
+    @property
+    def new_real(self) -> FloatOrArray:
+        """The share among real images of the reserve; where it is not known, that of the real set.
+
+        Both are samples of one population, and by class their shares can differ by 0.1 and more.
+        """
+        return self.real if self.reserve is None else self.reserve
 
 
 class Noise(Protocol):
@@ -400,13 +409,13 @@ class Fresh(PoolRule):
         return rng.permutation((*key_path, "reserve"), len(reserve))
 
     def expected_share(self, shares: ShareInputs) -> np.ndarray:
-        """Weighted by the sizes of both parts."""
-        return mixed([shares.real, shares.latest], self._sizes(shares))
+        """Weighted by the sizes of both parts; new real images have the shares of the reserve."""
+        return mixed([shares.new_real, shares.latest], self._sizes(shares))
 
     def sampled_share(self, shares: ShareInputs, noise: Noise) -> np.ndarray:
-        """With the noise of both subsets; the reserve has the shares of the real set."""
+        """With the noise of both subsets."""
         n_real, n_generated = self._sizes(shares)
-        new = noise.binomial(shares.real, n_real, "reserve", shares.g)
+        new = noise.binomial(shares.new_real, n_real, "reserve", shares.g)
         of = shares.sizes.generated
         latest = noise.subset(shares.latest, n_generated, of, "latest", shares.g)
         return mixed([new, latest], [n_real, n_generated])

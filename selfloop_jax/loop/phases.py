@@ -222,12 +222,16 @@ def _write_pool(run: GenerationRun, images: Images) -> Result:
     # An origin of -1 marks real images.
     by_origin = {int(g): int(n) for g, n in zip(origins, counts, strict=True)}
     real = by_origin.pop(-1, 0)
+    shape = (len(data.classes), len(data.groups))
     pool = {
         "size": len(images),
         "real": real,
         "generated": by_origin,
-        "counts": images.counts(len(data.classes), len(data.groups)),
+        "counts": images.counts(*shape),
         "unknown_group": int((images.group < 0).sum()),
+        # What forecasts and the drift null start from: a rule may take a part of either.
+        "train_counts": data.train.counts(*shape),
+        "reserve_counts": data.reserve.counts(*shape),
     }
     if not by_origin:
         # Several images may be one digit in several colours: how many digits are there?

@@ -209,7 +209,8 @@ class Loop:
 
     pool: section of the config; real: aligned share in the real set, one number or float[C]; sizes:
     per class; response: of generators trained from scratch; later: of generation 1 and after, which
-    may be fine-tuned, where it is another.
+    may be fine-tuned, where it is another; reserve: aligned share in the reserve, where rules take
+    new real images from, None where it is not known.
     """
 
     pool: PoolConfig
@@ -217,6 +218,7 @@ class Loop:
     sizes: Sizes
     response: Response
     later: Response | None = None
+    reserve: FloatOrArray | None = None
 
     def response_of(self, g: int) -> Response:
         """The response of generation g's generator."""
@@ -224,7 +226,7 @@ class Loop:
 
     def shares(self, g: int, generated: list[np.ndarray]) -> ShareInputs:
         """What the pool of generation g is made of."""
-        return ShareInputs(self.pool, g, self.real, generated, self.sizes)
+        return ShareInputs(self.pool, g, self.real, generated, self.sizes, self.reserve)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ MOST_SEEDS = 20  # 2^20 patterns of signs; of more seeds as many patterns are sa
 MOST_JOINT = 14  # the same of a joint test, whose patterns are kept for all contrasts at once
 
 POWER = 0.8
+MOST_NEEDED = 100  # seeds; beyond that a number would say no more than "many"
 
 
 def sign_flip(d: np.ndarray) -> float:
@@ -160,3 +161,22 @@ def smallest_detectable(d: np.ndarray, metrics: int, alpha: float) -> float:
         return spread * float(special.ndtri(POWER ** (1 / seeds)))
     quantiles = special.stdtrit(seeds - 1, 1 - level / 2) + special.stdtrit(seeds - 1, POWER)
     return spread * float(quantiles) / math.sqrt(seeds)
+
+
+def seeds_needed(d: np.ndarray, distance: float, contrasts: int, alpha: float) -> float:
+    """Seeds that tell a mean from a bound `distance` away with 80 % power; infinite above 100.
+
+    For contrasts that scatter as d float[S] does, in a family of that many, by the t approximation
+    at level alpha / contrasts. Never below the number that always suffices for p <= alpha, which is
+    all that can be said where the seeds are too few for any test: so few do not show the scatter.
+    """
+    least = least_seeds(contrasts, alpha)
+    if len(d) < least_seeds(1, alpha):
+        return least
+    spread = float(np.std(d, ddof=1))
+    for seeds in range(least, MOST_NEEDED + 1):
+        quantile = special.stdtrit(seeds - 1, 1 - alpha / contrasts / 2)
+        found = quantile + special.stdtrit(seeds - 1, POWER)
+        if spread * float(found) / math.sqrt(seeds) <= distance:
+            return seeds
+    return math.inf

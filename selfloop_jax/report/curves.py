@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from selfloop_jax.report.style import (
     finish,
     generation_axis,
     line,
+    plot_seeds,
     ramp,
     spread,
 )
@@ -32,11 +34,34 @@ BINS = 120  # points of a loss curve, at most
 DOTS = 12  # up to so many points are marked: a single one would not show otherwise
 LINES = 8  # generations in a loss plot, at most
 
-SEEDS = "Thick: mean over seeds, with its 95 % interval from three seeds on; thin: each seed."
+SEEDS = (
+    "Thick: mean over seeds, with its 95 % interval from three seeds on; dots and thin lines: each "
+    "seed."
+)
 ONE_RUN = "Shaded: {level} interval over images, not over seeds."
 BASELINE = "Dotted: baseline, held-out real images in place of generated ones."
 BROKEN = "Lines are interrupted where the metric is undefined or not measured."
 NOT_NESTED = "Equalized odds and demographic parity are not defined for nested groups."
+
+
+# What a reader in a hurry wants to see, as far as it is measured.
+IN_SHORT = Panel(
+    "headline",
+    "In short",
+    "Accuracy, and the gap between groups, of each generation's classifier on the {split} images "
+    "(0 is parity); and of the generated images the share of the bias-aligned group, or of the "
+    "real subgroups that occur.",
+    ("accuracy", "equal_opportunity_difference_mean", "bias_aligned_share", "subgroup_coverage"),
+)
+
+
+def headline(arms: Sequence[Arm], run: Run) -> RenderedFigure | None:
+    """Returns the first three metrics of IN_SHORT that are measured; None without any.
+
+    `run` provides what it does in `metric_curves`.
+    """
+    shown = [key for key in IN_SHORT.keys if _is_measured(arms, key)][:3]
+    return _panel(arms, replace(IN_SHORT, keys=tuple(shown)), shown, run) if shown else None
 
 
 def metric_curves(arms: Sequence[Arm], run: Run) -> list[RenderedFigure]:
@@ -128,7 +153,7 @@ def plot_arm(ax: Axes, arm: Arm, key: str, i: int) -> None:
     look = line(i)
     low, high = arm.interval(key)
     if len(values) > 1:
-        ax.plot(arm.generations, values.T, color=look["color"], linewidth=0.6, alpha=0.35)
+        plot_seeds(ax, arm.generations, values, look["color"])
     ax.fill_between(arm.generations, low, high, color=look["color"], alpha=0.14, linewidth=0)
     ax.plot(arm.generations, arm.mean(key), linewidth=1.7, **look)
 

@@ -14,16 +14,23 @@ from selfloop_jax.report.panels import number_text, title_of
 from selfloop_jax.report.style import (
     COLOURS,
     GREY,
+    INK,
     RenderedFigure,
     figure,
     finish,
     generation_axis,
     line,
+    plot_seeds,
 )
 from selfloop_jax.report.tables import Table
 
 BROKEN = (0, (4, 3))
-RIVALS = {"_real": "of the real share", "_copy": "of a copy", "_naive": "of generation 0"}
+RIVALS = {"real": "real share", "copy": "copy machine", "naive": "generation 0"}
+RIVAL_LINES: dict[str, Any] = {
+    "real": {"color": INK, "linestyle": BROKEN},
+    "copy": {"color": COLOURS[2], "linestyle": (0, (1.2, 1.2))},
+    "naive": {"color": COLOURS[3], "linestyle": (0, (6, 1.5, 1.2, 1.5))},
+}
 RESPONSES = (("scratch", "from scratch"), ("fine_tuned", "fine-tuned"))
 
 
@@ -33,18 +40,20 @@ def forecast_table(made: Sequence[Forecast]) -> Table:
     for one in made:
         for quantity, score in one.scores.items():
             cells = [one.arm.name, quantity]
-            cells += [f"{score[f'error{rival}']:.3f}" for rival in ("", *RIVALS)]
+            cells.append(f"{score['error']:.3f}")
+            cells += [f"{score[f'error_{name}']:.3f}" for name in RIVALS]
             cells += [f"{100 * score['coverage']:.0f} %", str(score["undefined"])]
             rows.append(tuple(cells))
     caption = (
-        "Mean absolute error over seeds and generations from 1 on, of the forecast and of those "
+        "Mean absolute error over seeds and generations from 1 on, of the forecast and of rivals "
         "that need no side study: the share of the real images; what the pool rule gives with a "
-        "generator that copies the shares of its pool; what generation 0 was seen to have, a draw "
-        "with its noise. Covered: observations within the 95 % interval of the forecast. Without "
-        "forecast: observations whose share lies outside the range of the side study; all errors "
-        "leave them out."
+        "copy machine, which generates the shares of its pool; what generation 0 was seen to have, "
+        "a sample with its noise. Covered: observations within the 95 % interval of the forecast. "
+        "Without forecast: observations whose share lies outside the range of the side study; all "
+        "errors leave them out."
     )
-    header = ("loop", "quantity", "error", *RIVALS.values(), "covered", "without forecast")
+    rivals = (f"error, {name}" for name in RIVALS.values())
+    header = ("loop", "quantity", "error", *rivals, "covered", "without forecast")
     return Table(header, tuple(rows), caption)
 
 
@@ -113,35 +122,47 @@ def forecast_figure(made: Sequence[Forecast]) -> RenderedFigure:
     fig = figure(10.4, 2.7 * len(made) + 0.4)
     axes = fig.subplots(len(made), 2, squeeze=False)
     for row, one in zip(axes, made, strict=True):
-        _plot(row[0], one.arm, SHARE, one.shares, one.share)
-        _plot(row[1], one.arm, GAP, one.gaps, one.gap)
+        _plot(row[0], one.arm, SHARE, one.shares, one.share, one.share_rivals)
+        _plot(row[1], one.arm, GAP, one.gaps, one.gap, one.gap_rivals)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper left", ncols=4)
+    fig.legend(handles, labels, loc="outside upper left", ncols=5)
     errors = []
     for one in made:
         score = one.scores["generated share"]
+        rivals = [
+            f"{label} {number_text(score[f'error_{name}'])}" for name, label in RIVALS.items()
+        ]
         error = number_text(score["error"])
-        real = number_text(score["error_real"])
-        errors.append(f"{one.arm.name}: error {error}, that of the real share {real}")
+        errors.append(f"{one.arm.name}: error {error}, rivals: {', '.join(rivals)}")
     caption = (
-        f"Left: {title_of(SHARE)}; right: {title_of(GAP)}. Thin: each seed; thick: their mean; "
-        "shaded: the forecast and its 95 % interval for single runs, from the side study and "
-        "generation 0 only; broken: the no-change forecast."
+        f"Left: {title_of(SHARE)}; right: {title_of(GAP)}. Dots and thin lines: each seed; thick: "
+        "their mean; shaded: the forecast and its 95 % interval for single runs, from the side "
+        "study and generation 0 only. Rivals that need no side study: the share of the real "
+        "images; a copy machine, which generates the shares of its pool; generation 0 as it was "
+        "seen. Right: the gap that each forecast of the share gives."
     )
     return finish(fig, "prediction", f"Observed against forecast. {'; '.join(errors)}.", caption)
 
 
-def _plot(ax: Axes, arm: Arm, key: str, observed: np.ndarray, band: dynamics.Band) -> None:
+def _plot(
+    ax: Axes,
+    arm: Arm,
+    key: str,
+    observed: np.ndarray,
+    band: dynamics.Band,
+    rivals: dict[str, np.ndarray],
+) -> None:
     x = arm.generations
     # Each run has a forecast of its own, from its own generation 0; their mean is shown.
     low = band.low.mean(axis=0)
     high = band.high.mean(axis=0)
-    ax.plot(x, observed.T, color=COLOURS[0], linewidth=0.6, alpha=0.4)
+    plot_seeds(ax, x, observed, COLOURS[0])
     ax.fill_between(x, low, high, color=COLOURS[1], alpha=0.16, linewidth=0)
     ax.plot(x, observed.mean(axis=0), linewidth=1.8, label="observed", **line(0))
     ax.plot(x, band.mean.mean(axis=0), linewidth=1.8, label="forecast", **line(1))
-    start = observed[:, 0].mean()
-    # What a forecast has to beat: every generation like generation 0.
-    ax.axhline(start, color=GREY, linestyle=BROKEN, linewidth=1, label="no change")
+    for name, label in RIVALS.items():
+        # Some are one number for all generations.
+        course = np.broadcast_to(rivals[name], observed.shape).mean(axis=0)
+        ax.plot(x, course, linewidth=1.2, label=label, **RIVAL_LINES[name])
     ax.set_title(f"{arm.name}: {title_of(key)}")
     generation_axis(ax, x)

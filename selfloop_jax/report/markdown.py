@@ -8,7 +8,7 @@ NUMBERS.csv    the numbers.csv that `python -m selfloop_jax.report` wrote
                rest of the file as it is: `<!-- tables of NAME.csv -->`, `<!-- end of NAME.csv -->`
 
 Tables: verdicts, levels of every arm, contrasts with every control, fidelity of the generated
-images, and forecasts where the CSV has a side study.
+images, their coverage against copy machines, and forecasts where the CSV has a side study.
 """
 
 import sys
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from selfloop_jax.analysis import forecast, numbers, verdicts
+from selfloop_jax.analysis import drift, forecast, numbers, verdicts
 from selfloop_jax.analysis.arms import Arm, arms, control_of
 from selfloop_jax.data.controls import CONTROLS
 from selfloop_jax.errors import UsageError
 from selfloop_jax.measure import sign_test
+from selfloop_jax.report import drift as drift_figures
 from selfloop_jax.report import forecast as forecast_figures
 from selfloop_jax.report import verdicts as verdict_text
 from selfloop_jax.report.panels import title_of
@@ -69,11 +70,13 @@ def markdown(rows: Sequence[numbers.Row]) -> str:
     findings = verdicts.findings(every)
     curves = forecast.curves([row for row in rows if row["set"] == "side"])
     made = forecast.forecasts(every, curves)[0] if curves else []
+    drifted = drift.drifts(every)[0]
     tables: list[tuple[str, Table | None]] = [
         *verdict_text.tables(findings),
         ("Levels", _levels(every)),
         ("Contrasts with every control", _contrasts(every)),
         ("Generated images", _fidelity(every)),
+        ("Coverage against copy machines", drift_figures.drift_table(drifted) if drifted else None),
         ("Forecasts", forecast_figures.forecast_table(made) if made else None),
     ]
     parts = [f"### {title}\n\n{_markdown(table)}" for title, table in tables if table]

@@ -10,13 +10,24 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from selfloop_jax.analysis import arms, config_diff, forecast, verdicts
+from selfloop_jax.analysis import arms, config_diff, drift, forecast, verdicts
 from selfloop_jax.analysis.arms import Arm
 from selfloop_jax.analysis.numbers import Row, as_csv, rows, run_names
-from selfloop_jax.analysis.runs import Run, read_runs
+from selfloop_jax.analysis.runs import Run, read_runs, unreadable_versions
 from selfloop_jax.analysis.verdicts import Finding
 from selfloop_jax.errors import UsageError
-from selfloop_jax.report import bars, curves, heatmaps, neighbours, sample_grid, tables, text
+from selfloop_jax.report import (
+    bars,
+    curves,
+    forest,
+    heatmaps,
+    neighbours,
+    sample_grid,
+    strip,
+    tables,
+    text,
+)
+from selfloop_jax.report import drift as drift_figures
 from selfloop_jax.report import forecast as forecast_figures
 from selfloop_jax.report import foreground as foreground_figures
 from selfloop_jax.report import verdicts as verdict_text
@@ -30,20 +41,43 @@ NO_CURVES = "No forecast: the side study needs aligned groups at two initial bia
 
 
 @dataclass(frozen=True)
-class Overview:
-    """What the page shows of all arms together."""
+class FirstScreen:
+    """What a reader in a hurry sees: images, tested sentences, one figure."""
 
+    strip: RenderedFigure | None
+    sentences: list[str]
+    figure: RenderedFigure | None
+
+    @property
+    def figures(self) -> list[RenderedFigure]:
+        """Both figures, as far as there are any."""
+        return [one for one in (self.strip, self.figure) if one]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the page shows of all arms together.
+
+    reasons: sentences of the verdicts; forest: the contrasts that were not planned, too.
+    """
+
+    reasons: list[str]
+    forest: RenderedFigure | None
     verdicts: list[tuple[str, Table]]
     controls: list[RenderedFigure]
     forecasts: list[RenderedFigure]
     forecast_errors: Table | None
     without_forecast: list[str]
+    drift: RenderedFigure | None
+    drift_table: Table | None
+    drift_sentences: list[str]
     curves: list[RenderedFigure]
 
     @property
     def figures(self) -> list[RenderedFigure]:
         """All figures, in the order of the page."""
-        return [*self.controls, *self.forecasts, *self.curves]
+        single = [one for one in (self.forest, self.drift) if one]
+        return [*single, *self.controls, *self.forecasts, *self.curves]
 
 
 @dataclass(frozen=True)
@@ -76,13 +110,18 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
     The page is `WORKDIR/report.html`, or `FIRST/overlay.html` for several, unless `out` names
     another. Its figures as PNG files and all numbers as a CSV are in the folder of the same stem.
     Runs that differ only in their seed are one arm. `side` are the runs of a side study, from
-    which the loops are forecast. Raises UsageError for a mistake in the arguments and RunError for
-    a damaged run; nothing is written then.
+    which the loops are forecast. Of several runs, those of another version of the program that
+    this one cannot read are left out, and the page says so. Raises UsageError for a mistake in the
+    arguments and RunError for a damaged run; nothing is written then.
     """
+    left_out = unreadable_versions([*workdirs, *side])
+    read = [workdir for workdir in workdirs if workdir not in left_out]
+    if not read:  # nothing would be left: `read_runs` says why
+        read, left_out = list(workdirs), {}
     # Together, so that the side study is checked against the runs: one data source, no run twice.
-    every = read_runs([*workdirs, *side])
-    runs = every[: len(workdirs)]
-    side_runs = every[len(workdirs) :]
+    every = read_runs([*read, *(workdir for workdir in side if workdir not in left_out)])
+    runs = every[: len(read)]
+    side_runs = every[len(read) :]
     page = _destination(workdirs, out)
     numbers = rows(runs, side_runs)
     main_arms = arms.arms([row for row in numbers if row["set"] == "main"])
@@ -90,6 +129,7 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
     side_rows = [row for row in numbers if row["set"] == "side"]
     # Figures are rendered inside: the style holds nowhere else.
     with figure_style():
+        first = _first_screen(runs, main_arms, found, run_names(every))
         overview = _overview(main_arms, runs[0], found, side_rows)
         parts = _parts(runs, main_arms, run_names(every))
     differences = None
@@ -97,15 +137,18 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
         differences = tables.config_differences(runs, config_diff.labels(runs))
     html = _render(
         title=text.title(runs),
-        sentences=text.summary(runs, main_arms, found),
-        several_findings=len(found) > 1,
+        first=first,
         differences=differences,
         many=len(runs) > 1,
         parts=parts,
-        notes=_notes(runs, parts, side_runs),
+        notes=[
+            *text.left_out(left_out),
+            *text.versions(main_arms),
+            *_notes(runs, parts, side_runs),
+        ],
         overview=overview,
     )
-    figures = overview.figures
+    figures = [*first.figures, *overview.figures]
     for part in parts:
         figures += part.figures
     try:
@@ -115,6 +158,23 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
             f"--out: {page} cannot be written ({error.strerror}); name another file"
         ) from error
     return page
+
+
+def _first_screen(
+    runs: Sequence[Run], every: Sequence[Arm], found: Sequence[Finding], names: Sequence[str]
+) -> FirstScreen:
+    """names: those of `runs`, and behind them those of the side study."""
+    loops = [arm for arm in every if arm.is_loop] or list(every)
+    planned = [finding for finding in found if finding.planned]
+    # Images of the first seed of each loop.
+    images = {}
+    for arm in loops:
+        images[arm.name] = runs[names.index(next(iter(arm.runs)))]
+    return FirstScreen(
+        strip=strip.strip(images),
+        sentences=text.summary(runs, every, found),
+        figure=forest.forest(planned, "forest") if planned else curves.headline(loops, runs[0]),
+    )
 
 
 def _overview(
@@ -133,12 +193,19 @@ def _overview(
         if made:
             figures.append(forecast_figures.response_figure(fitted))
             figures.append(forecast_figures.forecast_figure(made))
+    drifted, without_drift = drift.drifts(every)
     return Overview(
+        reasons=verdict_text.sentences(found),
+        # The planned ones are on the first screen.
+        forest=None if all(one.planned for one in found) else forest.forest(found, "forest_all"),
         verdicts=verdict_text.tables(found),
         controls=curves.control_curves(every, tested or CONTROLLED, run),
         forecasts=figures,
         forecast_errors=forecast_figures.forecast_table(made) if made else None,
         without_forecast=reasons,
+        drift=drift_figures.drift_figure(drifted) if drifted else None,
+        drift_table=drift_figures.drift_table(drifted) if drifted else None,
+        drift_sentences=[*drift_figures.sentences(drifted), *without_drift],
         curves=curves.metric_curves(loops, run),
     )
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -95,6 +96,13 @@ def line(i: int) -> dict[str, Any]:
         "markeredgecolor": "white",
         "markeredgewidth": 0.5,
     }
+
+
+def plot_seeds(ax: Axes, x: Sequence[int], values: np.ndarray, colour: str) -> None:
+    """Plots each seed, float[S,G], as a thin line with a dot in every generation."""
+    look: dict[str, Any] = {"color": colour, "linewidth": 0.6, "alpha": 0.4}
+    # Dots, because a mean with an interval hides how few seeds it rests on, and outliers.
+    ax.plot(x, values.T, marker="o", markersize=2.6, markeredgewidth=0, **look)
 
 
 def ramp(i: int, n: int) -> tuple[float, float, float, float]:

@@ -1,12 +1,16 @@
 """Sentences at the top of the page, generated from the numbers of the runs."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
+from selfloop_jax import __version__
 from selfloop_jax.analysis import verdicts
-from selfloop_jax.analysis.arms import Arm
+from selfloop_jax.analysis.arms import Arm, without_loop
 from selfloop_jax.analysis.runs import Run
 from selfloop_jax.analysis.verdicts import Finding
+from selfloop_jax.data.controls import CONTROLS
+from selfloop_jax.measure.sign_test import least_seeds
 from selfloop_jax.report import verdicts as verdict_text
 from selfloop_jax.report.panels import number_text, title_of
 
@@ -44,12 +48,17 @@ def subtitle(run: Run) -> str:
 
 
 def summary(runs: Sequence[Run], arms: Sequence[Arm], found: Sequence[Finding]) -> list[str]:
-    """Returns the course of one run, or the verdicts of several, or where they end."""
+    """Returns the course of one run, or the verdicts of several, or where they end.
+
+    What would have been tested and was not has a sentence of its own.
+    """
     if len(runs) == 1:
         sentences = list(_course(runs[0]))
+        # The last sentence is on what one run cannot say.
+        sentences[-1] += _untested(arms[0])
     else:
-        tested = verdict_text.sentences(found)
-        sentences = [*tested, *_without_control(arms)]
+        tested = verdict_text.headlines(found)
+        sentences = [*tested, *_without_control(arms), *_without_loop(arms)]
         if not tested:
             sentences += _ends(arms)
     splits = sorted({run.split for run in runs})
@@ -69,7 +78,59 @@ def _without_control(arms: Sequence[Arm]) -> Iterator[str]:
     for arm, kind in verdicts.without_control(arms):
         lacking.setdefault(kind, []).append(arm.name)
     for kind, names in lacking.items():
-        yield f"No matching control of the kind {kind}, so no change is tested: {', '.join(names)}."
+        yield (
+            f"Undecided: {', '.join(names)}. No matching control of the kind {kind}, so no change "
+            "is tested."
+        )
+
+
+def _without_loop(arms: Sequence[Arm]) -> Iterator[str]:
+    """A sentence where controls have no loop to be compared with."""
+    names = [f"{arm.name} ({arm.control})" for arm in without_loop(arms)]
+    if names:
+        yield f"Not compared with anything, for no loop matches: {', '.join(names)}."
+
+
+def _untested(arm: Arm) -> str:
+    """What the plan of a single loop asks, and what an answer needs; empty without a plan."""
+    fixed = verdicts.plan(arm)
+    if fixed is None or not arm.is_loop:
+        return ""
+    kind = verdicts.planned_control(arm, fixed)
+    if kind not in CONTROLS:
+        return ""
+    estimand = CONTROLS[kind].estimand(arm.keeps_real)
+    least = least_seeds(len(fixed.metrics), fixed.alpha)
+    return (
+        f" Undecided, needs {least} seeds or more, each with a control {kind}: {estimand.name} "
+        f"({estimand.question})."
+    )
+
+
+def left_out(versions: Mapping[Path, str]) -> list[str]:
+    """Returns a sentence per workdir of a version that this one cannot read."""
+    lines = []
+    for workdir, version in versions.items():
+        lines.append(
+            f"{Path(workdir).name}: left out: written by selfloop_jax {version}, which this "
+            f"version ({__version__}) cannot read."
+        )
+    return lines
+
+
+def versions(arms: Sequence[Arm]) -> Iterator[str]:
+    """Yields a sentence where the arms were not all made by one version of the program."""
+    names: dict[str, list[str]] = {}
+    for arm in arms:
+        for version in sorted(arm.versions):
+            label = arm.name if arm.is_loop else f"{arm.name} ({arm.control})"
+            names.setdefault(version or "unknown", []).append(label)
+    if len(names) > 1:
+        parts = [f"{version}: {', '.join(labels)}" for version, labels in names.items()]
+        yield (
+            f"Several versions of the program made these runs ({'; '.join(parts)}), so a contrast "
+            "between them may be due to the program."
+        )
 
 
 def caveats(run: Run) -> list[str]:

@@ -5,9 +5,67 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from selfloop_jax.analysis.verdicts import Finding, Summary
+from selfloop_jax.analysis.verdicts import UNDECIDED, Finding, Summary
+from selfloop_jax.measure.sign_test import MOST_NEEDED
 from selfloop_jax.report.panels import number_text, title_of
 from selfloop_jax.report.tables import Table
+
+MOST_NAMED = 3  # arms of one verdict whose numbers the headlines give; of more, their range
+
+
+def headlines(found: Sequence[Finding]) -> list[str]:
+    """Returns a sentence per question that was planned: the question, the verdicts, numbers."""
+    questions: dict[tuple[str, str, str], list[Finding]] = {}
+    for finding in found:
+        if finding.planned:
+            key = (finding.estimand.name, finding.control, finding.metric)
+            questions.setdefault(key, []).append(finding)
+    return [_headline(rows) for rows in questions.values()]
+
+
+def _headline(rows: Sequence[Finding]) -> str:
+    """One question with the verdicts on all arms."""
+    verdicts: dict[str, list[Finding]] = {}
+    for one in rows:
+        verdicts.setdefault(one.verdict, []).append(one)
+    parts = []
+    for verdict, arms in verdicts.items():
+        missing = needed(*arms)
+        verdict = f"{verdict}, {missing}" if missing else verdict
+        numbers = [f"{one.arm.name} {_numbers(one)}" for one in arms]
+        if len(arms) > MOST_NAMED:
+            means = [one.contrast.mean for one in arms]
+            names = "; ".join(one.arm.name for one in arms)
+            numbers = [f"{names}, contrasts from {min(means):+.3f} to {max(means):+.3f}"]
+        parts.append(f"{_capital(verdict)}: {'; '.join(numbers)}.")
+    estimand = rows[0].estimand
+    of_what = f"{title_of(rows[0].metric)}, against {rows[0].control}"
+    return f"{_capital(estimand.name)} ({estimand.question}), {of_what}. {' '.join(parts)}"
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+def _numbers(one: Finding) -> str:
+    seeds = f"{one.seeds} seed" if one.seeds == 1 else f"{one.seeds} seeds"
+    return f"{_with_interval(one.contrast)}, {seeds}, joint p = {number_text(one.contrast.p)}"
+
+
+def asked(finding: Finding) -> str:
+    """Returns the estimand in words, as a heading."""
+    return f"{_capital(finding.estimand.name)}: {finding.estimand.question}"
+
+
+def needed(*found: Finding) -> str:
+    """Returns how many seeds undecided findings need; empty where none is undecided."""
+    seeds = [one.seeds_needed for one in found if one.verdict == UNDECIDED]
+    if not seeds:
+        return ""
+    ends = []
+    for end in dict.fromkeys((min(seeds), max(seeds))):
+        ends.append(f"more than {MOST_NEEDED}" if math.isinf(end) else f"{end:.0f}")
+    return f"needs about {' to '.join(ends)} seeds".replace("about more", "more")
 
 
 def sentences(found: Sequence[Finding]) -> list[str]:
@@ -45,11 +103,12 @@ def _verdicts(found: Sequence[Finding]) -> Table:
                 number_text(finding.p_beyond),
                 number_text(finding.p_equivalence),
                 number_text(finding.smallest_detectable),
+                needed(finding).removeprefix("needs ").removesuffix(" seeds") or "–",
             )
         )
     header = (
         *("arm", "metric", "control", "estimand", "verdict", "contrast", "p", "margin"),
-        *("p beyond", "p within", "detectable"),
+        *("p beyond", "p within", "detectable", "seeds needed"),
     )
     asked = {finding.estimand.name: finding.estimand.question for finding in found}
     caption = (
@@ -61,7 +120,9 @@ def _verdicts(found: Sequence[Finding]) -> Table:
         "all of them together; p beyond and p within: the same for a contrast larger and smaller "
         "than the margin. In brackets: not planned, a family of tests of its own for each kind of "
         "control. Detectable, roughly: the true contrast that a single test of these seeds finds "
-        "with 80 % power."
+        "with 80 % power. Seeds needed, as roughly: to tell an undecided contrast from the margin "
+        "(from 0 without one), were the true contrast the observed one; at least as many as always "
+        "suffice for p at its level in a family of this size."
     )
     return Table(header, tuple(rows), caption)
 
@@ -114,4 +175,6 @@ def _with_p(one: Summary) -> str:
 
 def with_interval(mean: float, low: float, high: float) -> str:
     """Returns a signed number with its interval, where it has one."""
+    if math.isnan(mean):
+        return number_text(mean)
     return f"{mean:+.3f}" if math.isnan(low) else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"

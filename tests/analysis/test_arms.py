@@ -31,6 +31,23 @@ def test_a_control_matches_the_config_of_its_loop(study):
     assert arms.control_of(study[1], study, "oracle_resample") is None
 
 
+def test_controls_that_match_no_loop_are_found(study):
+    assert arms.without_loop(study) == []
+    without_replace = [arm for arm in study if not arm.is_loop or "replace" not in arm.name]
+    names = [arm.name for arm in arms.without_loop(without_replace)]
+    assert len(names) == 1
+    assert "replace" in names[0]
+    # Controls alone are shown as what they are: no loop is missing.
+    assert arms.without_loop(study[2:]) == []
+
+
+def test_only_complete_runs_have_all_generations(tmp_path):
+    paths = [make_workdir(tmp_path / str(s), generations=3 - s, seed=s) for s in range(2)]
+    (arm,) = arms.arms(rows(read_runs(paths)))
+    ((first, *others),) = arm.complete_runs
+    assert (first["run"], len(others)) == ("0", 2)
+
+
 def test_no_synthetic_is_a_control_under_every_pool_rule(study):
     assert arms.control_of(study[1], study, "no_synthetic").control == "no_synthetic"
 

@@ -125,6 +125,36 @@ def test_every_rule_is_forecast_with_its_own_sizes(rule):
         assert one.share.mean[0, 1] == pytest.approx(float(expected))
 
 
+def test_fresh_is_forecast_from_the_shares_of_the_reserve():
+    settings = {"setting.pool.n_real": "300", "setting.pool.n_generated": "100"}
+    rows = [make_row("main", "a", 0, g, 0.6, 0.6, "fresh") | settings for g in range(3)]
+    found = forecast.curves(make_side_study())
+    ((of_train,), _) = forecast.forecasts(arms.arms(rows), found)
+    for row in rows:
+        row["reserve.class_counts"] = np.full(CLASSES, 100.0)
+        row["reserve.aligned_counts"] = np.full(CLASSES, 50.0)
+    rows[0]["reserve.class_counts"] = np.r_[np.full(CLASSES - 1, 100.0), 0]  # a class without
+    ((one,), _) = forecast.forecasts(arms.arms(rows), found)
+    expected = found.fine_tuned(0.75 * 0.5 + 0.25 * 0.6, found.scratch(0.6))
+    last = found.fine_tuned(0.6, found.scratch(0.6))
+    assert one.share.mean[0, 1] == pytest.approx(float(0.9 * expected + 0.1 * last), abs=1e-3)
+    assert of_train.share.mean[0, 1] == pytest.approx(float(last), abs=1e-3)
+
+
+def test_forecasts_carry_their_rivals():
+    rows = [make_row("main", "a", 0, g, 0.5, (0.7, 0.6, 0.6)[g], "replace") for g in range(3)]
+    for row in rows:  # a rule may begin with a part of the training images
+        row["train.class_counts"] = np.full(CLASSES, 1000.0)
+        row["train.aligned_counts"] = np.full(CLASSES, 400.0)
+    ((one,), _) = forecast.forecasts(arms.arms(rows), forecast.curves(make_side_study()))
+    assert set(one.share_rivals) == set(one.gap_rivals) == set(forecast.RIVALS)
+    np.testing.assert_allclose(one.share_rivals["real"], [[0.4]])
+    np.testing.assert_allclose(one.share_rivals["copy"], [[0.7] * 3])
+    np.testing.assert_allclose(one.share_rivals["naive"], [[0.7]])
+    np.testing.assert_allclose(one.gap_rivals["copy"][0, 1:], 0.1 + 0.4 * 0.7, atol=1e-6)
+    assert one.scores["generated share"]["error_copy"] == pytest.approx(0.1)
+
+
 def test_a_rule_gets_the_whole_section_of_its_config(monkeypatch):
     seen = []
 

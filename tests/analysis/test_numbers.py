@@ -24,8 +24,18 @@ def test_a_row_has_every_number_of_its_record(tmp_path):
     assert (second["pool.size"], second["pool.real"]) == (60, 30)
     assert second["pool.class_counts"].tolist() == [10, 10, 10]
     assert second["generated.aligned_counts"].tolist() == [10, 10, 10]
+    assert second["generated.subgroup_counts"].tolist() == [10, 0, 0, 10, 10, 0]
+    assert second["reserve.class_counts"].tolist() == [20, 20, 20]
     assert second["seconds.diffusion"] == 2.0
     assert second["images_per_second.diffusion"] == 2500.0
+
+
+def test_a_record_without_the_counts_of_its_splits_has_no_columns_of_them(tmp_path):
+    workdir = make_workdir(tmp_path / "run", 1)
+    edit(workdir / "gen_0000/record.json", lambda r: r["pool"].pop("reserve_counts"))
+    (row,) = rows([read_run(workdir)])
+    assert "reserve.class_counts" not in row
+    assert "train.class_counts" in row
 
 
 def test_settings_and_verdict_fields_are_in_every_row(tmp_path):

@@ -130,6 +130,34 @@ def test_a_seed_without_its_control_is_dropped(study):
     assert found.reason.endswith("; 1 seed without a value was left out.")
 
 
+def test_the_simultaneous_interval_is_wider_and_of_one_test_its_own(study, tmp_path):
+    for found in findings(study):
+        low, high = found.simultaneous
+        assert low <= found.contrast.low <= found.contrast.high <= high
+    alone = pair(tmp_path, "replace", "fresh_real", 0.1, 0.0)
+    assert alone.family == 1
+    assert alone.simultaneous == pytest.approx((alone.contrast.low, alone.contrast.high))
+
+
+def test_an_undecided_contrast_says_how_many_seeds_it_needs(tmp_path):
+    loop = make_arm(tmp_path, "replace", "none", 0.01, seeds=range(3))
+    loop += make_arm(tmp_path, "replace", "none", 0.05, seeds=range(3, 6))
+    (found,) = findings([*loop, *make_arm(tmp_path, "replace", "fresh_real", 0.0)])
+    # 0.01 from the margin with a scatter of 0.044: more than two hundred.
+    assert found.seeds_needed == float("inf")
+
+
+def test_a_control_of_another_version_is_named_and_still_tested(tmp_path):
+    loop = make_arm(tmp_path, "replace", "none", 0.1)
+    control = make_arm(tmp_path, "replace", "fresh_real", 0.0)
+    for workdir in control:
+        for g in range(3):
+            edit(workdir / f"gen_{g:04d}" / "record.json", lambda r: r.update(version="0.1.9"))
+    (found,) = findings([*loop, *control])
+    assert found.verdict == "amplification"
+    assert "the control is of another version of the program (0.1.9, not 0.2.0)" in found.reason
+
+
 def test_a_metric_of_unknown_direction_is_refused(tmp_path):
     loop = make_arm(tmp_path, "accumulate", "none", 0.1, seeds=range(1))
     control = make_arm(tmp_path, "accumulate", "no_synthetic", 0.0, seeds=range(1))

@@ -72,6 +72,20 @@ def loops(rule, seeds, count=COUNT, generations=GENERATIONS, **values):
     return tuple(np.stack(column)[..., 0] for column in zip(*found, strict=True))
 
 
+def test_fresh_is_anchored_at_the_share_of_the_reserve():
+    sizes = dynamics.expected_sizes(np.array([100]), 10)
+    rules = section("fresh", n_real=30, n_generated=10)
+    of_train = dynamics.Loop(rules, np.array([0.6]), sizes, COPY)
+    loop = dataclasses.replace(of_train, reserve=np.array([0.5]))
+    pools, _ = dynamics.predict(loop, 6, (0, "prediction"))
+    # Three quarters of each pool are new, so the distance to 0.5 shrinks to a quarter.
+    np.testing.assert_allclose(pools.mean.ravel(), 0.5 + 0.1 * 0.25 ** np.arange(6))
+    assert pools.mean.ravel()[5] == pytest.approx(0.5, abs=1e-3)
+    assert pools.low.ravel()[5] < 0.5 < pools.high.ravel()[5] < 0.85
+    # Without the reserve's share the best guess is that of the training set.
+    np.testing.assert_allclose(dynamics.predict(of_train, 6, (0,))[0].mean, 0.6)
+
+
 def predict(rule, response=COPY, real=ALIGNED, count=COUNT, generations=GENERATIONS, **more):
     sizes = dynamics.expected_sizes(PER_CLASS, count)
     loop = dynamics.Loop(section(rule), real, sizes, response, more.pop("later", None))

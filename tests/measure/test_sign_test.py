@@ -249,3 +249,24 @@ def test_the_smallest_detectable_contrast_needs_two_seeds_and_enough_for_the_lev
     # Two seeds of one sign are significant at 0.6: as many are found with a chance of 80 %.
     effect = sign_test.smallest_detectable(UP[:2], 1, 0.6)
     assert stats.norm.cdf(effect / np.std(UP[:2], ddof=1)) ** 2 == pytest.approx(0.8)
+
+
+def test_seeds_needed_grow_with_the_scatter_and_shrink_with_the_distance():
+    d = np.array([0.1, -0.1, 0.05, -0.05, 0.02, -0.02])
+    near = sign_test.seeds_needed(d, 0.05, 1, 0.05)
+    assert sign_test.seeds_needed(d, 0.1, 1, 0.05) < near
+    assert sign_test.seeds_needed(2 * d, 0.05, 1, 0.05) > near
+    assert sign_test.seeds_needed(d, 0.001, 1, 0.05) == math.inf
+    # Six contrasts need eight seeds at the least, however clear they are.
+    assert sign_test.seeds_needed(d, 10.0, 6, 0.05) == 8
+    # So few seeds do not show the scatter.
+    assert sign_test.seeds_needed(d[:3], 0.001, 1, 0.05) == 6
+
+
+def test_so_many_seeds_as_needed_find_it_most_of_the_time():
+    random = np.random.default_rng(0)
+    spread = 0.1
+    d = spread * np.array([-1, 1] * 3) * np.sqrt(5 / 6)  # with that standard deviation
+    needed = int(sign_test.seeds_needed(d, 0.1, 1, 0.05))
+    hits = [sign_test.sign_flip(random.normal(0.1, spread, needed)) <= 0.05 for _ in range(200)]
+    assert 0.7 < np.mean(hits) < 0.95

@@ -4,12 +4,23 @@ import dataclasses
 
 import numpy as np
 import pytest
-from workdirs import edit_record, make_workdir, set_metric
+from workdirs import edit, edit_record, make_arm, make_study, make_workdir, set_metric
 
-from selfloop_jax.analysis import arms, numbers
-from selfloop_jax.analysis.runs import read_run
+from selfloop_jax.analysis import arms, drift, numbers, verdicts
+from selfloop_jax.analysis.runs import read_run, read_runs
 from selfloop_jax.measure.metrics import METRICS, Metric
-from selfloop_jax.report import bars, curves, foreground, heatmaps, neighbours, sample_grid, tables
+from selfloop_jax.report import (
+    bars,
+    curves,
+    foreground,
+    forest,
+    heatmaps,
+    neighbours,
+    sample_grid,
+    strip,
+    tables,
+)
+from selfloop_jax.report import drift as drift_figures
 from selfloop_jax.report.panels import PANELS, arrow_of, number_text, panels, title_of
 
 
@@ -143,3 +154,81 @@ def test_loss_captions_say_what_is_averaged_and_left_out(tmp_path):
     (figure,) = curves.loss_curves(dataclasses.replace(run, losses=losses), "")
     assert "averaged, to 120 points per line" in figure.caption
     assert "8 of 10 generations are shown" in figure.caption
+
+
+def findings(workdirs) -> list[verdicts.Finding]:
+    return verdicts.findings(arms.arms(numbers.rows(read_runs(workdirs))))
+
+
+def test_the_forest_plot_has_every_finding_in_words(tmp_path):
+    found = findings(make_study(tmp_path))
+    figure = forest.forest(found, "forest")
+    assert figure.png.startswith(b"\x89PNG")
+    assert figure.alt.count("joint p") == len(found) == 4
+    assert "accumulate, mean equal opportunity difference, inclusion against no_synthetic" in (
+        figure.alt
+    )
+    assert "Grey band: the margin" in figure.caption
+
+
+def test_the_forest_plot_grows_with_its_rows_and_copes_with_few_seeds(tmp_path):
+    ratio = "disparate_impact_ratio_mean"
+    workdirs = []
+    for control, slope in (("none", 0.1), ("fresh_real", 0.0)):
+        workdirs += make_arm(tmp_path, "replace", control, slope, seeds=range(2))
+    one = forest.forest(findings(workdirs), "forest")
+    assert "+0.200 [" in one.alt
+    assert "Seeds needed" in one.caption
+    for workdir in workdirs:
+        metrics = ["equal_opportunity_difference_mean", ratio]
+        edit(workdir / "config.json", lambda c, m=metrics: c["verdict"].update(metrics=m, margin=0))
+    two = forest.forest(findings(workdirs), "forest")
+    assert "mean disparate impact ratio" in two.alt
+    assert "Grey band" not in two.caption
+    (single,) = findings([w for w in workdirs if w.name.endswith("-0")])[:1]
+    assert "undecided" in forest.forest([single], "forest").alt
+
+
+def test_the_strip_begins_with_real_images_and_names_what_it_leaves_out(tmp_path):
+    run = read_run(make_workdir(tmp_path / "run", 9))
+    figure = strip.strip({"run": run})
+    assert figure.alt.startswith("Strip of images: real, generation 0, generation 2")
+    assert "6 of 9 generations are shown." in figure.caption
+    four = strip.strip(dict.fromkeys("abcd", run) | {"e": dataclasses.replace(run, generations=())})
+    assert "a row for each of the loops a; b; c" in four.alt
+    assert "3 of 5 loops are shown." in four.caption
+
+
+def test_a_control_has_no_strip(tmp_path):
+    run = read_run(make_workdir(tmp_path / "run", 1, control="fresh_real"))
+    assert strip.strip({"run": run}) is None
+
+
+def test_a_strip_without_real_images_keeps_their_place(tmp_path):
+    workdir = make_workdir(tmp_path / "run", 1)
+    (workdir / "real.npz").unlink()
+    assert strip.strip({"run": read_run(workdir)}).alt == "Strip of images: real, generation 0."
+
+
+def test_the_coverage_is_shown_against_copy_machines(tmp_path):
+    run = read_run(make_workdir(tmp_path / "run", 3))
+    made, _ = drift.drifts(arms_of(run))
+    figure = drift_figures.drift_figure(made)
+    expected = (
+        "In generation 2 the subgroup coverage is 1.000, inside the 95 % band of copy machines, "
+        "1.000 to 1.000 (mean 1.000): no more and no fewer subgroups are lost than chance alone "
+        "takes."
+    )
+    assert figure.alt == expected
+    ((row,), header) = drift_figures.drift_table(made).rows, drift_figures.drift_table(made).header
+    assert row[1:4] == ("1", "1.000 1.000 1.000", "1.000 1.000 1.000")
+    assert row[-2:] == ("–", "–")
+    assert len(row) == len(header)
+
+
+def test_the_headline_figure_shows_three_metrics_at_most(tmp_path):
+    run = read_run(make_workdir(tmp_path / "run", 2))
+    figure = curves.headline(arms_of(run), run)
+    assert "accuracy 0.900 to 0.800; mean equal opportunity difference" in figure.alt
+    assert "bias-aligned share 0.700 to 0.700" in figure.alt
+    assert curves.headline([], run) is None

@@ -28,11 +28,13 @@ def test_a_study_has_a_table_each_of_verdicts_levels_contrasts_and_images(number
     assert headings(text) == [
         *("Verdicts: change of bias, loop against control",),
         *("Where the contrasts come from", "Levels"),
-        *("Contrasts with every control", "Generated images"),
+        *("Contrasts with every control", "Generated images", "Coverage against copy machines"),
     ]
     assert "| accumulate | 6 | 0.875 → 0.675 [0.655, 0.695] |" in text
     assert "| accumulate | no_synthetic | +0.200 [" in text
     assert "| replace | 1.00 → 3.00 [0.50] |" in text
+    ones = "1.000 1.000 1.000"
+    assert f"| replace | 6 | {ones} | {ones} | [1.000, 1.000] | – | – |" in text
 
 
 def test_forecasts_are_tabled_where_there_is_a_side_study():
@@ -49,6 +51,10 @@ def test_forecast_figures_describe_their_errors():
     figure = forecast_figures.forecast_figure(made)
     assert figure.png.startswith(b"\x89PNG")
     assert "all runs: error " in figure.alt
+    assert "rivals: real share " in figure.alt
+    assert "copy machine " in figure.alt
+    header = forecast_figures.forecast_table(made).header
+    assert {"error, real share", "error, copy machine", "error, generation 0"} < set(header)
     assert "From scratch a, b = " in forecast_figures.response_figure(found).caption
 
 

@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from workdirs import GAP, edit, make_study, make_workdir
+from workdirs import GAP, edit, make_arm, make_study, make_workdir
 
 from selfloop_jax.analysis.numbers import read_csv
 from selfloop_jax.report import write
 from selfloop_jax.report.__main__ import main
 
 FIGURES = {
+    *("strip", "curves_headline", "drift"),
     *("curves_accuracy", "curves_gaps", "curves_ratios", "curves_composition", "curves_fidelity"),
     *("curves_content", "samples", "samples_by_group", "groups", "recall", "pool"),
     *("loss_diffusion", "loss_classifier"),
@@ -124,11 +125,15 @@ def test_a_control_is_shown_without_generated_images(tmp_path):
 def test_the_page_of_a_study_has_verdicts_and_control_figures(study):
     page, html = study
     metric = "mean equal opportunity difference"
+    head = html[html.index("<header>") : html.index("</header>")]
+    assert "Inclusion (what generated images do in addition to the real ones" in head
+    assert "Amplification: accumulate +0.200" in head
+    assert head.index('alt="Strip of images') < head.index("Inclusion (") < head.index("Forest")
     assert re.search(f"accumulate, {metric}, against no_synthetic [^:]*: [^:]*: amplif", html)
     assert re.search(f"replace, {metric}, against fresh_real [^:]*: [^:]*: no change", html)
     assert "<h2>Verdicts: change of bias, loop against control</h2>" in html
     stems = {png.stem for png in page.with_suffix("").glob("*.png")}
-    assert f"controls_{GAP}" in stems
+    assert {f"controls_{GAP}", "forest", "forest_all", "drift"} <= stems
     assert {"run1_samples", "run2_samples", "run1_groups", "run2_groups"} <= stems
 
 
@@ -220,3 +225,77 @@ def test_importing_report_and_analysis_does_not_import_matplotlib():
     )
     done = python(code)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def page_of(*workdirs: Path, out: Path) -> str:
+    return write(workdirs, out).read_text()
+
+
+def test_too_few_seeds_leave_the_rest_of_the_report(tmp_path):
+    html = page_of(*make_study(tmp_path, range(2)), out=tmp_path / "page.html")
+    assert "Undecided, needs about 7 seeds: accumulate +0.200" in html
+    assert "<h2>Metrics over generations</h2>" in html
+
+
+def test_a_loop_without_its_control_and_a_control_without_a_loop_are_one_line_each(tmp_path):
+    loop = make_workdir(tmp_path / "loop")
+    control = make_workdir(tmp_path / "control", rule="replace", control="fresh_real")
+    html = page_of(loop, control, out=tmp_path / "page.html")
+    assert html.count("No matching control of the kind no_synthetic, so no change is tested.") == 1
+    assert html.count("Not compared with anything, for no loop matches: ") == 1
+    stems = {png.stem for png in (tmp_path / "page").glob("*.png")}
+    assert {"strip", "curves_headline", "drift", "run1_samples"} <= stems
+    assert "forest" not in stems
+
+
+def test_a_run_of_another_version_that_cannot_be_read_is_one_line(tmp_path):
+    paths = [make_workdir(tmp_path / str(seed), seed=seed) for seed in range(3)]
+    edit(paths[1] / "manifest.json", lambda entries: entries[0].pop("selfloop_jax"))
+    edit(paths[2] / "manifest.json", lambda entries: entries[0].update(selfloop_jax="0.9.0"))
+    edit(paths[2] / "gen_0001/record.json", lambda record: record.pop("tables"))
+    html = page_of(*paths, out=tmp_path / "page.html")
+    assert "1: left out: written by selfloop_jax 0.1, which this version (" in html
+    assert "2: left out: written by selfloop_jax 0.9.0, which this version (" in html
+    assert "seed 0 ·" in html
+    assert (tmp_path / "page" / "curves_headline.png").is_file()
+
+
+def test_controls_of_another_version_are_one_line_and_still_shown(tmp_path):
+    loop = make_arm(tmp_path, "replace", "none", 0.1)
+    control = make_arm(tmp_path, "replace", "fresh_real", 0.0)
+    side = make_workdir(tmp_path / "side" / loop[0].name, 1, seed=9)  # a folder of the same name
+    for workdir in control:
+        for g in range(3):
+            edit(workdir / f"gen_{g:04d}" / "record.json", lambda r: r.update(version="0.1.9"))
+    html = write([*loop, *control], tmp_path / "page.html", [side]).read_text()
+    line = "Several versions of the program made these runs (0.2.0: loop; 0.1.9: fresh_real"
+    assert html.count(line) == 1
+    assert "Amplification: " in html
+    assert "but the control is of another version of the program (0.1.9, not 0.2.0)" in html
+
+
+def test_a_readable_run_of_another_version_is_shown(tmp_path):
+    paths = [make_workdir(tmp_path / str(seed), seed=seed) for seed in range(2)]
+    edit(paths[1] / "manifest.json", lambda entries: entries[0].update(selfloop_jax="0.9.0"))
+    html = page_of(*paths, out=tmp_path / "page.html")
+    assert "left out: written" not in html
+    assert "2 runs overlaid" in html
+
+
+def test_a_plan_that_names_what_no_run_has_is_one_line_and_the_rest_is_shown(tmp_path):
+    loop = make_arm(tmp_path, "replace", "none", 0.1)
+    control = make_arm(tmp_path, "replace", "fresh_real", 0.0)
+    other = make_workdir(tmp_path / "other", rule="accumulate")
+    edit(other / "config.json", lambda c: c["verdict"].update(control="oracle_resample"))
+    for workdir in (*loop, *control):
+        metrics = [GAP, "aligned_contrast"]  # no record has the second
+        edit(workdir / "config.json", lambda c, m=metrics: c["verdict"].update(metrics=m))
+    html = page_of(*loop, *control, other, out=tmp_path / "page.html")
+    assert "Undecided: accumulate. No matching control of the kind oracle_resample" in html
+    lacking = (
+        "aligned minus conflicting, against fresh_real. Undecided, needs about 7 seeds: replace"
+    )
+    assert f"{lacking} undefined, 0 seeds" in html
+    assert "6 seeds without a value were left out." in html
+    assert "Amplification: replace +0.200" in html
+    assert (tmp_path / "page" / "forest.png").is_file()

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from workdirs import GAP, edit_record, make_arm, make_workdir, set_metric
+from workdirs import GAP, edit, edit_record, make_arm, make_workdir, set_metric
 
 from selfloop_jax.analysis import arms, numbers, verdicts
 from selfloop_jax.analysis.runs import read_run
@@ -52,20 +52,54 @@ def test_summary_of_seeds_gives_their_range(tmp_path):
     text = summary_of(*(make_workdir(tmp_path / str(seed), seed=seed) for seed in (0, 1)))
     assert "accuracy between 0.690 and 0.700" in text
     assert "differ only in the seed" in text
-    assert "No matching control of the kind no_synthetic, so no change is tested: all runs." in text
+    lacking = "No matching control of the kind no_synthetic, so no change is tested."
+    assert f"Undecided: all runs. {lacking}" in text
 
 
 def test_summary_of_a_tested_study_is_its_verdicts(tmp_path):
     loop = make_arm(tmp_path, "accumulate", "none", 0.1)
     control = make_arm(tmp_path, "accumulate", "no_synthetic", 0.0)
     text = summary_of(*loop, *control)
-    metric = "mean equal opportunity difference"
     asked = (
-        "inclusion: what generated images do in addition to the real ones, for as many training "
-        "steps"
+        "Inclusion (what generated images do in addition to the real ones, for as many training "
+        "steps), mean equal opportunity difference, against no_synthetic."
     )
-    assert text.startswith(f"loop, {metric}, against no_synthetic ({asked}): amplification; +0.2")
-    assert "since generation 0 the loop changed by +0.207" in text
+    numbers = "loop +0.200 [+0.200, +0.200], 6 seeds, joint p = 0.031."
+    assert text == f"{asked} Amplification: {numbers}"
+
+
+def test_summary_of_few_seeds_says_how_many_are_needed(tmp_path):
+    loop = make_arm(tmp_path, "accumulate", "none", 0.1, range(2))
+    control = make_arm(tmp_path, "accumulate", "no_synthetic", 0.0, range(2))
+    text = summary_of(*loop, *control)
+    assert "Undecided, needs about 6 seeds: loop +0.200 [+0.200, +0.200], 2 seeds" in text
+
+
+def test_of_many_arms_with_one_verdict_the_range_is_given(tmp_path):
+    found = []
+    for i, rule in enumerate("abcd"):
+        found += make_arm(tmp_path, rule, "none", 0.1 + 0.01 * i)
+        found += make_arm(tmp_path, rule, "fresh_real", 0.0)
+    for workdir in found:
+        edit(workdir / "config.json", lambda c: c["verdict"].update(control="fresh_real"))
+    text = summary_of(*found)
+    numbers = "a; b; c; d, contrasts from +0.200 to +0.260."
+    assert text.endswith(f"against fresh_real. Real images help more: {numbers}")
+
+
+def test_summary_of_one_run_says_what_its_plan_needs(tmp_path):
+    text = summary_of(make_workdir(tmp_path / "run", rule="replace"))
+    assert "Undecided, needs 6 seeds or more, each with a control fresh_real: substitution" in text
+    assert "Undecided" not in summary_of(make_workdir(tmp_path / "control", control="fresh_real"))
+
+
+def test_controls_without_a_loop_are_named(tmp_path):
+    loop = make_arm(tmp_path, "accumulate", "none", 0.1)
+    control = make_arm(tmp_path, "accumulate", "no_synthetic", 0.0)
+    stray = make_arm(tmp_path, "replace", "fresh_real", 0.0, range(1))
+    text = summary_of(*loop, *control, *stray)
+    assert "Amplification: accumulate +0.200" in text
+    assert "Not compared with anything, for no loop matches: replace, fresh_real" in text
 
 
 def test_summary_warns_of_the_validation_split(tmp_path):

@@ -1,0 +1,151 @@
+"""Neutral drift: the subgroups that a perfect copy machine loses by chance alone.
+
+A copy machine generates the composition of its pool, by chance: labels are requested, so their
+numbers are given, and the groups within a label are multinomial. Under `replace` that is the
+Wright-Fisher model with several alleles: a subgroup without an image in one generation never comes
+back. A loop whose coverage lies above this null keeps subgroups that a copy would have lost, one
+below it loses more than chance takes. Pools follow from the pool rules themselves
+(`data/pool_rules.py`), with the noise of the subsets that a rule takes. NumPy and SciPy only.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from selfloop_jax.config import PoolConfig
+from selfloop_jax.data import pool_rules
+from selfloop_jax.data.pool_rules import FloatOrArray, ShareInputs, Sizes
+from selfloop_jax.runtime import rng
+
+
+@dataclass(frozen=True)
+class CopyLoop:
+    """A loop whose generator is a copy machine, in the sizes of an observed run.
+
+    pool: section of the config; real: the real images, int[C,G]; generated: images of each class in
+    each generation, int[generations,C]; reserve: the real images that a rule may take anew,
+    int[C,G], or None where they are not known.
+    """
+
+    pool: PoolConfig
+    real: np.ndarray
+    generated: np.ndarray
+    reserve: np.ndarray | None = None
+
+
+def coverage(loop: CopyLoop, key_path: rng.KeyPath, loops: int = 400) -> np.ndarray:
+    """Returns the subgroup coverage of simulated copy machines, float64[loops,generations].
+
+    The share of the subgroups with real images that have a generated one, as in
+    `composition.subgroup_coverage`. NaN where there are no real images at all.
+    """
+    # A class without real images has no subgroup to cover, and no shares.
+    known = loop.real.sum(axis=1) > 0
+    if not known.any():
+        return np.full((loops, len(loop.generated)), np.nan)
+    covered = []
+    for counts in _counts(loop, known, key_path, loops):
+        covered.append((counts > 0)[:, loop.real[known] > 0].mean(axis=1))
+    return np.stack(covered, axis=1)
+
+
+def _counts(
+    loop: CopyLoop, known: np.ndarray, key_path: rng.KeyPath, loops: int
+) -> list[np.ndarray]:
+    """Images of each generation by subgroup of the `known` classes, int[loops,C,G]."""
+    real = loop.real[known]
+    real_share = _shares(real, real)
+    reserve = None if loop.reserve is None else _shares(loop.reserve[known], real_share)
+    per_generation = loop.generated[:, known]
+    sizes = Sizes(
+        real=_column(real.sum(axis=1)),
+        # The rules weight all generations alike; what is sampled has each one's own size.
+        generated=_column(per_generation.mean(axis=0)),
+        class_share=_column(real.sum(axis=1) / real.sum()),
+    )
+    found: list[np.ndarray] = []
+    generated: list[FloatOrArray] = []
+    for g, of_class in enumerate(per_generation):
+        noise = TableNoise(key_path, loops)
+        shares = ShareInputs(loop.pool, g, real_share, generated, sizes, reserve)
+        pool = pool_rules.sampled_share(shares, noise)
+        counts = noise.counts(pool, _column(of_class), "generated", g)
+        found.append(counts)
+        generated.append(_shares(counts, pool))
+    return found
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+    """[C,1] of [C]: one number per class, for all of its groups."""
+    return np.asarray(values, np.float64)[:, None]
+
+
+def _shares(counts: np.ndarray, empty: np.ndarray) -> np.ndarray:
+    """P(group | class) of counts [...,C,G]; of a class without images the shares of `empty`."""
+    total = counts.sum(axis=-1, keepdims=True)
+    share = counts / np.maximum(total, 1)
+    return np.where(total > 0, share, empty / empty.sum(axis=-1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class TableNoise:
+    """The noise of pool rules on tables of shares, [C,G] or [loops,C,G]: see `pool_rules.Noise`.
+
+    A share of one number is no table: its noise is one number per class.
+    """
+
+    key_path: rng.KeyPath
+    loops: int
+
+    def binomial(self, share: FloatOrArray, n: FloatOrArray, *name: int | str) -> np.ndarray:
+        """Shares among n independent images of each class; n is rounded, and where 0 keeps them."""
+        if np.ndim(share):
+            return _shares(self.counts(np.asarray(share), n, *name), np.asarray(share))
+        whole = np.rint(np.asarray(n, np.float64))
+        hits = self._binomial((self.loops, *whole.shape[-2:]), whole, share, *name)
+        return np.where(whole > 0, hits / np.maximum(whole, 1), share)
+
+    def subset(
+        self, share: FloatOrArray, n: FloatOrArray, of: FloatOrArray, *name: int | str
+    ) -> np.ndarray:
+        """Shares among n of `of` images of each class.
+
+        Each image stays with probability n / of: a subgroup is left empty about as often as by a
+        subset of exactly n, whatever the size, and the mean composition is the same.
+        """
+        share = np.asarray(share)
+        of = np.asarray(of, np.float64)
+        kept = np.clip(np.asarray(n, np.float64) / np.maximum(of, 1), 0, 1)
+        shape = (self.loops, *share.shape[-2:])
+        return _shares(self._binomial(shape, np.rint(share * of), kept, *name), share)
+
+    def counts(self, share: np.ndarray, n: FloatOrArray, *name: int | str) -> np.ndarray:
+        """Multinomial counts int[loops,C,G] of n images per class, [C,1] or [loops,C,1]."""
+        shape = (self.loops, *share.shape[-2:])
+        share = np.broadcast_to(share, shape)
+        left = np.rint(np.broadcast_to(np.asarray(n, np.float64), (*shape[:-1], 1)))[..., 0]
+        # The share of this and all later groups.
+        rest = np.cumsum(share[..., ::-1], axis=-1)[..., ::-1]
+        counts = np.zeros(shape, np.int64)
+        for k in range(shape[-1]):
+            # Group after group, each binomial among the images that are left.
+            p = share[..., k] / np.maximum(rest[..., k], np.finfo(float).tiny)
+            # The last group takes all: rounding of the sums must not leave images without one.
+            p = np.where(rest[..., k] - share[..., k] <= 1e-12, 1, p)
+            taken = self._binomial(shape[:-1], left, p, *name, k)
+            counts[..., k] = taken
+            left = left - taken
+        return counts
+
+    def _binomial(
+        self, shape: tuple[int, ...], n: np.ndarray, p: FloatOrArray, *name: int | str
+    ) -> np.ndarray:
+        """Binomial numbers by inversion, float64 of that shape; n and p broadcast against it."""
+        n = np.broadcast_to(n, shape)
+        p = np.broadcast_to(p, shape)
+        uniform = rng.inner_uniforms((*self.key_path, *name), shape)
+        random = (n > 0) & (p > 0) & (p < 1)
+        # `ppf` needs n and p inside their ranges; where nothing is random it is replaced.
+        hits = stats.binom.ppf(uniform, np.where(random, n, 1), np.where(random, p, 0.5))
+        return np.where(random, hits, np.where(p >= 1, n, 0))
