@@ -28,8 +28,9 @@ PROGRAMS = ("main", "sweep", "export", "cli", "__init__")  # the top floor
 WITHOUT_JAX = ("errors", "config", "analysis", "report", "sweep", "__init__", "cli", "export")
 WITHOUT_JAX_FILES = ("runtime/rng.py", "runtime/store.py", "runtime/workdir.py", "runtime/cli.py")
 MEASURES_WITH_JAX = tuple(
-    f"measure/{name}.py" for name in ("fidelity", "features", "foreground", "read_images")
-) + ("measure/__main__.py",)
+    f"measure/{name}.py"
+    for name in ("fidelity", "features", "pretrained", "foreground", "read_images", "__main__")
+)
 
 
 @cache

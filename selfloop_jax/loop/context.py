@@ -15,6 +15,7 @@ from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.loop import control_images
 from selfloop_jax.loop.samples import read_samples
 from selfloop_jax.loop.stage import StageRun
+from selfloop_jax.measure import features
 from selfloop_jax.runtime import environment, log, rng, store
 from selfloop_jax.runtime.tensorboard import TensorBoard
 from selfloop_jax.runtime.workdir import generation_dir
@@ -107,7 +108,10 @@ class Networks:
 
 
 class RunContext:
-    """What all generations share: the real images, the networks, and the weights trained last."""
+    """What all generations share: the real images, the networks, and the weights trained last.
+
+    feature_network is that of `measure.features`, or None for the classifier of generation 0.
+    """
 
     def __init__(self, config: Config, data: Dataset, stop: Callable[[], bool]):
         self.config = config
@@ -115,9 +119,14 @@ class RunContext:
         self.stop = stop
         self.tensorboard: TensorBoard | None = None  # the runner opens it in the workdir
         self.networks = Networks(config, len(data.classes), len(data.groups))
+        # Read here, so that a damaged file ends the run before anything is trained.
+        self.feature_network = features.of_run(config)
+        weights = self.networks.read_initial_weights()
+        if self.feature_network and self.feature_network.digest:
+            weights["measure.features"] = self.feature_network.digest
         self.inputs: store.Json = {
             "data": data.describe(config.data.source),
-            "initial_weights": self.networks.read_initial_weights(),
+            "initial_weights": weights,
         }
         self._weights: dict[str, dict[str, step.Variables]] = {
             kind: {} for kind in WEIGHTS_IN_MEMORY

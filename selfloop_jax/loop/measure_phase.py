@@ -14,6 +14,7 @@ from selfloop_jax.data.images import Images
 from selfloop_jax.loop.context import GenerationRun
 from selfloop_jax.loop.phase import Phase, Result, each, merge
 from selfloop_jax.measure import composition, fairness, fidelity, foreground
+from selfloop_jax.measure.features import FeatureNetwork
 from selfloop_jax.measure.foreground import Predict
 from selfloop_jax.measure.intervals import share_interval
 from selfloop_jax.measure.metrics import Number
@@ -21,6 +22,7 @@ from selfloop_jax.measure.test_set import TestSet
 from selfloop_jax.runtime import rng, store
 
 NEIGHBOURS_PER_CLASS = 3  # generated images shown in the report next to their nearest real image
+FIRST = "classifier of generation 0"  # the features of a run that names no other network
 
 Part = dict[str, Any]  # of a record: `metrics` {key of METRICS: Number}, `tables` and more
 
@@ -29,10 +31,11 @@ Part = dict[str, Any]  # of a record: `metrics` {key of METRICS: Number}, `table
 class Inputs:
     """What is measured, and the networks that measure it, as functions of pixels.
 
-    classify: this generation's classifier. first_classify and features: that of generation 0.
-    generated_classify: the one trained on generated images alone, or None. samples: the generated
-    images, or None in a control. confusion: errors of the group annotator, or None without one.
-    first_accuracy: of generation 0; None while that is being measured.
+    classify: this generation's classifier. first_classify: that of generation 0. features: that of
+    generation 0, or the network of `measure.features`. generated_classify: the one trained on
+    generated images alone, or None. samples: the generated images, or None in a control.
+    confusion: errors of the group annotator, or None without one. first_accuracy: of generation 0;
+    None while that is being measured.
     """
 
     config: Config
@@ -41,8 +44,7 @@ class Inputs:
     key_path: rng.KeyPath
     classify: Predict
     first_classify: Predict
-    features: Predict
-    features_digest: str
+    features: FeatureNetwork
     generated_classify: Predict | None
     samples: Images | None
     confusion: list[np.ndarray] | None
@@ -75,6 +77,12 @@ def _read(run: GenerationRun) -> Inputs:
     classifier = networks.predict["classifier"]
     # A phase that did not apply has no digest.
     scored = bool(run.digests.get("generated_classifier"))
+    features = context.feature_network
+    if features is None:
+        # Of generation 0 for every generation: it has seen real images alone, and one network makes
+        # the generations comparable.
+        extract = network(0, "classifier", networks.features)
+        features = FeatureNetwork(FIRST, extract, digest=run.digest(0, "classifier"))
     return Inputs(
         config=context.config,
         data=context.data,
@@ -82,8 +90,7 @@ def _read(run: GenerationRun) -> Inputs:
         key_path=run.key_path,
         classify=network(run.number, "classifier", classifier),
         first_classify=network(0, "classifier", classifier),
-        features=network(0, "classifier", networks.features),
-        features_digest=run.digest(0, "classifier"),
+        features=features,
         generated_classify=(
             network(run.number, "generated_classifier", classifier) if scored else None
         ),
@@ -230,7 +237,7 @@ def _share(hit: np.ndarray, level: float, source_id: np.ndarray | None = None) -
 def _feature_sets(
     inputs: Inputs, samples: Images
 ) -> tuple[fidelity.FeatureSet, fidelity.FeatureSet, fidelity.FeatureSet]:
-    """Features of generated, real and held-out images, by generation 0's classifier.
+    """Features of generated, real and held-out images, by one network.
 
     Held-out images are those of the reserve, as far as no pool has used them.
     """
@@ -241,7 +248,7 @@ def _feature_sets(
         config.pool, (config.seed, "pool"), data.reserve, inputs.generation
     )
     generated, real, held_out = (
-        fidelity.FeatureSet(inputs.features(images.pixels), images.label, images.group)
+        fidelity.FeatureSet(inputs.features.extract(images.pixels), images.label, images.group)
         for images in (samples, data.train, reserve)
     )
     return generated, real, held_out
@@ -266,8 +273,8 @@ def _fidelity(
         "metrics": report.metrics,
         "tables": {"fidelity_by_class": report.by_class, "fidelity_by_group": report.by_group},
         "fidelity_features": {
-            "network": "classifier of generation 0",
-            "digest": inputs.features_digest,
+            "network": inputs.features.name,
+            "digest": inputs.features.digest,
             "dimension": dimension,
         },
         "notes": report.notes,

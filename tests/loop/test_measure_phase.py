@@ -10,6 +10,7 @@ from benchmarks import presets
 from selfloop_jax import config as configs
 from selfloop_jax.data import dataset
 from selfloop_jax.loop import measure_phase
+from selfloop_jax.measure.features import FeatureNetwork
 from selfloop_jax.measure.metrics import METRICS, Metric
 
 CLASSIFIER = {key for key, metric in METRICS.items() if metric.value is not None}
@@ -59,8 +60,7 @@ def inputs(config, data, **changes):
         "key_path": (0, "generation", 1),
         "classify": classify,
         "first_classify": classify,
-        "features": features,
-        "features_digest": "0" * 64,
+        "features": FeatureNetwork("rows", features, digest="0" * 64),
         "generated_classify": None,
         "samples": samples,
         "confusion": None,
@@ -87,7 +87,7 @@ def test_every_number_of_a_record_has_a_row(config, data):
     assert record["metrics"]["cas_ratio"]["value"] == accuracy / 0.5
     # Copies of training images are nearer to those than to any held-out image.
     assert record["metrics"]["memorized_share"]["value"] > 0.6
-    assert record["fidelity_features"]["dimension"] == 8
+    assert record["fidelity_features"] == {"network": "rows", "digest": "0" * 64, "dimension": 8}
     assert len(outputs.neighbours["id"]) == 30
     assert (outputs.neighbours["distance"] == 0).all()
     np.testing.assert_array_equal(outputs.predictions["logits"], classify(data.test.pixels))
