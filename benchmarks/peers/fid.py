@@ -132,7 +132,7 @@ def peers(
     net = peer_inception.InceptionV3().eval()
     found = [peer_features(s, lambda x: x, lambda x: net(x / 255)[0].flatten(1)) for s in sets]
     paths = [str(folder) for folder in folders]
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         value = fid_score.calculate_fid_given_paths(paths, BATCH, "cpu", 2048)
     yield "inception_pytorch_fid", found, None, float(value)
 

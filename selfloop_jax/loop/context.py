@@ -1,9 +1,11 @@
 """What the generations of a self-consuming loop share, and one generation under way."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from selfloop_jax import config as configs
 from selfloop_jax.config import Config
@@ -121,6 +123,9 @@ class RunContext:
         self.networks = Networks(config, len(data.classes), len(data.groups))
         # Read here, so that a damaged file ends the run before anything is trained.
         self.feature_network = features.of_run(config)
+        if self.feature_network:
+            extract = remember(self.feature_network.extract, data.train.pixels)
+            self.feature_network = replace(self.feature_network, extract=extract)
         weights = self.networks.read_initial_weights()
         if self.feature_network and self.feature_network.digest:
             weights["measure.features"] = self.feature_network.digest
@@ -154,6 +159,22 @@ class RunContext:
     def cached_weights(self, kind: str, digest: str) -> step.Variables | None:
         """A network that is still on the devices, or None."""
         return self._weights.get(kind, {}).get(digest)
+
+
+def remember(extract: features.Extract, pixels: np.ndarray) -> features.Extract:
+    """The same function, which computes the features of one array of pixels only once."""
+    # Every generation asks for those of all real training images, and the network never changes.
+    found: list[np.ndarray] = []
+
+    def call(images: np.ndarray) -> np.ndarray:
+        # The same object, which nothing changes: no digest has to be taken.
+        if images is not pixels:
+            return extract(images)
+        if not found:
+            found.append(extract(images))
+        return found[0]
+
+    return call
 
 
 def network_of(phase: str) -> str:

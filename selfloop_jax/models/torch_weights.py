@@ -119,7 +119,7 @@ def fill(
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         shown = ", ".join(others[:3])
-        raise UsageError(f"{where}: does not fit this network: has {shown}{more} besides")
+        raise UsageError(f"{where}: does not fit this network: also has {shown}{more}")
     return unflatten_dict({path: _convert(weights[names[path]], False) for path in leaves})
 
 

@@ -9,8 +9,8 @@ import pytest
 from benchmarks import presets
 from selfloop_jax import config as configs
 from selfloop_jax.data import dataset
-from selfloop_jax.loop import measure_phase
-from selfloop_jax.measure.features import FeatureNetwork
+from selfloop_jax.loop import context, measure_phase
+from selfloop_jax.measure.features import NETWORKS, FeatureNetwork, Row
 from selfloop_jax.measure.metrics import METRICS, Metric
 
 CLASSIFIER = {key for key, metric in METRICS.items() if metric.value is not None}
@@ -164,3 +164,28 @@ def test_the_split_that_the_config_names_is_measured(config, data):
     outputs = measure_phase.measure(inputs(validated, data, samples=None))
     assert outputs.record["split"] == "validation"
     np.testing.assert_array_equal(outputs.predictions["id"], data.validation.id)
+
+
+def test_a_run_holds_the_network_that_its_config_names(config, data, monkeypatch):
+    """Its weights are an input of the run, as those that a classifier starts from."""
+    asked = []
+
+    def extract(pixels):
+        asked.append(len(pixels))
+        return features(pixels)
+
+    network = FeatureNetwork("mine", extract, digest="ab")
+    monkeypatch.setitem(NETWORKS, "mine", Row(lambda asked: network))
+    chosen = replace(config, measure=replace(config.measure, features="mine"))
+    opened = context.RunContext(chosen, data, lambda: False)
+    assert opened.feature_network.name == "mine"
+    # Those of the training images are computed once for all generations.
+    train = data.train.pixels
+    for pixels in (train, train[:5], train, train[:5]):
+        found = opened.feature_network.extract(pixels)
+        np.testing.assert_array_equal(found, features(pixels))
+    assert asked == [len(train), 5, 5]
+    assert opened.inputs["initial_weights"] == {"measure.features": "ab"}
+    default = context.RunContext(config, data, lambda: False)
+    assert default.feature_network is None
+    assert default.inputs["initial_weights"] == {}

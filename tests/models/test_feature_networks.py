@@ -103,7 +103,7 @@ def test_weights_of_another_network_are_refused():
 
     # torchvision's own Inception v3 has these and 1,000 classes.
     others = {"AuxLogits.fc.bias": np.zeros(3), "AuxLogits.fc.weight": np.zeros(3)}
-    assert refusal(weights | others) == "has AuxLogits.fc.bias, AuxLogits.fc.weight besides"
+    assert refusal(weights | others) == "also has AuxLogits.fc.bias, AuxLogits.fc.weight"
     assert refusal(weights | {"fc.bias": np.zeros(1000)}) == (
         "fc.bias is (1000,) but must be (1008,)"
     )
