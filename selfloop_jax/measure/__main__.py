@@ -173,13 +173,12 @@ def fidelity(arguments: Sequence[str]) -> None:
 
     # The order in which `sets` is unpacked below.
     paths = [args.generated, args.real, *([args.held_out] if args.held_out else [])]
-    if args.register:
-        configs.run_file("--register", args.register)
     given = read_features(paths)
-    if given is not None:
-        network, side = _given_features(args), None
-    else:
+    side = None  # files of features do not say how large the images were
+    if given is None:
         given, network, side = _extract(args, paths)
+    else:
+        network = _given_features(args)
     sets = []
     for extracted in given:
         # Images without labels: the report has no parts by class or group.
@@ -220,6 +219,8 @@ def _extract(
     from selfloop_jax.measure import features
     from selfloop_jax.measure.read_images import common_side, find_images
 
+    if args.register:
+        configs.run_file("--register", args.register)
     names = " | ".join(features.NETWORKS)
     if args.features is None:
         raise UsageError(
@@ -240,7 +241,7 @@ def _extract(
 
 def _given_features(args: argparse.Namespace) -> dict[str, Any]:
     """What the result says of features from files; UsageError for flags that need images."""
-    for flag in ("features", "weights", "image_size"):
+    for flag in ("features", "weights", "image_size", "register"):
         value = getattr(args, flag)
         if value:
             raise UsageError(
