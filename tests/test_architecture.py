@@ -29,8 +29,11 @@ WITHOUT_JAX = ("errors", "config", "analysis", "report", "sweep", "__init__", "c
 WITHOUT_JAX_FILES = ("runtime/rng.py", "runtime/store.py", "runtime/workdir.py", "runtime/cli.py")
 MEASURES_WITH_JAX = tuple(
     f"measure/{name}.py"
-    for name in ("distances", "fidelity", "memorization", "features", "foreground", "read_images")
-) + ("measure/__main__.py",)
+    for name in (
+        *("distances", "fidelity", "memorization", "features", "pretrained", "foreground"),
+        *("read_images", "__main__"),
+    )
+)
 
 
 @cache

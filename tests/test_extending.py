@@ -99,6 +99,15 @@ def test_the_network_is_trained(folder):
     assert state["Conv_0"]["kernel"].shape == (3, 3, 3, 4)
 
 
+def test_the_feature_network_gives_the_fidelity(folder):
+    network = record(folder, 1)["fidelity_features"]
+    assert network == {"network": "colours", "digest": None, "dimension": 3}
+    report = (folder / "run" / "report.html").read_text()
+    assert "FID (colours features)" in report
+    assert "in colours features" in report
+    assert "FID (classifier features)" not in report
+
+
 def test_the_solver_makes_the_images_and_is_counted(folder):
     done = main(
         folder,

@@ -59,6 +59,7 @@ SETTINGS = {
     **{f"pool.{name}": value for name, value, _ in leaves(PoolConfig())},
     "diffusion.condition_on": "label",
     "diffusion.later.start": "",
+    "measure.features": "classifier",
 }
 
 

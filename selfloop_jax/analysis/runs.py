@@ -114,6 +114,12 @@ class Run:
         return str(self.last.record.get("split", "test"))
 
     @property
+    def features(self) -> str:
+        """The network whose features its fidelity compares, by the name of `measure.features`."""
+        # Runs of before the field have the default.
+        return str(self.config.get("measure", {}).get("features", "classifier"))
+
+    @property
     def level(self) -> str:
         """The confidence level of the intervals of its records, as `95 %`."""
         # Records of the first 0.2 do not name it.

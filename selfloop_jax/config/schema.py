@@ -373,6 +373,12 @@ class MeasureConfig:
         "classifiers trained on every pool, over which fairness is averaged; the first one labels",
         POSITIVE,
     )
+    features: str = field(
+        "classifier",
+        "features that fidelity compares: classifier (that of generation 0), efficientnet_lite0, "
+        "inception or another network of measure/features.py",
+    )
+    features_weights: str = field("", "inception: the file of its weights")
     batch: int = field(600, "images at a time over all devices", POSITIVE)
     level: float = field(0.95, "confidence level of intervals", INSIDE)
     replicates: int = field(1000, "permutations of a null, simulations of an interval", POSITIVE)

@@ -1,9 +1,11 @@
 """What the generations of a self-consuming loop share, and one generation under way."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from selfloop_jax import config as configs
 from selfloop_jax.config import Config
@@ -16,6 +18,7 @@ from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.loop import control_images
 from selfloop_jax.loop.samples import read_samples
 from selfloop_jax.loop.stage import StageRun
+from selfloop_jax.measure import features
 from selfloop_jax.runtime import environment, log, rng, store
 from selfloop_jax.runtime.tensorboard import TensorBoard
 from selfloop_jax.runtime.workdir import generation_dir
@@ -113,7 +116,10 @@ class Networks:
 
 
 class RunContext:
-    """What all generations share: the real images, the networks, and the weights trained last."""
+    """What all generations share: the real images, the networks, and the weights trained last.
+
+    feature_network is that of `measure.features`, or None for the classifier of generation 0.
+    """
 
     def __init__(self, config: Config, data: Dataset, stop: Callable[[], bool]):
         self.config = config
@@ -121,9 +127,17 @@ class RunContext:
         self.stop = stop
         self.tensorboard: TensorBoard | None = None  # the runner opens it in the workdir
         self.networks = Networks(config, len(data.classes), len(data.groups), data.pixel_rms)
+        # Read here, so that a damaged file ends the run before anything is trained.
+        self.feature_network = features.of_run(config)
+        if self.feature_network:
+            extract = remember(self.feature_network.extract, data.train.pixels)
+            self.feature_network = replace(self.feature_network, extract=extract)
+        weights = self.networks.read_initial_weights()
+        if self.feature_network and self.feature_network.digest:
+            weights["measure.features"] = self.feature_network.digest
         self.inputs: store.Json = {
             "data": data.describe(config.data.source),
-            "initial_weights": self.networks.read_initial_weights(),
+            "initial_weights": weights,
         }
         self._weights: dict[str, dict[str, step.Variables]] = {
             kind: {} for kind in WEIGHTS_IN_MEMORY
@@ -151,6 +165,22 @@ class RunContext:
     def cached_weights(self, kind: str, digest: str) -> step.Variables | None:
         """A network that is still on the devices, or None."""
         return self._weights.get(kind, {}).get(digest)
+
+
+def remember(extract: features.Extract, pixels: np.ndarray) -> features.Extract:
+    """The same function, which computes the features of one array of pixels only once."""
+    # Every generation asks for those of all real training images, and the network never changes.
+    found: list[np.ndarray] = []
+
+    def call(images: np.ndarray) -> np.ndarray:
+        # The same object, which nothing changes: no digest has to be taken.
+        if images is not pixels:
+            return extract(images)
+        if not found:
+            found.append(extract(images))
+        return found[0]
+
+    return call
 
 
 def network_of(phase: str) -> str:

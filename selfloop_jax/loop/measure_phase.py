@@ -22,6 +22,7 @@ from selfloop_jax.measure import (
     foreground,
     memorization,
 )
+from selfloop_jax.measure.features import FeatureNetwork
 from selfloop_jax.measure.foreground import Predict
 from selfloop_jax.measure.intervals import share_interval
 from selfloop_jax.measure.metrics import Number
@@ -29,6 +30,7 @@ from selfloop_jax.measure.test_set import TestSet
 from selfloop_jax.runtime import rng, store
 
 NEIGHBOURS_PER_CLASS = 3  # generated images shown in the report next to their nearest real image
+FIRST = "classifier of generation 0"  # the features of a run that names no other network
 
 Part = dict[str, Any]  # of a record: `metrics` {key of METRICS: Number}, `tables` and more
 
@@ -38,10 +40,10 @@ class Inputs:
     """What is measured, and the networks that measure it, as functions of pixels.
 
     classify: this generation's classifier. more_classify: further ones, trained alike.
-    first_classify and features: that of generation 0. generated_classify: the one trained on
-    generated images alone, or None. samples: the generated images, or None in a control. confusion:
-    errors of the group annotator, or None without one. first_accuracy: of generation 0; None while
-    that is being measured.
+    first_classify: that of generation 0. features: that of generation 0, or the network of
+    `measure.features`. generated_classify: the one trained on generated images alone, or None.
+    samples: the generated images, or None in a control. confusion: errors of the group annotator,
+    or None without one. first_accuracy: of generation 0; None while that is being measured.
     """
 
     config: Config
@@ -51,8 +53,7 @@ class Inputs:
     classify: Predict
     more_classify: tuple[Predict, ...]
     first_classify: Predict
-    features: Predict
-    features_digest: str
+    features: FeatureNetwork
     generated_classify: Predict | None
     samples: Images | None
     confusion: list[np.ndarray] | None
@@ -85,6 +86,12 @@ def _read(run: GenerationRun) -> Inputs:
     classifier = networks.predict["classifier"]
     # A phase that did not apply has no digest.
     scored = bool(run.digests.get("generated_classifier"))
+    features = context.feature_network
+    if features is None:
+        # Of generation 0 for every generation: it has seen real images alone, and one network makes
+        # the generations comparable.
+        extract = network(0, "classifier", networks.features)
+        features = FeatureNetwork(FIRST, extract, digest=run.digest(0, "classifier"))
     return Inputs(
         config=context.config,
         data=context.data,
@@ -95,8 +102,7 @@ def _read(run: GenerationRun) -> Inputs:
             network(run.number, name, classifier) for name in repeats(context.config)
         ),
         first_classify=network(0, "classifier", classifier),
-        features=network(0, "classifier", networks.features),
-        features_digest=run.digest(0, "classifier"),
+        features=features,
         generated_classify=(
             network(run.number, "generated_classifier", classifier) if scored else None
         ),
@@ -262,7 +268,7 @@ def _extract(inputs: Inputs, samples: Images) -> _Features:
         config.pool, (config.seed, "pool"), data.reserve, inputs.generation
     )
     generated, train, held_out = (
-        fidelity.FeatureSet(inputs.features(images.pixels), images.label, images.group)
+        fidelity.FeatureSet(inputs.features.extract(images.pixels), images.label, images.group)
         for images in (samples, data.train, reserve)
     )
     return _Features(generated, train, held_out, reserve)
@@ -298,8 +304,8 @@ def _fidelity(inputs: Inputs, features: _Features, samples: Images) -> Part:
         "metrics": report.metrics | copies,
         "tables": {"fidelity_by_class": report.by_class, "fidelity_by_group": report.by_group},
         "fidelity_features": {
-            "network": "classifier of generation 0",
-            "digest": inputs.features_digest,
+            "network": inputs.features.name,
+            "digest": inputs.features.digest,
             "dimension": dimension,
         },
         "notes": notes + report.notes + more,

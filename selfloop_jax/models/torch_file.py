@@ -1,12 +1,17 @@
 """Files of weights as arrays, without PyTorch and without running what a file asks for.
 
 A `.pth` of PyTorch 1.6 or newer is a zip archive: `data.pkl`, a pickle of a dict whose tensors
-refer to storages, and one member `data/<key>` per storage with its raw numbers.
+refer to storages, and one member `data/<key>` per storage with its raw numbers. An older one, which
+many published weights still are, is a sequence: pickles of a magic number, a version, the sizes of
+types, the dict, and the keys of its storages; then of each key the length and the raw numbers.
 """
 
+import io
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +33,13 @@ STORAGES = {
 }
 
 
-Storage = tuple[np.dtype, bytes]
+Storage = tuple[np.dtype, Any]  # any buffer
+
+
+Fetch = Callable[[str, int, int], Any]  # (key, count, bytes of a number) of a storage -> its buffer
+
+
+MAGIC = 0x1950A86A20F9469CFC6C  # with which a file of PyTorch before 1.6 begins
 
 
 WRAPPERS = ("state_dict", "model")  # where training scripts keep the weights inside a checkpoint
@@ -86,12 +97,9 @@ def _read_torch(path: Path) -> Any:
     """What `torch.save` wrote, tensors as arrays."""
     with open(path, "rb") as file:
         # Checked first, since zipfile would only say that this is no zip file.
-        head = file.read(2)
-    if head[:1] == b"\x80":  # a bare pickle
-        raise UsageError(
-            "in the format of PyTorch before 1.6; load it with torch.load and save it again with "
-            "torch.save"
-        )
+        if file.read(1) == b"\x80":  # a bare pickle
+            file.seek(0)
+            return _read_sequence(file)
     with zipfile.ZipFile(path) as archive:
         # Not exactly one gives a ValueError, which `read` reports as damage.
         (pickled,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -100,17 +108,61 @@ def _read_torch(path: Path) -> Any:
         order = f"{root}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise UsageError("its numbers are big-endian; must be little-endian")
-        with archive.open(pickled) as file:
-            return _Unpickler(file, archive, f"{root}data/").load()
+
+        def fetch(key: str, count: int, width: int) -> bytes:
+            data = archive.read(f"{root}data/{key}")
+            # A truncated storage would otherwise fail later, without a cause that a user
+            # understands.
+            if len(data) != count * width:
+                raise ValueError("the length of a storage is not the one in the pickle")
+            return data
+
+        with archive.open(pickled) as member:
+            return _Unpickler(member, fetch).load()
+
+
+def _read_sequence(file: io.BufferedReader) -> Any:
+    """What `torch.save` wrote before PyTorch 1.6."""
+    size = os.fstat(file.fileno()).st_size
+    storages: dict[str, tuple[int, np.ndarray]] = {}
+
+    def fetch(key: str, count: int, width: int) -> np.ndarray:
+        # A damaged length must not ask for more memory than the file can fill.
+        if not 0 <= count * width <= size:
+            raise ValueError("a storage is longer than the file")
+        if key in storages:
+            raise ValueError("a storage has numbers of two types")
+        # The numbers follow the pickle: tensors are views of a buffer that is filled below.
+        storages[key] = count, np.zeros(count * width, np.uint8)
+        return storages[key][1]
+
+    def load() -> Any:
+        return _Unpickler(file, fetch).load()
+
+    if load() != MAGIC:
+        raise UsageError("a pickle, but not one of torch.save; must be a file of torch.save")
+    load()  # the version of the format: there has been one
+    if not load()["little_endian"]:
+        raise UsageError("its numbers are big-endian; must be little-endian")
+    found = load()
+    order = load()
+    # A storage that does not follow would stay zero.
+    if set(order) != set(storages):
+        raise ValueError("other storages follow than the pickle names")
+    for key in order:
+        count, data = storages[key]
+        stated = int.from_bytes(file.read(8), "little")
+        if stated != count or file.readinto(data.data) != len(data):
+            raise ValueError("the length of a storage is not the one in the pickle")
+    return found
 
 
 class _Unpickler(pickle.Unpickler):
     """An unpickler that knows dicts and tensors, and refuses to import anything else."""
 
-    def __init__(self, file: Any, archive: zipfile.ZipFile, root: str):
+    def __init__(self, file: Any, fetch: Fetch):
         super().__init__(file)
-        self.archive = archive
-        self.root = root
+        self.fetch = fetch
         self.storages: dict[tuple[str, str], Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -128,16 +180,15 @@ class _Unpickler(pickle.Unpickler):
         return known[f"{module}.{name}"]
 
     def persistent_load(self, pid: Any) -> Storage:
-        """The storage of ("storage", type, key, device, length); read once, then shared."""
-        _, kind, key, _, length = pid
+        """The storage of ("storage", type, key, device, length); fetched once, then shared."""
+        # Before 1.6 a sixth part follows, of a view into another storage: None in all but the
+        # oldest files.
+        _, kind, key, _, length, *view = pid
+        if any(view):
+            raise ValueError("a storage is a view of another one")
         if (key, kind) not in self.storages:
             dtype = np.dtype(STORAGES[kind])
-            data = self.archive.read(f"{self.root}{key}")
-            # A truncated storage would otherwise fail later, without a cause that a user
-            # understands.
-            if len(data) != length * dtype.itemsize:
-                raise ValueError("the length of a storage is not the one in the pickle")
-            self.storages[key, kind] = dtype, data
+            self.storages[key, kind] = dtype, self.fetch(key, length, dtype.itemsize)
         return self.storages[key, kind]
 
 

@@ -1,9 +1,11 @@
-"""Weights under torchvision's names, put into the networks here.
+"""Weights under PyTorch's names, put into the networks here.
 
-Of resnet18, resnet50, vgg11_bn and vgg16_bn, and of their like at other widths.
+`load`: of torchvision's resnet18, resnet50, vgg11_bn and vgg16_bn, and of their like at other
+widths, to be trained further. `fill`: of any network whose layers have PyTorch's names, as they
+are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +99,30 @@ def load(
     return unflatten_dict(filled), Report(len(filled), new_head, unused)
 
 
+def fill(
+    variables: Any, weights: Weights, name_of: Callable[[Sequence[str]], str], where: str
+) -> Any:
+    """All of `variables`, float32 under the same keys, from a file that holds nothing else.
+
+    variables: `params` and `batch_stats`, of which only the shapes count. name_of: PyTorch's name
+    of the layer at a path here. Raises UsageError, which `where` begins, where a tensor is missing,
+    has another shape or is of another network.
+    """
+    leaves = flatten_dict(variables)
+    names = {path: f"{name_of(path[1:-1])}.{LEAVES[path[-1]]}" for path in leaves}
+    shapes = {names[path]: _torch_shape(leaf.shape) for path, leaf in leaves.items()}
+    wrong = {name: shape for name, shape in shapes.items() if _shape(weights, name) != shape}
+    if wrong:
+        raise UsageError(f"{where}: does not fit this network: {_few(wrong, weights)}")
+    others = [name for name in sorted(set(weights) - set(shapes)) if not name.endswith(IGNORED)]
+    # A network with more parts is another one, whose features are not those of this name.
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        shown = ", ".join(others[:3])
+        raise UsageError(f"{where}: does not fit this network: also has {shown}{more}")
+    return unflatten_dict({path: _convert(weights[names[path]], False) for path in leaves})
+
+
 def _resnet_names(model: ResNet) -> dict[str, str]:
     """`layer2.0.conv1` and so on; `downsample` is the shortcut, which comes last here."""
     names = {"Conv_0": "conv1", "BatchNorm_0": "bn1", "Dense_0": "fc"}
@@ -183,9 +209,14 @@ def _misfit(
     stem = (_shape(weights, "conv1.weight") or ())[2:]
     if set(misfits) == {"conv1.weight"} and stem in STEMS and STEMS[stem] != model.layout:
         return f"its stem is {stem[0]}x{stem[1]}; {section}.layout must be {STEMS[stem]}"
+    return f"does not fit this network: {_few(misfits, weights)}"
+
+
+def _few(misfits: dict[str, tuple[int, ...]], weights: Weights) -> str:
+    """The first tensors that do not fit, each with the shape that it must have."""
     few = [
         f"{name} is {_shape(weights, name)} but must be {shape}"
         for name, shape in list(misfits.items())[:3]
     ]
     few += [f"and {len(misfits) - 3} more"] if len(misfits) > 3 else []
-    return f"does not fit this network: {'; '.join(few)}".replace("is None", "is missing")
+    return "; ".join(few).replace("is None", "is missing")

@@ -17,7 +17,14 @@ from selfloop_jax.analysis.arms import Arm, control_of
 from selfloop_jax.analysis.runs import Run
 from selfloop_jax.data.controls import CONTROLS
 from selfloop_jax.measure.metrics import METRICS
-from selfloop_jax.report.panels import NULLS, Panel, number_text, panels, title_of
+from selfloop_jax.report.panels import (
+    NULLS,
+    Panel,
+    features_of,
+    number_text,
+    panels,
+    title_of,
+)
 from selfloop_jax.report.style import (
     GREY,
     RenderedFigure,
@@ -101,6 +108,7 @@ def _is_measured(arms: Sequence[Arm], key: str, *parts: str) -> bool:
 
 def _panel(arms: Sequence[Arm], panel: Panel, keys: Sequence[str], run: Run) -> RenderedFigure:
     labels = [arm.name for arm in arms]
+    features = features_of(arms)
     # A single arm needs no legend.
     fig, axes = small_multiples(len(keys), labels if len(arms) > 1 else [])
     for ax, key in zip(axes, keys, strict=True):
@@ -108,8 +116,8 @@ def _panel(arms: Sequence[Arm], panel: Panel, keys: Sequence[str], run: Run) -> 
         for i, arm in enumerate(arms):
             plot_arm(ax, arm, key, i)
         _plot_baseline(ax, arms, key)
-        label_axes(ax, title_of(key), arms, key)
-    plots = "; ".join(f"{title_of(key)} {_ends(arms[0], key)}" for key in keys)
+        label_axes(ax, title_of(key, features), arms, key)
+    plots = "; ".join(f"{title_of(key, features)} {_ends(arms[0], key)}" for key in keys)
     lines = f"one line per arm ({'; '.join(labels)})" if len(arms) > 1 else "one run or arm"
     alt = f"Lines over generations, {lines}. Of {labels[0]}: {plots}."
     caption = f"{panel.title}. {_caption(arms, panel, keys, run)}"
@@ -207,8 +215,10 @@ def _all_parts(arm: Arm, key: str, parts: Sequence[str]) -> np.ndarray:
 
 def _caption(arms: Sequence[Arm], panel: Panel, keys: Sequence[str], run: Run) -> str:
     """The panel's caption, what its bands are, and which lines are missing or interrupted."""
-    parts = [panel.caption.format(split=run.split), *_bands(arms, keys, run)]
-    missing = [title_of(key) for key in panel.keys if key not in keys]
+    features = features_of(arms)
+    caption = panel.caption.format(split=run.split, features=features)
+    parts = [caption, *_bands(arms, keys, run)]
+    missing = [title_of(key, features) for key in panel.keys if key not in keys]
     if missing:
         parts.append(f"Undefined or not measured: {'; '.join(missing)}.")
     if missing and panel.name == "gaps" and run.nested:

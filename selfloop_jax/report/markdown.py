@@ -25,7 +25,7 @@ from selfloop_jax.measure import sign_test
 from selfloop_jax.report import drift as drift_figures
 from selfloop_jax.report import forecast as forecast_figures
 from selfloop_jax.report import verdicts as verdict_text
-from selfloop_jax.report.panels import title_of
+from selfloop_jax.report.panels import features_of, title_of
 from selfloop_jax.report.tables import Table
 from selfloop_jax.runtime import store
 from selfloop_jax.runtime.cli import Parser, one_line_errors
@@ -146,7 +146,9 @@ def _fidelity(every: Sequence[Arm]) -> Table | None:
         "Mean over seeds, generation 0 → last generation, in brackets the baseline of the last: "
         "held-out real images in place of generated ones."
     )
-    return Table(("loop", *map(title_of, FIDELITY)), rows, caption) if rows else None
+    features = features_of(every)
+    header = ("loop", *(title_of(key, features) for key in FIDELITY))
+    return Table(header, rows, caption) if rows else None
 
 
 def _fidelity_rows(every: Sequence[Arm]) -> Iterator[tuple[str, ...]]:

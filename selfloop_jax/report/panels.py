@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from selfloop_jax.analysis.arms import Arm
 from selfloop_jax.measure.metrics import METRICS
 
 # What the grey null bands of a section of METRICS are.
@@ -76,14 +77,14 @@ PANELS = (
     Panel(
         "fidelity",
         "Fidelity of the generated images",
-        "Generated against real held-out images, in the features of the classifier of generation "
-        "0: not comparable with numbers in Inception features. FID and KID: 0 is the same "
-        "distribution. Precision and density: how many generated images lie among real ones; "
-        "recall and coverage: how many real images lie among generated ones. Memorized share: "
-        "share of the generated images that are nearer to a training image than to any of as many "
-        "held-out images; about 0.5 without memorization. Near-copies: share of the generated "
-        "images that are less than half as far from a training image as from a held-out one, "
-        "minus the reverse; about 0 without memorization.",
+        "Generated against real held-out images, in {features} features (classifier: that of "
+        "generation 0): not comparable with numbers in features of another network. FID and KID: "
+        "0 is the same distribution. Precision and density: how many generated images lie among "
+        "real ones; recall and coverage: how many real images lie among generated ones. Memorized "
+        "share: share of the generated images that are nearer to a training image than to any of "
+        "as many held-out images; about 0.5 without memorization. Near-copies: share of the "
+        "generated images that are less than half as far from a training image as from a held-out "
+        "one, minus the reverse; about 0 without memorization.",
         (
             *("fid", "kid", "precision", "recall", "density", "coverage"),
             *("memorized_share", "copied_share", "copied_share_pixels"),
@@ -134,9 +135,20 @@ def is_count(key: str) -> bool:
     return key in METRICS and METRICS[key].whole
 
 
-def title_of(key: str) -> str:
-    """Returns the title of a metric; its key where METRICS has no row for it."""
-    return METRICS[key].title if key in METRICS else key.replace("_", " ")
+def title_of(key: str, features: str = "classifier") -> str:
+    """Returns the title of a metric; its key where METRICS has no row for it.
+
+    features: the name of the network, which the title of a FID or KID says.
+    """
+    title = METRICS[key].title if key in METRICS else key.replace("_", " ")
+    return title.replace("classifier features", f"{features} features")
+
+
+def features_of(arms: Iterable[Arm]) -> str:
+    """Returns the networks whose features the fidelity of the arms compares, by their names."""
+    # A CSV of before the setting has the default.
+    names = {arm.setting("measure.features") or "classifier" for arm in arms}
+    return " or ".join(sorted(names))
 
 
 def arrow_of(key: str) -> str:

@@ -51,7 +51,7 @@ def _header(run: Run) -> tuple[str, ...]:
 
 def _metric_row(run: Run, key: str) -> tuple[str, ...]:
     cells = [_metric_cell(generation, key) for generation in run.generations]
-    return (f"{title_of(key)} {arrow_of(key)}".strip(), *cells)
+    return (f"{title_of(key, run.features)} {arrow_of(key)}".strip(), *cells)
 
 
 def _metric_cell(generation: Generation, key: str) -> str:
@@ -81,7 +81,8 @@ def fidelity(run: Run) -> Table | None:
         f"Generation {run.last.number}; in brackets the baseline: held-out real images in place "
         f"of generated ones. {notes}"
     )
-    return Table(("images", *map(title_of, keys)), tuple(rows), caption.strip())
+    header = ("images", *(title_of(key, run.features) for key in keys))
+    return Table(header, tuple(rows), caption.strip())
 
 
 def _fidelity_row(name: str, keys: Sequence[str], numbers: store.Json) -> tuple[str, ...]:

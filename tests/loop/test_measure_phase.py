@@ -9,7 +9,8 @@ import pytest
 from benchmarks import presets
 from selfloop_jax import config as configs
 from selfloop_jax.data import dataset
-from selfloop_jax.loop import measure_phase
+from selfloop_jax.loop import context, measure_phase
+from selfloop_jax.measure.features import NETWORKS, FeatureNetwork, Row
 from selfloop_jax.measure.metrics import METRICS, Metric
 
 CLASSIFIER = {key for key, metric in METRICS.items() if metric.value is not None}
@@ -60,8 +61,7 @@ def inputs(config, data, **changes):
         "classify": classify,
         "more_classify": (),
         "first_classify": classify,
-        "features": features,
-        "features_digest": "0" * 64,
+        "features": FeatureNetwork("rows", features, digest="0" * 64),
         "generated_classify": None,
         "samples": samples,
         "confusion": None,
@@ -90,7 +90,7 @@ def test_every_number_of_a_record_has_a_row(config, data):
     assert record["metrics"]["memorized_share"]["value"] > 0.6
     for key in ("copied_share", "copied_share_pixels"):
         assert record["metrics"][key]["low"] > record["metrics"][key]["baseline"]
-    assert record["fidelity_features"]["dimension"] == 8
+    assert record["fidelity_features"] == {"network": "rows", "digest": "0" * 64, "dimension": 8}
     assert len(outputs.neighbours["id"]) == 30
     assert (outputs.neighbours["distance"] == 0).all()
     np.testing.assert_array_equal(outputs.predictions["logits"], classify(data.test.pixels))
@@ -104,9 +104,13 @@ def test_fidelity_compares_with_images_that_the_features_never_saw(config, data)
         seen = np.array([bytes(image) in known for image in pixels])
         return features(pixels) + np.where(seen, 1e3, 0)[:, None].astype(np.float32)
 
-    seen = measure_phase.measure(inputs(config, data, features=overfit)).record["metrics"]
+    seen = measure_phase.measure(
+        inputs(config, data, features=FeatureNetwork("overfit", overfit))
+    ).record["metrics"]
     held_out = replace(data, reserve=data.reserve.take(slice(0)))
-    without = measure_phase.measure(inputs(config, held_out, features=overfit)).record
+    without = measure_phase.measure(
+        inputs(config, held_out, features=FeatureNetwork("overfit", overfit))
+    ).record
     # The samples are training images: far from held-out ones in these features, which were near.
     assert seen["fid"]["value"] > 1e5
     assert seen["precision"]["baseline"] > 0.8
@@ -186,3 +190,28 @@ def test_the_split_that_the_config_names_is_measured(config, data):
     outputs = measure_phase.measure(inputs(validated, data, samples=None))
     assert outputs.record["split"] == "validation"
     np.testing.assert_array_equal(outputs.predictions["id"], data.validation.id)
+
+
+def test_a_run_holds_the_network_that_its_config_names(config, data, monkeypatch):
+    """Its weights are an input of the run, as those that a classifier starts from."""
+    asked = []
+
+    def extract(pixels):
+        asked.append(len(pixels))
+        return features(pixels)
+
+    network = FeatureNetwork("mine", extract, digest="ab")
+    monkeypatch.setitem(NETWORKS, "mine", Row(lambda asked: network))
+    chosen = replace(config, measure=replace(config.measure, features="mine"))
+    opened = context.RunContext(chosen, data, lambda: False)
+    assert opened.feature_network.name == "mine"
+    # Those of the training images are computed once for all generations.
+    train = data.train.pixels
+    for pixels in (train, train[:5], train, train[:5]):
+        found = opened.feature_network.extract(pixels)
+        np.testing.assert_array_equal(found, features(pixels))
+    assert asked == [len(train), 5, 5]
+    assert opened.inputs["initial_weights"] == {"measure.features": "ab"}
+    default = context.RunContext(config, data, lambda: False)
+    assert default.feature_network is None
+    assert default.inputs["initial_weights"] == {}

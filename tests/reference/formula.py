@@ -11,15 +11,19 @@ def numbers(name, count):
     return (np.random.Philox(key=key).random_raw(count) >> np.uint64(11)) * 2.0**-53
 
 
-def tensor(name, shape):
-    """Returns float32: He-uniform kernels, positive scales and variances, the rest near 0."""
+def tensor(name, shape, least=0.25):
+    """Returns float32: He-uniform kernels, positive scales and variances, the rest near 0.
+
+    least: the smallest scale. At 0.75 the mean is 1, and a deep network's output still depends on
+    its input.
+    """
     uniform = numbers(name, int(np.prod(shape))).reshape(shape)
     if len(shape) > 1:
         return np.float32((2 * uniform - 1) * np.sqrt(6 / np.prod(shape[1:])))
     if name.endswith("running_var"):
         return np.float32(0.5 + uniform)
     if name.endswith("weight"):
-        return np.float32(0.25 + 0.5 * uniform)
+        return np.float32(least + 0.5 * uniform)
     return np.float32(0.4 * uniform - 0.2)
 
 

@@ -1,4 +1,4 @@
-"""Writes torchvision's logits for weights by formula, and a small file of torch.save.
+"""Writes torchvision's logits for weights by formula, and small files of torch.save.
 
 Run where torch and torchvision are installed, `python tests/reference/make_torch_logits.py`, after
 a change to formula.py. The tests read the files that it writes into its own folder; they need
@@ -73,10 +73,11 @@ def tiny():
         "expanded": torch.tensor([5.0]).expand(4),
         "parameter": nn.Parameter(torch.tensor([1.5, 2.5])),
     }
-    torch.save(
-        {"epoch": 3, "state_dict": {f"module.{name}": x for name, x in tensors.items()}},
-        FOLDER / "tiny.pth",
-    )
+    checkpoint = {"epoch": 3, "state_dict": {f"module.{name}": x for name, x in tensors.items()}}
+    torch.save(checkpoint, FOLDER / "tiny.pth")
+    # As PyTorch wrote before 1.6.
+    old = FOLDER / "tiny_old.pth"
+    torch.save(checkpoint, old, _use_new_zipfile_serialization=False)
     return {name: {"dtype": str(x.dtype), "values": x.tolist()} for name, x in tensors.items()}
 
 

@@ -21,7 +21,15 @@ from selfloop_jax.report import (
     tables,
 )
 from selfloop_jax.report import drift as drift_figures
-from selfloop_jax.report.panels import PANELS, arrow_of, number_text, panels, title_of
+from selfloop_jax.report.panels import (
+    PANELS,
+    arrow_of,
+    features_of,
+    number_text,
+    panels,
+    title_of,
+)
+from selfloop_jax.runtime import store
 
 
 def arms_of(run):
@@ -57,6 +65,22 @@ def test_a_metric_from_outside_gets_a_panel_of_its_own(tmp_path, monkeypatch):
     assert rows["my metric ↓"] == ("0.500", "0.500")
     assert (title_of("unregistered_one"), arrow_of("unregistered_one")) == ("unregistered one", "")
     assert panels(["accuracy", "mine"])[-1].keys == ("mine",)
+
+
+def test_a_fid_names_the_network_of_its_features(tmp_path):
+    workdirs = [make_workdir(tmp_path / name, 2, seed=seed) for seed, name in enumerate("ab")]
+    config = store.read_json(workdirs[0] / "config.json")
+    config["measure"] = {**config.get("measure", {}), "features": "inception"}
+    store.write_json(workdirs[0] / "config.json", config)
+    first, second = map(read_run, workdirs)
+    assert tables.fidelity(first).header[1] == "FID (inception features)"
+    assert tables.fidelity(second).header[1] == "FID (classifier features)"
+    assert features_of(arms_of(first)) == "inception"
+    # Two arms whose numbers cannot be compared.
+    both = arms.arms(numbers.rows([first, second]))
+    (figure,) = (f for f in curves.metric_curves(both, first) if f.name == "curves_fidelity")
+    assert "FID (classifier or inception features)" in figure.alt
+    assert "in classifier or inception features" in figure.caption
 
 
 def captions(run) -> dict[str, str]:
