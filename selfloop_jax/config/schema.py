@@ -304,7 +304,9 @@ class SampleConfig:
         "(Karras et al. 2022, algorithm 1)",
     )
     steps: int = field(
-        15, "sampler steps; with multistep the fewest that keep 99 % of the variance", POSITIVE
+        15,
+        "sampler steps; with multistep the fewest that keep the variance to within 1 %",
+        POSITIVE,
     )
     guidance: float = field(
         0.0,
@@ -314,7 +316,7 @@ class SampleConfig:
     )
     temperature: float = field(
         1.0,
-        "factor on the initial noise; lambda = temperature^2 for Gaussian images; 1 for ancestral",
+        "factor on the initial noise; lambda = temperature^2 for Gaussian images; ancestral: 1",
         POSITIVE,
     )
     clip: bool = field(True, "keep every estimate of the image in [-1, 1]")
