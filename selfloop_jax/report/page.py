@@ -211,12 +211,13 @@ def _overview(
 
 
 def _notes(runs: Sequence[Run], shown: Sequence[Part], side: Sequence[Run]) -> list[str]:
-    """Caveats of the runs that have no part of their own, and seeds that were used twice."""
+    """Caveats of runs without a part of their own; images and seeds that were used twice."""
     folders = {part.folder for part in shown}
     notes = []
     for run in (*runs, *side):
         if run.path not in folders:
             notes += [f"{run.path.name}: {caveat}" for caveat in text.caveats(run)]
+    notes += text.shared_images(runs)
     shared = sorted({run.seed for run in runs} & {run.seed for run in side})
     if shared:
         seeds = ", ".join(map(str, shared))

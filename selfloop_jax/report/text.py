@@ -8,6 +8,7 @@ from selfloop_jax import __version__
 from selfloop_jax.analysis import verdicts
 from selfloop_jax.analysis.arms import Arm, without_loop
 from selfloop_jax.analysis.runs import Run
+from selfloop_jax.analysis.shared_images import shares
 from selfloop_jax.analysis.verdicts import Finding
 from selfloop_jax.data.controls import CONTROLS
 from selfloop_jax.measure.sign_test import least_seeds
@@ -70,6 +71,16 @@ def summary(runs: Sequence[Run], arms: Sequence[Arm], found: Sequence[Finding]) 
     if "validation" in splits:
         sentences.append(VALIDATION)
     return sentences
+
+
+def shared_images(runs: Sequence[Run]) -> Iterator[str]:
+    """How far seeds are replications: by the real images that they have in common."""
+    if found := shares(runs):
+        yield (
+            f"Any two seeds share {100 * found['train']:.0f} % of their training images and "
+            f"{100 * found['test']:.0f} % of their test images on average; as far as they do, what "
+            "holds over seeds holds for these images."
+        )
 
 
 def _without_control(arms: Sequence[Arm]) -> Iterator[str]:

@@ -1,11 +1,14 @@
 """Which real images the seeds of a study share."""
 
+import html
+
 import numpy as np
 import pytest
 from workdirs import make_workdir
 
 from selfloop_jax.analysis.runs import read_runs
 from selfloop_jax.analysis.shared_images import shares
+from selfloop_jax.report import page, text
 
 
 def test_shares_are_means_over_pairs_of_seeds(tmp_path):
@@ -22,3 +25,12 @@ def test_runs_of_one_seed_or_without_ids_say_nothing(tmp_path):
     del arrays["train_id"]
     np.savez(paths[1] / "real.npz", **arrays)
     assert shares(read_runs(paths)) == {}
+
+
+def test_the_report_says_what_seeds_share(tmp_path):
+    paths = [make_workdir(tmp_path / str(seed), 1, seed=seed) for seed in range(3)]
+    (sentence,) = text.shared_images(read_runs(paths))
+    assert "share 33 % of their training images and 100 % of their test images" in sentence
+    assert sentence in html.unescape(page.write(paths, tmp_path / "page.html").read_text()).replace(
+        "\N{NO-BREAK SPACE}", " "
+    )

@@ -499,8 +499,7 @@ def test_features_of_another_program(tmp_path, capsys):
         np.savez(paths[-1], features=features_of_set, label=np.zeros(40))
     flags = ("fidelity", paths[0], f"--real={paths[1]}", f"--held_out={paths[2]}")
     result = found(capsys, *flags)
-    given = (feature_set(x.astype(np.float32)) for x in sets)
-    same(result["metrics"], fidelity.report(*given, 0, 0, FIDELITY_PATH).metrics)
+    same(result["metrics"], with_held_out(np.float32, sets)[0])
     assert result["image_size"] is None
     assert result["features"]["dimension"] == 6
     assert verbs.main([*map(str, flags)]) == 0
