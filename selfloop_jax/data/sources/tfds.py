@@ -214,12 +214,13 @@ def _shrunk(images: np.ndarray, side: int) -> np.ndarray:
     n, height, _, channels = images.shape
     # MNIST's 28 pixels become 32, of which 16 and 8 are whole parts.
     margin = (32 - height) // 2
-    # [n,h,w,C] -> [n * C,h,w], as `area_resize` takes planes.
-    planes = np.moveaxis(images, 3, 1).reshape(n * channels, height, height)
-    planes = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)))
-    if side != planes.shape[1]:
-        planes = area_resize(planes, side)
-    return np.moveaxis(planes.reshape(n, channels, side, side), 1, 3)
+    if margin:
+        images = np.pad(images, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
+    if side == 32:
+        return images
+    # [n,32,32,C] -> [n * C,32,32], as `area_resize` takes planes.
+    planes = np.moveaxis(images, 3, 1).reshape(n * channels, 32, 32)
+    return np.moveaxis(area_resize(planes, side).reshape(n, channels, side, side), 1, 3)
 
 
 class _BadRecord(Exception):
