@@ -7,8 +7,8 @@ images give (real test digits, `cas_ratio` in gen_0000/record.json). Data: sciki
 arXiv 2403.07857. Pools accumulate; later generators are fine-tuned.
 
 Reached with seed 0 on the test split: ratio 0.940 (accuracy 0.947 after real, 0.890 after generated
-images). Took 186 s and 1.6 GiB on two cores of a shared AMD EPYC server, 134 s with the compile
-cache of an earlier run.
+images). Took 186 to 390 s, by the load, and at most 1.6 GiB on two cores of a shared AMD EPYC
+server, 134 s with the compile cache of an earlier run.
 
     python -m selfloop_jax.main --config=configs/quickstart.py
     python -m selfloop_jax.main --config=configs/quickstart.py:tiny      # a first look
