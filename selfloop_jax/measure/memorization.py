@@ -14,8 +14,8 @@ from selfloop_jax.measure.intervals import two_sided, wilson
 from selfloop_jax.measure.metrics import Number
 from selfloop_jax.runtime import rng
 
-# An image is a near-copy of another where this much of the distance to the other set is left. Of
-# 360 to 1,000 images in 8 to 192 dimensions 0 to 0.5 % are that by chance, on either side.
+# An image is a near-copy of another where less than this much of the distance to the other set is
+# left. In eight dimensions or more that is rare by chance (tests/measure/test_memorization.py).
 NEAR = 0.5
 
 
@@ -98,8 +98,7 @@ def memorization(
     share for which the second is less than NEAR of the first. Without copies the two sets can be
     exchanged, so that it is 0 but for chance. Its interval is normal, with the error sqrt(1 + sum
     n^2) / M over the near-copies n that share a real image; the 1 keeps an error where none is
-    found. Of 400 images (64 Gaussian features, N = 1,000) it finds 5 % of near-copies in all of 100
-    trials. NaN without images.
+    found. NaN without images.
 
     Raises:
       ValueError: sets of different size, of which the larger would be nearer by its size alone.
