@@ -10,7 +10,8 @@ control.
 
 `sweep(out)` lists the runs: for each bias and seed one generation 0 (`zero-*`), which all arms of
 the seed share; the loops; the controls, which train classifiers alone. `response(out)` lists the
-side study that the forecast rests on: other seeds, other initial biases.
+side study that the forecast rests on: other seeds, other initial biases. `samplers(out)` repeats
+one loop under other solvers and numbers of steps, to ask whether its bias comes from sampling.
 
 A generation 0 took 100 s, a loop's four later ones 220 to 450 s, a control 75 to 100 s, each on one
 core of a shared AMD EPYC server with other programs running: some hours in all, two at a time.
@@ -19,6 +20,8 @@ core of a shared AMD EPYC server with other programs running: some hours in all,
     python -m selfloop_jax.main --config=configs/digits_study.py:replace,biased    # one arm
     python -m selfloop_jax.main --config=configs/digits_study.py:tiny              # a first look
 """
+
+import itertools
 
 from configs import common
 from selfloop_jax import config as configs
@@ -36,6 +39,10 @@ LEVELS = (0.15, 0.3, 0.5, 0.7)  # of the side study: initial shares of a digit's
 
 
 SIDE_SEEDS = (100, 101, 102, 103)
+
+
+# Of `samplers`: solver, steps. The first is the default, the second what the config had before.
+SAMPLERS = (("multistep", 15), ("ddim", 30), ("ddim", 250), ("multistep", 30))
 
 
 def get_config(arg="accumulate,biased"):
@@ -113,6 +120,27 @@ def response(out):
                 (f"side-{rule}-{level}-{seed}", f"{rule},biased", _at(level, seed) | branch)
             )
     yield later
+
+
+def samplers(out):
+    """Stages of the ablation: `replace` in the biased half, three seeds, and the control of it."""
+    zeros, loops, controls = [], [], []
+    for seed, (sampler, steps) in itertools.product(SEEDS[:3], SAMPLERS):
+        run = f"replace-biased-{seed}"
+        zero = f"zero-biased-{seed}"
+        own = {"seed": seed}
+        if (sampler, steps) == SAMPLERS[0]:
+            # The runs that `sweep` lists as well. The control trains classifiers alone, so it is
+            # the same under every sampler.
+            shared = own | {"loop.branch_from": f"{out}/{zero}", "loop.control": "fresh_real"}
+            controls.append((f"fresh_real-{run}", "replace,biased", shared))
+        else:
+            own |= {"sample.sampler": sampler, "sample.steps": steps}
+            run, zero = (f"{sampler}_{steps}-{name}" for name in (run, zero))
+        zeros.append((zero, "accumulate,biased", own | {"loop.generations": 1}))
+        loops.append((run, "replace,biased", own | {"loop.branch_from": f"{out}/{zero}"}))
+    yield zeros
+    yield [*loops, *controls]
 
 
 def _at(level, seed):

@@ -12,6 +12,12 @@ from selfloop_jax.data.pool_rules import POOL_RULES, PoolRule
 
 CONTROL = f"{FIELD}loop.control"
 POOL = f"{FIELD}pool."
+# Fields of the generator: how it is trained and sampled, not how many images of what it makes.
+GENERATOR = (
+    f"{FIELD}diffusion.",
+    *(f"{FIELD}sample.{name}" for name in ("sampler", "steps", "guidance", "temperature", "clip")),
+    f"{FIELD}sample.batch_per_device",
+)
 
 
 @dataclass(frozen=True)
@@ -174,17 +180,26 @@ def _differing(fields: dict[str, str], rows: Sequence[Row]) -> dict[str, str]:
 
 
 def control_of(arm: Arm, every: Sequence[Arm], kind: str) -> Arm | None:
-    """Returns the control of that kind whose config matches a loop's otherwise, or None."""
-    for other in every:
-        if other.control == kind and _matches(arm, other):
-            return other
-    return None
+    """Returns the control of that kind whose config matches a loop's otherwise, or None.
+
+    Of several that match, the one whose config has the most in common with the loop's.
+    """
+    matching = [other for other in every if other.control == kind and _matches(arm, other)]
+
+    def shared(other: Arm) -> int:
+        return sum(other.fields.get(field) == value for field, value in arm.fields.items())
+
+    return max(matching, key=shared, default=None)
 
 
 def _matches(loop: Arm, control: Arm) -> bool:
-    """Whether the configs are the same but for the control."""
-    # A control without generated images is the same under every pool rule.
-    free = (CONTROL, POOL) if control.without_rule else (CONTROL,)
+    """Whether the configs are the same but for the control and what it does not read."""
+    free: tuple[str, ...] = (CONTROL,)
+    if control.without_rule:  # real images alone, the same under every pool rule
+        free += (POOL,)
+    kind = CONTROLS.get(control.control)
+    if kind is not None and not kind.of_a_run:  # trains classifiers alone
+        free += GENERATOR
     fixed = {field: value for field, value in loop.fields.items() if not field.startswith(free)}
     return all(control.fields.get(field) == value for field, value in fixed.items())
 

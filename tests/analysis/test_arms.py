@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
-from workdirs import GAP, make_arm, make_study, make_workdir, set_metric
+from workdirs import GAP, edit, make_arm, make_study, make_workdir, set_metric
 
 from selfloop_jax.analysis import arms
 from selfloop_jax.analysis.numbers import rows
@@ -50,6 +50,22 @@ def test_only_complete_runs_have_all_generations(tmp_path):
 
 def test_no_synthetic_is_a_control_under_every_pool_rule(study):
     assert arms.control_of(study[1], study, "no_synthetic").control == "no_synthetic"
+
+
+def test_loops_under_several_samplers_share_the_controls_that_have_no_generator(tmp_path):
+    paths = []
+    for steps, control in ((15, "none"), (15, "fresh_real"), (15, "oracle_resample"), (30, "none")):
+        path = make_workdir(tmp_path / f"{control}-{steps}", 2, control=control)
+        edit(path / "config.json", lambda config, n=steps: config.update(sample={"steps": n}))
+        paths.append(path)
+    every = arms.arms(rows(read_runs(paths)))
+    short, long = (arm for arm in every if arm.is_loop)
+    for loop in (short, long):
+        assert arms.control_of(loop, every, "fresh_real") is not None
+    # This one has the shares of what one of the loops generated.
+    assert arms.control_of(short, every, "oracle_resample") is not None
+    assert arms.control_of(long, every, "oracle_resample") is None
+    assert arms.without_loop(every) == []
 
 
 def test_the_interval_over_seeds_is_student_t(study):
