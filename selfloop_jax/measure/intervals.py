@@ -272,7 +272,7 @@ def smallest_bounds(classes: Sequence[Rates], level: float) -> Bounds:
 
 def largest_range_bounds(classes: Sequence[Rates], level: float) -> Bounds:
     """Interval of the largest range over groups, of the classes that have two groups or more."""
-    low, high = _range_ends(comparable(classes), level)
+    low, high = _range_ends(comparable(classes), level, _pooled_deviation)
     return low, float(np.minimum(high, 1))
 
 
@@ -283,8 +283,9 @@ def mean_range_bounds(classes: Sequence[Rates], level: float) -> Bounds:
         return UNDEFINED
     centre = float(np.mean([gaps.difference(r.rate[None]) for r in classes]))
     # A range rises with one group and falls with another: at worst the pair of largest error.
-    slope = [float(_pairs(r)[1].max()) for r in classes]
-    above, below = _spread_margins([gaps.difference(r.error) for r in classes], slope, level)
+    slope = [float(_deviation(r).max()) for r in classes]
+    error = [gaps.difference(_error_of_equals(r)) for r in classes]
+    above, below = _spread_margins(error, slope, level)
     return max(0.0, centre - above), min(1.0, centre + below)
 
 
@@ -294,7 +295,10 @@ def mean_std_bounds(classes: Sequence[Rates], level: float) -> Bounds:
     if not classes:
         return UNDEFINED
     centre = float(np.mean([gaps.weighted_std(r.rate[None], r.size[None]) for r in classes]))
-    error = [gaps.weighted_std(r.error, np.broadcast_to(r.size, r.error.shape)) for r in classes]
+    error = []
+    for r in classes:
+        of_class = _error_of_equals(r)
+        error.append(gaps.weighted_std(of_class, np.broadcast_to(r.size, of_class.shape)))
     above, below = _spread_margins(error, [_steepest_std(r) for r in classes], level)
     return max(0.0, centre - above), min(1.0, centre + below)
 
@@ -315,7 +319,7 @@ def mean_ratio_bounds(classes: Sequence[Rates], nested: bool, level: float) -> B
     scale = 1.0 if nested else math.sqrt(2)
     ratio = [float(gaps.ratio(r.rate[None])[0]) for r in classes]
     slope = [
-        scale * value * float(_pairs(r)[1].max()) for value, r in zip(ratio, logs, strict=True)
+        scale * value * float(_deviation(r).max()) for value, r in zip(ratio, logs, strict=True)
     ]
     error = [np.minimum(scale * gaps.difference(r.error), 1) for r in logs]
     above, below = _spread_margins(error, slope, level)
@@ -329,7 +333,7 @@ def smallest_ratio_bounds(classes: Sequence[Rates], level: float) -> Bounds:
     0, so then the lower end is 0.
     """
     classes = comparable(classes)
-    low, high = _range_ends([_logarithms(rates) for rates in classes], level)
+    low, high = _range_ends([_logarithms(rates) for rates in classes], level, _deviation)
     # Without a class to compare both ends are NaN.
     never_hit = any((rates.hits == 0).any() for rates in classes)
     return 0.0 if never_hit else math.exp(-high), math.exp(-low)
@@ -350,7 +354,8 @@ def contrast_bounds(
 ) -> Bounds:
     """Interval of the aligned contrast, a weighted sum of recalls.
 
-    Classes share no source image, so their variances add.
+    Classes share no source image, so their variances add. Its centre is that of the adjusted rates,
+    whose variances they are (Agresti and Caffo, 2000).
     """
     if aligned_group is None:
         return UNDEFINED
@@ -361,7 +366,7 @@ def contrast_bounds(
         if inside.any() and len(inside) >= 2:
             # +1 for the aligned group; the others share -1.
             weight = np.where(inside, 1, -1 / (len(inside) - 1))
-            value.append(weight @ rates.rate)
+            value.append(weight @ _adjusted(rates.rate, rates.effective))
             variance.append(weight @ rates.covariance @ weight)
     if not value:
         return UNDEFINED
@@ -375,26 +380,56 @@ def comparable(classes: Sequence[Rates]) -> list[Rates]:
     return [rates for rates in classes if len(rates.rate) >= 2]
 
 
-def _pairs(rates: Rates) -> tuple[np.ndarray, np.ndarray]:
-    """Differences of all pairs of groups, float64[k,k], and their standard errors."""
+def _deviation(rates: Rates) -> np.ndarray:
+    """Standard errors of the differences of all pairs of groups, float64[k,k]."""
     variance = np.diag(rates.covariance)
     squared = variance[:, None] + variance - 2 * rates.covariance
     np.fill_diagonal(squared, 0)  # what rounding left
-    return rates.rate[:, None] - rates.rate, np.sqrt(squared)
+    return np.sqrt(squared)
+
+
+def _pooled_deviation(rates: Rates) -> np.ndarray:
+    """The same if both rates of a pair were one, or `_deviation` where that is larger.
+
+    By chance the outermost rates of many lie far from the middle, where p (1 - p) is small: with
+    errors of their own they would be told apart too often.
+    """
+    total = rates.effective + 2
+    right = _adjusted(rates.rate, rates.effective) * total
+    one = (right[:, None] + right) / (total[:, None] + total)
+    variance = one * (1 - one) / total[:, None]  # of the first of a pair
+    deviation = np.sqrt(np.diag(rates.covariance))
+    correlation = rates.covariance / deviation[:, None] / deviation
+    squared = variance + variance.T - 2 * correlation * np.sqrt(variance * variance.T)
+    return np.maximum(np.sqrt(np.maximum(squared, 0)), _deviation(rates))
+
+
+def _error_of_equals(rates: Rates) -> np.ndarray:
+    """Simulated errors float64[B,k] if all groups had one rate, or their own where larger.
+
+    It is between equal rates that errors alone make a spread; see `_pooled_deviation`.
+    """
+    total = rates.effective + 2
+    one = _adjusted(rates.rate, rates.effective) @ total / total.sum()
+    pooled = one * (1 - one) / total
+    return rates.error * np.sqrt(np.maximum(pooled / np.diag(rates.covariance), 1))
 
 
 def _largest_t(rates: Rates) -> np.ndarray:
     """Largest difference between two simulated errors, in standard errors, float64[B]."""
-    _, deviation = _pairs(rates)
+    deviation = _deviation(rates)
     i, j = np.triu_indices(len(rates.rate), 1)
     return np.max(np.abs(rates.error[:, i] - rates.error[:, j]) / deviation[i, j], axis=1)
 
 
-def _range_ends(classes: Sequence[Rates], level: float) -> Bounds:
+def _range_ends(
+    classes: Sequence[Rates], level: float, deviation_below: Callable[[Rates], np.ndarray]
+) -> Bounds:
     """Ends of the largest range of rates in any class, each class with at least two rates.
 
     Intervals of all differences between two groups hold together; then the largest difference is at
-    least the largest lower end and at most the largest upper end.
+    least the largest lower end and at most the largest upper end. The lower ends have errors of
+    their own: they are what says that groups differ.
     """
     if not classes:
         return UNDEFINED
@@ -402,11 +437,11 @@ def _range_ends(classes: Sequence[Rates], level: float) -> Bounds:
     low = 0.0
     high = 0.0
     for rates in classes:
-        difference, deviation = _pairs(rates)
+        difference = rates.rate[:, None] - rates.rate
         # A group without a hit is no evidence that others are larger: nothing is below no hit.
-        lower = (difference - critical * deviation)[rates.hits > 0]
+        lower = (difference - critical * deviation_below(rates))[rates.hits > 0]
         low = max(low, lower.max(initial=0))
-        high = max(high, np.max(difference + critical * deviation))
+        high = max(high, np.max(difference + critical * _deviation(rates)))
     return float(low), float(high)
 
 
