@@ -2,10 +2,10 @@
 
     python -m benchmarks.dynamics
 
-Every case has 1,000 trials (`--trials`) with a known truth. `ok` says whether the number is where
-theory puts it: rates within four binomial standard errors of their bound, means within four
-standard errors of the law. Nothing is trained, half a minute on one core; every random number is
-keyed by its trial.
+Every case has 1,000 trials (`--trials`; power of the joint test a quarter) with a known truth. `ok`
+says whether the number is where theory puts it: rates within four binomial standard errors of their
+bound, means within four standard errors of the law. Nothing is trained, about a minute on one core;
+every random number is keyed by its trial.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def false_findings(trials: int) -> Iterator[dict]:
             "arms": count,
             "rate": rate,
             "bound": round(bound, 4),
-            "ok": rate <= bound,
+            "ok": bool(rate <= bound),
         }
 
 
@@ -127,6 +127,7 @@ def joint_power(trials: int) -> Iterator[dict]:
                     "seeds": seeds,
                     "contrast_in_sd": effect,
                     "power": found / (trials // 4),
+                    "trials": trials // 4,
                 }
 
 
@@ -254,14 +255,19 @@ def coverage(rule: PoolConfig, pools: np.ndarray, generated: np.ndarray) -> dict
     }
 
 
+def lines(trials: int) -> Iterator[str]:
+    """Yields every case as a line of JSON."""
+    for cases in (false_findings, skewed, power, joint_power, gaussian_laws, multinomial_laws):
+        for line in cases(trials):
+            yield json.dumps({"trials": trials, **line})
+
+
 def main() -> None:
     """Prints a JSON line per case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000)
-    trials = parser.parse_args().trials
-    for cases in (false_findings, skewed, power, joint_power, gaussian_laws, multinomial_laws):
-        for line in cases(trials):
-            print(json.dumps({**line, "trials": trials}), flush=True)
+    for line in lines(parser.parse_args().trials):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Make Markdown tables from the lines that the other benchmarks print.
 
     python -m benchmarks.tables docs/performance.jsonl [--into=docs/performance.md]
+    python -m benchmarks.tables docs/validation.jsonl [--into=docs/results.md]
 
 Prints the tables or, with --into, puts them between the lines of the file that name the .jsonl
 (`report.markdown.insert`).
@@ -134,6 +135,73 @@ def loss_curves(lines: Sequence[Line]) -> str:
     return table("Losses now and at an earlier revision: `benchmarks.curves`", header, body)
 
 
+def covered(lines: Sequence[Line]) -> str:
+    """Returns the table of `benchmarks.coverage`: the lowest coverage of each interval."""
+    return _over_designs("Coverage of 95 % intervals: `benchmarks.coverage`", lines, _lowest)
+
+
+def _lowest(name: str, lines: Sequence[Line]) -> str:
+    found = [x["coverage"][name] for x in lines if name in x["coverage"]]
+    return f"{min(found):.3f}" if found else "–"
+
+
+def beyond_null(lines: Sequence[Line]) -> str:
+    """Returns the table of the null bands: how often a number lies beyond its 5 % quantile."""
+    title = "Numbers beyond the 5 % quantile of their null: `benchmarks.coverage`"
+    return _over_designs(title, lines, _largest_excess)
+
+
+def _largest_excess(name: str, lines: Sequence[Line]) -> str:
+    found = [x["beyond_null"][name][0] for x in lines if name in x["beyond_null"]]
+    return f"{max(found):.3f}" if found else "–"
+
+
+def _over_designs(
+    title: str, lines: Sequence[Line], worst: Callable[[str, Sequence[Line]], str]
+) -> str:
+    """A row per number, a column per design; a cell is the worst case over all recalls."""
+    kind = "coverage" if "coverage" in lines[0] else "beyond_null"
+    designs = list(dict.fromkeys(line["design"] for line in lines))
+    names = dict.fromkeys(name for line in lines for name in line[kind])
+    body = []
+    for name in names:
+        cells = [worst(name, [x for x in lines if x["design"] == design]) for design in designs]
+        body.append([f"`{name}`", *cells])
+    return table(title, [f"worst of {len(lines) // len(designs)} cases", *designs], body)
+
+
+def placebos(lines: Sequence[Line]) -> str:
+    """Returns the table of `benchmarks.placebo`."""
+    body = []
+    for line in lines:
+        verdicts = [f"{name} {share:.1%}" for name, share in line["verdicts"].items()]
+        row = [line["case"], str(line["seeds"]), str(line["studies"])]
+        body.append([*row, f"{line['any_change']:.1%}", ", ".join(verdicts)])
+    header = ["loops", "seeds", "studies", "studies with any change", "planned verdicts"]
+    return table("Placebos, and a harm that is there: `benchmarks.placebo`", header, body)
+
+
+def joint_power(lines: Sequence[Line]) -> str:
+    """Returns the table of the power of the joint test, from `benchmarks.dynamics`."""
+    joint = [line for line in lines if "arms" in line]
+    effects = list(dict.fromkeys(line["contrast_in_sd"] for line in joint))
+    power = {(x["arms"], x["seeds"], x["contrast_in_sd"]): x["power"] for x in joint}
+    body = []
+    for arms, seeds in dict.fromkeys(key[:2] for key in power):
+        cells = [f"{power[arms, seeds, effect]:.2f}" for effect in effects]
+        body.append([str(arms), str(seeds), *cells])
+    header = ["contrasts in the family", "seeds", *(f"{effect:g} sd" for effect in effects)]
+    title = "Power of the joint test, one true contrast: `benchmarks.dynamics`"
+    return table(title, header, body)
+
+
+def false_findings(lines: Sequence[Line]) -> str:
+    """Returns the table of false findings among skewed contrasts, from `benchmarks.dynamics`."""
+    body = [[line["contrasts"], str(line["seeds"]), f"{line['rate']:.1%}"] for line in lines]
+    title = "Contrasts of mean 0 that a test at 5 % calls significant: `benchmarks.dynamics`"
+    return table(title, ["contrasts", "seeds", "called significant"], body)
+
+
 # By a field that the lines of the other benchmarks do not have.
 TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "mode": against_peers,
@@ -144,16 +212,22 @@ TABLES: dict[str, Callable[[Sequence[Line]], str]] = {
     "relative_l2": over_devices,
     "one_digest": generated_images,
     "against": loss_curves,
+    "coverage": covered,
+    "beyond_null": beyond_null,
+    "any_change": placebos,
+    "contrast_in_sd": joint_power,
+    "contrasts": false_findings,
 }
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """Returns all tables, device by device."""
+    """Returns all tables, device by device; simulations have none."""
     parts = []
-    for device in dict.fromkeys(line["device"] for line in lines):
-        parts.append(f"## Measured on: {device}\n")
+    for device in dict.fromkeys(line.get("device") for line in lines):
+        if device:
+            parts.append(f"## Measured on: {device}\n")
         for field, make in TABLES.items():
-            own = [line for line in lines if line["device"] == device and field in line]
+            own = [line for line in lines if line.get("device") == device and field in line]
             if own:
                 parts.append(make(own))
     return "\n".join(parts)
