@@ -159,7 +159,7 @@ def _largest_excess(name: str, lines: Sequence[Line]) -> str:
 def _over_designs(
     title: str, lines: Sequence[Line], worst: Callable[[str, Sequence[Line]], str]
 ) -> str:
-    """A row per number, a column per design; a cell is the worst case over all recalls."""
+    """A row per number, a column per design (kinds of recalls x trials); a cell is the worst."""
     kind = "coverage" if "coverage" in lines[0] else "beyond_null"
     designs = list(dict.fromkeys(line["design"] for line in lines))
     names = dict.fromkeys(name for line in lines for name in line[kind])
@@ -167,7 +167,11 @@ def _over_designs(
     for name in names:
         cells = [worst(name, [x for x in lines if x["design"] == design]) for design in designs]
         body.append([f"`{name}`", *cells])
-    return table(title, [f"worst of {len(lines) // len(designs)} cases", *designs], body)
+    heads = []
+    for design in designs:
+        own = [line for line in lines if line["design"] == design]
+        heads.append(f"{design}, {len(own)} x {own[0]['trials']}")
+    return table(title, ["worst case", *heads], body)
 
 
 def placebos(lines: Sequence[Line]) -> str:

@@ -3,7 +3,8 @@
 Besides `get_config` the config file has functions that list runs: `sweep(out)` yields stages, each
 a list of (name, argument, overrides), with overrides by dotted field. Every run is a process of its
 own in DIR/<name>, so the same command resumes. A run that fails is reported, and the others
-continue.
+continue. DIR/listed_runs.json has the names of all runs by list, so that a report of some of them
+can say which are missing.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from selfloop_jax.analysis import listed_runs
 from selfloop_jax.config import run_file, typed
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
@@ -42,10 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.jobs < 1:
         raise UsageError(f"--jobs={args.jobs}: must be > 0")
     out = args.out or Path("runs") / args.config.stem
-    every: list[Stage] = []
-    for name in args.lists.split(","):
-        every += stages(args.config, name, out)
-    succeeded = run(args.config, every, out, args.jobs)
+    lists = {name: stages(args.config, name, out) for name in args.lists.split(",")}
+    every = list(itertools.chain(*lists.values()))
+    names = {key: [one[0] for one in itertools.chain(*value)] for key, value in lists.items()}
+    digests = _digests(args.config, {argument for _, argument, _ in itertools.chain(*every)})
+    listed_runs.write(out, names)
+    succeeded = run(args.config, digests, every, out, args.jobs)
     if _stopped.is_set():
         return 128 + signal.SIGTERM
     return 0 if succeeded else 1
@@ -68,9 +72,13 @@ def stages(config: Path, name: str, out: Path) -> list[Stage]:
     return listed
 
 
-def run(config: Path, stages: Sequence[Stage], out: Path, jobs: int) -> bool:
-    """Makes all runs, `jobs` at a time and stage after stage; whether all of them succeeded."""
-    digests = _digests(config, {argument for _, argument, _ in itertools.chain(*stages)})
+def run(
+    config: Path, digests: dict[str, str], stages: Sequence[Stage], out: Path, jobs: int
+) -> bool:
+    """Makes all runs, `jobs` at a time and stage after stage; whether all of them succeeded.
+
+    digests: of the config by argument, see `_digests`.
+    """
     started = time.perf_counter()
     ended: list[tuple[str, int]] = []
     left = sum(map(len, stages))

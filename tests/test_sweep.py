@@ -1,5 +1,6 @@
 """Tests sweeps of many runs: order, resuming, and failures that do not stop the others."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -57,6 +58,8 @@ def test_runs_start_in_order_once_and_a_failure_is_reported(tmp_path, capsys):
         "failed",
     ]
     assert (out / "one.log").read_text() == before
+    # For the report, which names what is missing.
+    assert json.loads((out / "listed_runs.json").read_text()) == {"sweep": ["one", "broken", "two"]}
 
 
 @pytest.fixture

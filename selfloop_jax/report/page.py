@@ -143,6 +143,7 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
         parts=parts,
         notes=[
             *text.left_out(left_out),
+            *text.missing([*workdirs, *side]),
             *text.versions(main_arms),
             *_notes(runs, parts, side_runs),
         ],

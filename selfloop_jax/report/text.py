@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from selfloop_jax import __version__
-from selfloop_jax.analysis import verdicts
+from selfloop_jax.analysis import listed_runs, verdicts
 from selfloop_jax.analysis.arms import Arm, without_loop
 from selfloop_jax.analysis.runs import Run
 from selfloop_jax.analysis.shared_images import shares
@@ -17,6 +17,8 @@ from selfloop_jax.report.panels import number_text, title_of
 
 OPPORTUNITY = "equal_opportunity_difference_mean"
 HEADLINE = ("accuracy", "worst_subgroup_accuracy", OPPORTUNITY, "bias_aligned_share")
+
+NAMED = 6  # missing runs that are named
 
 VALIDATION = (
     "The validation split serves tuning and early looks, so numbers measured on it are not final."
@@ -127,6 +129,16 @@ def left_out(versions: Mapping[Path, str]) -> list[str]:
             f"version ({__version__}) cannot read."
         )
     return lines
+
+
+def missing(workdirs: Sequence[Path]) -> Iterator[str]:
+    """Yields a sentence per sweep that lists runs which are not among the workdirs."""
+    for folder, runs in listed_runs.missing(workdirs).items():
+        named = ", ".join(runs[:NAMED]) + (" and others" if len(runs) > NAMED else "")
+        yield (
+            f"{len(runs)} of the runs that the sweep in {folder} lists are not in this report: "
+            f"{named}."
+        )
 
 
 def versions(arms: Sequence[Arm]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The page of one run and of a study: its files, its HTML, and the command line."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from workdirs import GAP, edit, make_arm, make_study, make_workdir
 
 from selfloop_jax.analysis.numbers import read_csv
+from selfloop_jax.errors import RunError
 from selfloop_jax.report import write
 from selfloop_jax.report.__main__ import main
 
@@ -246,6 +248,25 @@ def test_a_loop_without_its_control_and_a_control_without_a_loop_are_one_line_ea
     stems = {png.stem for png in (tmp_path / "page").glob("*.png")}
     assert {"strip", "curves_headline", "drift", "run1_samples"} <= stems
     assert "forest" not in stems
+
+
+def test_runs_that_the_sweep_lists_and_the_report_lacks_are_one_line(tmp_path):
+    study = tmp_path / "study"
+    paths = [make_workdir(study / f"replace-{seed}", seed=seed) for seed in range(2)]
+    absent = [f"accumulate-{seed}" for seed in range(8)]
+    lists = {"sweep": [*(path.name for path in paths), *absent], "response": ["side-0"]}
+    (study / "listed_runs.json").write_text(json.dumps(lists))
+    html = page_of(*paths, out=tmp_path / "page.html")
+    line = "8 of the runs that the sweep in study lists are not in this report: accumulate-0, "
+    assert html.count(line) == 1
+    assert "accumulate-5 and others." in html
+    assert "accumulate-6" not in html
+    assert "side-0" not in html  # no run of that list was asked for
+    assert "2 runs overlaid" in html
+    (study / "listed_runs.json").write_text("{")
+    with pytest.raises(RunError, match=r"listed_runs\.json"):
+        page_of(*paths, out=tmp_path / "again.html")
+    assert not (tmp_path / "again.html").exists()
 
 
 def test_a_run_of_another_version_that_cannot_be_read_is_one_line(tmp_path):
