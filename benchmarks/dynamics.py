@@ -241,8 +241,8 @@ def coverage(rule: PoolConfig, pools: np.ndarray, generated: np.ndarray) -> dict
     rates = np.zeros(generations)
     for g in range(generations):
         band = dynamics.Band(bands.mean[g], bands.low[g], bands.high[g])
-        rates[g] = dynamics.score(generated[:, g], band, SHARE)["coverage"]
-    whole = dynamics.score(pools, of_pools, SHARE)["coverage"]
+        rates[g] = dynamics.score(generated[:, g], band, {})["coverage"]
+    whole = dynamics.score(pools, of_pools, {})["coverage"]
     # Quantiles of a discrete share cannot cover exactly: 0.015.
     margin = 0.015 + ERRORS * math.sqrt(0.95 * 0.05 / (2 * len(generated)))
     return {

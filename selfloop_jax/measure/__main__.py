@@ -150,21 +150,7 @@ def fidelity(arguments: Sequence[str]) -> None:
     it, one half of --real against the other. With --held_out, real images that the generator was
     not trained on, memorised and copied images are counted too.
     """
-    usage = (
-        "fidelity GENERATED --real=REAL --features=NETWORK|WORKDIR [--weights=FILE] "
-        "[--held_out=REAL] [--json]"
-    )
-    parser = Parser("measure fidelity", usage, fidelity.__doc__)
-    parser.add_argument("generated", metavar="GENERATED", type=Path, help="a folder or .npz")
-    parser.add_argument("--real", type=Path, required=True, help="real images, the reference")
-    parser.add_argument("--held_out", type=Path, help="other real images, for the baseline")
-    parser.add_argument("--features", help="the name of a network or the workdir of a run")
-    parser.add_argument("--weights", default="", help="file of weights for --features=inception")
-    add_register(parser)
-    parser.add_argument("--image_size", type=int, help="side that all images are brought to")
-    parser.add_argument("--seed", type=int, default=0, help="of random halves and subsets")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    args = parser.parse_args(arguments)
+    args = _fidelity_parser().parse_args(arguments)
     if args.image_size is not None and args.image_size < 1:
         raise UsageError(f"--image_size={args.image_size}: must be > 0")
     # Imported here: these need jax, which --help and the other verb do without.
@@ -215,6 +201,24 @@ def fidelity(arguments: Sequence[str]) -> None:
         print(json.dumps(store.jsonable(result)))
     else:
         _print_fidelity(result)
+
+
+def _fidelity_parser() -> Parser:
+    usage = (
+        "fidelity GENERATED --real=REAL --features=NETWORK|WORKDIR [--weights=FILE] "
+        "[--held_out=REAL] [--json]"
+    )
+    parser = Parser("measure fidelity", usage, fidelity.__doc__)
+    parser.add_argument("generated", metavar="GENERATED", type=Path, help="a folder or .npz")
+    parser.add_argument("--real", type=Path, required=True, help="real images, the reference")
+    parser.add_argument("--held_out", type=Path, help="other real images, for the baseline")
+    parser.add_argument("--features", help="the name of a network or the workdir of a run")
+    parser.add_argument("--weights", default="", help="file of weights for --features=inception")
+    add_register(parser)
+    parser.add_argument("--image_size", type=int, help="side that all images are brought to")
+    parser.add_argument("--seed", type=int, default=0, help="of random halves and subsets")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
 
 
 def _extract(

@@ -2,12 +2,8 @@
 
 import json
 
-import numpy as np
 import pytest
 import runs
-
-from selfloop_jax.measure import fairness
-from selfloop_jax.measure.test_set import TestSet
 
 SHORT = ("--config.loop.generations=2", "--config.measure.generated_only=never")
 
@@ -53,41 +49,3 @@ def test_a_replay_repeats_every_training(workdirs):
     done = runs.call_run(workdirs[3], *SHORT, "--config.measure.trainings=3", "--replay=1")
     assert done.returncode == 0, done.stderr
     assert "identical" in done.stdout + done.stderr
-
-
-def classifiers(count):
-    """Test sets of one set of images with the predictions of several classifiers."""
-    random = np.random.default_rng(0)
-    label = np.repeat(np.arange(3), 40)
-    group = np.tile(np.arange(2), 60)
-    sets = []
-    for _ in range(count):
-        wrong = random.random(120) < 0.2 + 0.2 * group
-        sets.append(TestSet(label, np.where(wrong, (label + 1) % 3, label), group, 3, 2))
-    return sets
-
-
-def test_values_and_intervals_are_means_and_one_classifier_twice_is_itself():
-    first, *more = classifiers(3)
-    alone = [fairness.numbers(one, (0,), 100) for one in (first, *more)]
-    mean = fairness.numbers(first, (0,), 100, more=more)
-    for key, number in mean.items():
-        for part in ("value", "low", "high"):
-            if part in number:
-                expected = np.mean([one[key][part] for one in alone])
-                assert number[part] == pytest.approx(expected, nan_ok=True), (key, part)
-    twice = fairness.numbers(first, (0,), 100, more=[first])
-    for key, number in twice.items():
-        np.testing.assert_equal(number["value"], alone[0][key]["value"])
-        # The null too: groups are permuted once for both.
-        np.testing.assert_allclose(number.get("null", 0), alone[0][key].get("null", 0), atol=1e-12)
-        np.testing.assert_equal(number.get("p"), alone[0][key].get("p"))
-
-
-def test_the_null_of_a_mean_is_narrower_than_the_mean_of_nulls():
-    """Noise of several classifiers averages out, and with it the gap that noise alone makes."""
-    first, *more = classifiers(8)
-    key = "equal_opportunity_difference_mean"
-    one = fairness.numbers(first, (0,), 200)[key]["null"]
-    mean = fairness.numbers(first, (0,), 200, more=more)[key]["null"]
-    assert mean[2] - mean[0] < one[2] - one[0]
