@@ -48,6 +48,20 @@ def wilson(successes: Any, count: Any, z: float = Z) -> tuple[Any, Any]:
     return np.maximum(centre - half, 0.0)[()], np.minimum(centre + half, 1.0)[()]
 
 
+def agresti_coull(successes: Any, count: Any, z: float = Z) -> tuple[Any, Any]:
+    """The interval of a share of Agresti and Coull (1998), z standard errors to either side.
+
+    It holds Wilson's, with the same centre, and where that covers too rarely, a share near 1 or a
+    dozen images, it is wider: at 95 % it covers at least 93 % of all shares from 15 images on.
+    successes and count are numbers or arrays of one shape; NaN where count is 0.
+    """
+    count = np.where(np.asarray(count) > 0, count, np.nan)
+    total = count + z**2
+    centre = (successes + z**2 / 2) / total
+    half = z * np.sqrt(centre * (1 - centre) / total)
+    return np.maximum(centre - half, 0.0)[()], np.minimum(centre + half, 1.0)[()]
+
+
 def clopper_pearson(successes: Any, count: Any, level: float) -> tuple[Any, Any]:
     """The exact interval of a share (Clopper and Pearson, Biometrika 1934).
 
@@ -144,21 +158,21 @@ class RateErrors:
 def share_interval(
     hit: np.ndarray, source_id: np.ndarray | None = None, level: float = 0.95
 ) -> Bounds:
-    """Wilson's interval of a share of bool[N] hits, for the independent images they equal."""
+    """Agresti and Coull's interval of a share of bool[N] hits, for as many independent images."""
     if source_id is None:
         source = np.arange(len(hit))
     else:
         source = np.unique(source_id, return_inverse=True)[1]
-    # Wilson's interval reads no simulated error, so the key path does not matter.
+    # The interval reads no simulated error, so the key path does not matter.
     return share_bounds(_rates(hit, np.zeros(len(hit), np.int64), source, (0, "share"), 1), level)
 
 
 def recall_intervals(test_set: TestSet, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's interval of every recall, two tables float64[C,G]; NaN where undefined."""
+    """Agresti and Coull's interval of every recall, two float64[C,G]; NaN where undefined."""
     low, high = np.full((2, test_set.num_classes, test_set.num_groups), np.nan)
-    # Wilson's interval needs no simulated error.
+    # The interval needs no simulated error.
     for c, rates in enumerate(RateErrors(test_set, (0,), replicates=0).recall):
-        ends = wilson(rates.rate * rates.effective, rates.effective, two_sided(level))
+        ends = agresti_coull(rates.rate * rates.effective, rates.effective, two_sided(level))
         low[c, rates.group] = ends[0]
         high[c, rates.group] = ends[1]
     return low, high
@@ -247,10 +261,11 @@ def _quantile(values: np.ndarray, level: float) -> float:
 
 
 def share_bounds(rates: Rates, level: float) -> Bounds:
-    """Wilson's interval of a single rate, if there is one."""
+    """Agresti and Coull's interval of a single rate, if there is one."""
     if not len(rates.rate):
         return UNDEFINED
-    low, high = wilson(rates.rate * rates.effective, rates.effective, two_sided(level))
+    hits = rates.rate * rates.effective
+    low, high = agresti_coull(hits, rates.effective, two_sided(level))
     return float(low[0]), float(high[0])
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks import coverage
-from selfloop_jax.measure import fairness, null
+from selfloop_jax.measure import fairness, intervals, null
 from selfloop_jax.measure.test_set import TestSet
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -73,7 +73,7 @@ def shown_in_all(right):
 )
 def test_coverage(design, recalls):
     covered = coverage.coverage(design, recalls, trials=120, replicates=150)["coverage"]
-    assert 0.92 <= covered.pop("recall") <= 0.97
+    assert 0.92 <= covered.pop("recall") <= 0.985
     # Neither a single class nor groups within classes have equalized odds; the latter have no
     # demographic parity either.
     assert len(covered) == {"one": 11, "nested": 10}.get(design, 12)
@@ -188,7 +188,7 @@ def test_unknown_groups_stay_out():
     np.testing.assert_equal(ours, theirs)
 
 
-def test_rates_have_wilson_intervals():
+def test_rates_have_intervals_of_agresti_and_coull():
     rng = np.random.default_rng(2)
     label, group = rng.integers(3, size=300), rng.integers(-1, 4, size=300)
     pred = np.where(rng.random(300) < 0.8, label, rng.integers(3, size=300))
@@ -198,12 +198,32 @@ def test_rates_have_wilson_intervals():
     for c in range(3):
         for g in range(4):
             subgroup = (label == c) & (group == g)
-            theirs = stats.binomtest(
-                int((pred[subgroup] == c).sum()), int(subgroup.sum())
-            ).proportion_ci(method="wilson")
-            assert (low[c, g], high[c, g]) == pytest.approx(tuple(theirs), abs=1e-12)
-    theirs = stats.binomtest(int((pred == label).sum()), 300).proportion_ci(method="wilson")
-    assert metrics["accuracy"] == pytest.approx(tuple(theirs), abs=1e-12)
+            ends = agresti_coull((pred[subgroup] == c).sum(), subgroup.sum())
+            assert (low[c, g], high[c, g]) == pytest.approx(ends, abs=1e-12)
+    ends = agresti_coull((pred == label).sum(), 300)
+    assert metrics["accuracy"] == pytest.approx(ends, abs=1e-12)
+
+
+def agresti_coull(successes, count):
+    """Wald's interval after z^2 / 2 successes and as many failures more."""
+    z2 = stats.norm.ppf(0.975) ** 2
+    share = (successes + z2 / 2) / (count + z2)
+    reach = math.sqrt(z2 * share * (1 - share) / (count + z2))
+    return max(share - reach, 0), min(share + reach, 1)
+
+
+@pytest.mark.parametrize("count", [15, 50, 100, 400])
+def test_the_interval_of_a_share_covers_and_holds_wilsons(count):
+    successes = np.arange(count + 1)
+    low, high = intervals.agresti_coull(successes, count)
+    for share in np.linspace(0.5, 0.999, 300):
+        covers = (low <= share) & (share <= high)
+        assert stats.binom(count, share).pmf(successes)[covers].sum() >= 0.93, share
+    inner_low, inner_high = intervals.wilson(successes, count)
+    assert (low <= inner_low + 1e-12).all()
+    assert (high >= inner_high - 1e-12).all()
+    assert (low[0], high[-1]) == (0, 1)
+    assert np.isnan(intervals.agresti_coull(0, 0)).all()
 
 
 @pytest.mark.parametrize("copies", [2, 5])
