@@ -1,6 +1,7 @@
 """Coverage of the intervals and of the null bands on simulated test sets. One JSON line per case.
 
-    python -m benchmarks.coverage [--trials=1000] [--null_trials=300] [--design=NAME]
+    python -m benchmarks.coverage [--trials=1000] [--null_trials=300] [--replicates=250]
+        [--design=NAME]
 
 Test sets are sampled from known recalls, flat over groups or not, by design:
 
@@ -71,6 +72,7 @@ RECALLS = {
     "0.7 to 0.9": (0.7, 0.9),
     "0.7 to 0.99": (0.7, 0.99),
     "one at 0.6": (0.8, 0.8),
+    "0.25 to 0.99": (0.25, 0.99),
 }
 FLAT = [name for name, (low, high) in RECALLS.items() if low == high and "one" not in name]
 

@@ -117,7 +117,8 @@ def joint_power(trials: int) -> Iterator[dict]:
         for seeds in (6, 8, 10, 12):
             for effect in (1.0, 1.5, 2.0, 3.0):
                 found = 0
-                for trial in range(trials // 4):
+                fewer = max(trials // 4, 1)
+                for trial in range(fewer):
                     table = normals((trial, "joint power", seeds), arms, seeds)
                     table[0] += effect
                     found += sign_test.joint_sign_flip(table)[0] <= 0.05
@@ -126,8 +127,8 @@ def joint_power(trials: int) -> Iterator[dict]:
                     "arms": arms,
                     "seeds": seeds,
                     "contrast_in_sd": effect,
-                    "power": found / (trials // 4),
-                    "trials": trials // 4,
+                    "power": found / fewer,
+                    "trials": fewer,
                 }
 
 

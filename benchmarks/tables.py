@@ -1,7 +1,7 @@
 """Make Markdown tables from the lines that the other benchmarks print.
 
     python -m benchmarks.tables docs/performance.jsonl [--into=docs/performance.md]
-    python -m benchmarks.tables docs/validation.jsonl [--into=docs/results.md]
+    python -m benchmarks.tables docs/validation.jsonl [--into=docs/validation.md]
 
 Prints the tables or, with --into, puts them between the lines of the file that name the .jsonl
 (`report.markdown.insert`).
@@ -195,7 +195,8 @@ def joint_power(lines: Sequence[Line]) -> str:
         cells = [f"{power[arms, seeds, effect]:.2f}" for effect in effects]
         body.append([str(arms), str(seeds), *cells])
     header = ["contrasts in the family", "seeds", *(f"{effect:g} sd" for effect in effects)]
-    title = "Power of the joint test, one true contrast: `benchmarks.dynamics`"
+    trials = joint[0]["trials"]
+    title = f"Power of the joint test, one true contrast, {trials} trials: `benchmarks.dynamics`"
     return table(title, header, body)
 
 

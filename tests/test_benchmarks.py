@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 import runs
 
-from benchmarks import cases, compare, drift, presets, profile, speed, tables, variance
+from benchmarks import (
+    cases,
+    compare,
+    coverage,
+    drift,
+    dynamics,
+    presets,
+    profile,
+    speed,
+    tables,
+    variance,
+)
 from selfloop_jax.diffusion import processes
 
 
@@ -108,14 +119,40 @@ def test_a_trace_yields_the_operations_that_ran(tmp_path):
     assert not any(name.startswith("while") for name in names)
 
 
-def test_documented_tables_equal_those_made_from_the_jsonl_file(tmp_path):
-    lines = runs.ROOT / "docs" / "performance.jsonl"
+@pytest.mark.parametrize(
+    ("name", "programs"),
+    [
+        ("performance", ("compare", "revisions", "profile")),
+        ("validation", ("coverage", "placebo", "dynamics")),
+    ],
+)
+def test_documented_tables_equal_those_made_from_the_jsonl_file(name, programs):
+    lines = runs.ROOT / "docs" / f"{name}.jsonl"
     text = tables.markdown([json.loads(line) for line in lines.read_text().splitlines()])
-    assert text in (runs.ROOT / "docs" / "performance.md").read_text()
-    assert all(
-        name in text
-        for name in ("benchmarks.compare", "benchmarks.revisions", "benchmarks.profile")
-    )
+    assert text in (runs.ROOT / "docs" / f"{name}.md").read_text()
+    assert all(f"benchmarks.{program}" in text for program in programs)
+
+
+def test_every_case_of_the_closed_forms_is_a_line_of_json():
+    """Few trials: whether the laws hold is what the full program says."""
+    lines = [json.loads(line) for line in dynamics.lines(8)]
+    assert len({line["case"] for line in lines}) >= 8
+    assert all(line["trials"] in (2, 8) for line in lines)
+
+
+def test_documented_validation_holds():
+    """What docs/validation.md says of its tables, in numbers."""
+    text = (runs.ROOT / "docs" / "validation.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert all(line.get("ok", True) for line in lines)
+    for line in lines:
+        # At least 93 %, as far as so many trials can say.
+        least = 0.93 - 2 * (0.95 * 0.05 / line.get("trials", 1)) ** 0.5
+        assert all(share >= least for share in line.get("coverage", {}).values()), line
+    assert {line["design"] for line in lines if "coverage" in line} == set(coverage.DESIGNS)
+    placebos = [x for x in lines if x.get("case") in ("nothing", "copies")]
+    assert len(placebos) == 6
+    assert all(line["any_change"] <= 0.05 for line in placebos)
 
 
 COSINE = processes.Ddpm("cosine", 1000, "v")

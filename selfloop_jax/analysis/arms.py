@@ -57,7 +57,18 @@ class Arm:
     def _distinguishes(self, field: str, value: str) -> bool:
         if field == CONTROL:
             return value != NONE
-        return not (self.without_rule and field.startswith(POOL))
+        return not field.startswith(self.unread)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Prefixes of config fields that differ for its loops and do nothing to it."""
+        fields: tuple[str, ...] = ()
+        if self.without_rule:  # real images alone, the same under every pool rule
+            fields += (POOL,)
+        kind = CONTROLS.get(self.control)
+        if kind is not None and not kind.of_a_run:  # trains classifiers alone
+            fields += GENERATOR
+        return fields
 
     @property
     def without_rule(self) -> bool:
@@ -182,24 +193,20 @@ def _differing(fields: dict[str, str], rows: Sequence[Row]) -> dict[str, str]:
 def control_of(arm: Arm, every: Sequence[Arm], kind: str) -> Arm | None:
     """Returns the control of that kind whose config matches a loop's otherwise, or None.
 
-    Of several that match, the one whose config has the most in common with the loop's.
+    Of several that match, the one with the most of the loop's seeds and then of its fields.
     """
     matching = [other for other in every if other.control == kind and _matches(arm, other)]
 
-    def shared(other: Arm) -> int:
-        return sum(other.fields.get(field) == value for field, value in arm.fields.items())
+    def shared(other: Arm) -> tuple[int, int]:
+        fields = sum(other.fields.get(field) == value for field, value in arm.fields.items())
+        return len(set(arm.seeds) & set(other.seeds)), fields
 
     return max(matching, key=shared, default=None)
 
 
 def _matches(loop: Arm, control: Arm) -> bool:
     """Whether the configs are the same but for the control and what it does not read."""
-    free: tuple[str, ...] = (CONTROL,)
-    if control.without_rule:  # real images alone, the same under every pool rule
-        free += (POOL,)
-    kind = CONTROLS.get(control.control)
-    if kind is not None and not kind.of_a_run:  # trains classifiers alone
-        free += GENERATOR
+    free = (CONTROL, *control.unread)
     fixed = {field: value for field, value in loop.fields.items() if not field.startswith(free)}
     return all(control.fields.get(field) == value for field, value in fixed.items())
 

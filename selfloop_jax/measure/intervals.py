@@ -36,7 +36,9 @@ Z = 1.959963984540054  # two-sided 95 %
 def wilson(successes: Any, count: Any, z: float = Z) -> tuple[Any, Any]:
     """Wilson's interval of a share (JASA 1927), z standard errors to either side.
 
-    successes and count are numbers or arrays of one shape; NaN where count is 0.
+    Used where a share is also corrected for the errors of whoever read it, since Fieller's method,
+    which does that, is Wilson's interval without such errors. successes and count are numbers or
+    arrays of one shape; NaN where count is 0.
     """
     # NaN instead of 0 gives NaN without a warning.
     count = np.where(np.asarray(count) > 0, count, np.nan)
@@ -52,7 +54,8 @@ def agresti_coull(successes: Any, count: Any, z: float = Z) -> tuple[Any, Any]:
     """The interval of a share of Agresti and Coull (1998), z standard errors to either side.
 
     It holds Wilson's, with the same centre, and where that covers too rarely, a share near 1 or a
-    dozen images, it is wider: at 95 % it covers at least 93 % of all shares from 15 images on.
+    dozen images, it is wider: at 95 % and from 15 images on it covers every share with a
+    probability of at least 92 %.
     successes and count are numbers or arrays of one shape; NaN where count is 0.
     """
     count = np.where(np.asarray(count) > 0, count, np.nan)
@@ -369,8 +372,9 @@ def contrast_bounds(
 ) -> Bounds:
     """Interval of the aligned contrast, a weighted sum of recalls.
 
-    Classes share no source image, so their variances add. Its centre is that of the adjusted rates,
-    whose variances they are (Agresti and Caffo, 2000).
+    Classes share no source image, so their variances add. Pseudo-images would shift the sum of many
+    classes more than its error, so it is that of the rates as they were seen, and only their
+    variances p (1 - p) / n have the adjusted p.
     """
     if aligned_group is None:
         return UNDEFINED
@@ -381,7 +385,9 @@ def contrast_bounds(
         if inside.any() and len(inside) >= 2:
             # +1 for the aligned group; the others share -1.
             weight = np.where(inside, 1, -1 / (len(inside) - 1))
-            value.append(weight @ _adjusted(rates.rate, rates.effective))
+            value.append(weight @ rates.rate)
+            # `covariance` is of n + 2 images a rate.
+            weight = weight * np.sqrt((rates.effective + 2) / rates.effective)
             variance.append(weight @ rates.covariance @ weight)
     if not value:
         return UNDEFINED
@@ -443,8 +449,8 @@ def _range_ends(
     """Ends of the largest range of rates in any class, each class with at least two rates.
 
     Intervals of all differences between two groups hold together; then the largest difference is at
-    least the largest lower end and at most the largest upper end. The lower ends have errors of
-    their own: they are what says that groups differ.
+    least the largest lower end and at most the largest upper end. The lower ends, which say that
+    groups differ, may have other errors.
     """
     if not classes:
         return UNDEFINED

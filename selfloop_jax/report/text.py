@@ -134,11 +134,9 @@ def left_out(versions: Mapping[Path, str]) -> list[str]:
 def missing(workdirs: Sequence[Path]) -> Iterator[str]:
     """Yields a sentence per sweep that lists runs which are not among the workdirs."""
     for folder, runs in listed_runs.missing(workdirs).items():
-        named = ", ".join(runs[:NAMED]) + (" and others" if len(runs) > NAMED else "")
-        yield (
-            f"{len(runs)} of the runs that the sweep in {folder} lists are not in this report: "
-            f"{named}."
-        )
+        more = len(runs) - NAMED
+        named = ", ".join(runs[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        yield f"Of the runs that the sweep in {folder.name} lists, this report lacks {named}."
 
 
 def versions(arms: Sequence[Arm]) -> Iterator[str]:

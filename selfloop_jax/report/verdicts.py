@@ -133,7 +133,7 @@ def _contrasts(found: Sequence[Finding]) -> Table:
         rows.append(
             (
                 *_names(finding),
-                " ".join(f"{d:+.3f}" for d in finding.contrasts),
+                " ".join("–" if math.isnan(d) else f"{d:+.3f}" for d in finding.contrasts),
                 f"{_mean(finding.loop_changes):+.3f}",
                 f"{_mean(finding.control_changes):+.3f}",
                 _with_p(finding.first),

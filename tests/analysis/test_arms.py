@@ -66,6 +66,19 @@ def test_loops_under_several_samplers_share_the_controls_that_have_no_generator(
     assert arms.control_of(short, every, "oracle_resample") is not None
     assert arms.control_of(long, every, "oracle_resample") is None
     assert arms.without_loop(every) == []
+    # Named after nothing that it does not depend on.
+    assert "steps" not in arms.control_of(long, every, "fresh_real").name
+
+
+def test_of_several_controls_that_match_the_one_with_the_loop_s_seeds_counts(tmp_path):
+    paths = []
+    for steps, control, seeds in ((15, "none", 3), (15, "fresh_real", 1), (30, "fresh_real", 3)):
+        for seed in range(seeds):
+            path = make_workdir(tmp_path / f"{control}-{steps}-{seed}", 2, seed, control=control)
+            edit(path / "config.json", lambda config, n=steps: config.update(sample={"steps": n}))
+            paths.append(path)
+    every = arms.arms(rows(read_runs(paths)))
+    assert arms.control_of(every[0], every, "fresh_real").seeds == [0, 1, 2]
 
 
 def test_the_interval_over_seeds_is_student_t(study):

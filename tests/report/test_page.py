@@ -253,19 +253,31 @@ def test_a_loop_without_its_control_and_a_control_without_a_loop_are_one_line_ea
 def test_runs_that_the_sweep_lists_and_the_report_lacks_are_one_line(tmp_path):
     study = tmp_path / "study"
     paths = [make_workdir(study / f"replace-{seed}", seed=seed) for seed in range(2)]
+    for seed, path in enumerate(paths):
+        source = f"elsewhere/zero-{seed}"
+        edit(path / "config.json", lambda c, s=source: c["loop"].update(branch_from=s))
     absent = [f"accumulate-{seed}" for seed in range(8)]
-    lists = {"sweep": [*(path.name for path in paths), *absent], "response": ["side-0"]}
+    zeros = ["zero-0", "zero-1"]  # in the branches already
+    names = [path.name for path in paths]
+    lists = {
+        "other": [*names[:1], "other-0"],  # shares a run with the next, which has both
+        "sweep": [*zeros, *names, *absent],
+        "response": ["side-0"],  # no run of this one was asked for
+    }
     (study / "listed_runs.json").write_text(json.dumps(lists))
     html = page_of(*paths, out=tmp_path / "page.html")
-    line = "8 of the runs that the sweep in study lists are not in this report: accumulate-0, "
+    line = "Of the runs that the sweep in study lists, this report lacks accumulate-0, "
     assert html.count(line) == 1
-    assert "accumulate-5 and others." in html
-    assert "accumulate-6" not in html
-    assert "side-0" not in html  # no run of that list was asked for
+    assert "accumulate-5 and 2 more." in html
+    assert not any(name in html for name in ("accumulate-6", "side-0", "other-0", "lacks zero"))
     assert "2 runs overlaid" in html
-    (study / "listed_runs.json").write_text("{")
-    with pytest.raises(RunError, match=r"listed_runs\.json"):
-        page_of(*paths, out=tmp_path / "again.html")
+    lists["sweep"] = [*zeros, *names]
+    (study / "listed_runs.json").write_text(json.dumps(lists))
+    assert "this report lacks" not in page_of(*paths, out=tmp_path / "whole.html")
+    for damaged in ("{", "[]", '{"sweep": [1]}'):
+        (study / "listed_runs.json").write_text(damaged)
+        with pytest.raises(RunError, match=r"listed_runs\.json"):
+            page_of(*paths, out=tmp_path / "again.html")
     assert not (tmp_path / "again.html").exists()
 
 
