@@ -3,7 +3,7 @@
 Claim: at 8 pixels the generated digits are good enough to train on (`unbiased`, test split, seed 0:
 a classifier trained on generation 0's digits alone reaches 0.889 of the accuracy that real ones
 give), and the bias of the training images shows in the gaps (mean equal opportunity difference
-0.728, `unbiased` 0.084). docs/results.md has both. Data: `mnist5k` (the default), 5,000 genuine
+0.726, `unbiased` 0.085). docs/results.md has both. Data: `mnist5k` (the default), 5,000 genuine
 MNIST digits that a package carries, at 8 pixels; `full`, the 60,000 of MNIST at 32 pixels by TFDS,
 downloaded once (12 MB) or read from `data.archive_dir`. The stroke has one of the ten colours of
 Biased-MNIST (Bahng et al. 2020): `unbiased`, every colour as often in every digit; `biased`, each
