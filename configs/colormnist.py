@@ -10,8 +10,8 @@ Biased-MNIST (Bahng et al. 2020): `unbiased`, every colour as often in every dig
 digit's own colour with probability 0.9. Held-out digits come in every colour. Pools accumulate;
 later generators are fine-tuned.
 
-`mnist5k` took 338 s and 1.3 GiB on two cores of a busy shared AMD EPYC server; `full` is for one
-GPU, its time not yet measured.
+`mnist5k` took 338 s and 1.3 GiB, with a former solver of more evaluations, on two cores of a busy
+shared AMD EPYC server; `full` is for one GPU, its time not yet measured.
 
     python -m selfloop_jax.main --config=configs/colormnist.py                 # mnist5k,biased
     python -m selfloop_jax.main --config=configs/colormnist.py:mnist5k,unbiased

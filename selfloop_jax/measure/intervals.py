@@ -413,7 +413,7 @@ def _pooled_deviation(rates: Rates) -> np.ndarray:
     """The same if both rates of a pair were one, or `_deviation` where that is larger.
 
     By chance the outermost rates of many lie far from the middle, where p (1 - p) is small: with
-    errors of their own they would be told apart too often.
+    errors of their own they would be found to differ too often.
     """
     total = rates.effective + 2
     right = _adjusted(rates.rate, rates.effective) * total

@@ -143,7 +143,8 @@ def write(workdirs: Sequence[Path], out: Path | None = None, side: Sequence[Path
         parts=parts,
         notes=[
             *text.left_out(left_out),
-            *text.missing([*workdirs, *side]),
+            # The page of one run claims nothing of a study.
+            *(text.missing([*workdirs, *side]) if len(runs) > 1 else ()),
             *text.versions(main_arms),
             *_notes(runs, parts, side_runs),
         ],

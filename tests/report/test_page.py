@@ -271,6 +271,7 @@ def test_runs_that_the_sweep_lists_and_the_report_lacks_are_one_line(tmp_path):
     assert "accumulate-5 and 2 more." in html
     assert not any(name in html for name in ("accumulate-6", "side-0", "other-0", "lacks zero"))
     assert "2 runs overlaid" in html
+    assert "this report lacks" not in page_of(paths[0], out=tmp_path / "one.html")
     lists["sweep"] = [*zeros, *names]
     (study / "listed_runs.json").write_text(json.dumps(lists))
     assert "this report lacks" not in page_of(*paths, out=tmp_path / "whole.html")
