@@ -18,8 +18,7 @@ import numpy as np
 from configs import digits_study
 from selfloop_jax import config as configs
 from selfloop_jax.analysis import arms, numbers
-from selfloop_jax.data import dataset
-from selfloop_jax.measure import drift
+from selfloop_jax.data import dataset, drift
 
 TABLE = Path(__file__).parent.parent / "docs" / "digits_study.csv"
 RHO = {"biased": "0.5", "unbiased": "0.1"}

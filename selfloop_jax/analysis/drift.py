@@ -8,7 +8,7 @@ import numpy as np
 from selfloop_jax.analysis.arms import Arm
 from selfloop_jax.analysis.forecast import pool_section, real_set
 from selfloop_jax.analysis.numbers import Row
-from selfloop_jax.measure import drift
+from selfloop_jax.data import drift
 from selfloop_jax.measure.dynamics import LEVEL, Band
 
 COVERAGE = "subgroup_coverage"

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfloop_jax.config import Config, check_choice, refuse
+from selfloop_jax.config import Config, PoolConfig, check_choice, refuse
+from selfloop_jax.data import drift
 from selfloop_jax.data.images import Images
 from selfloop_jax.data.pool_rules import POOL_RULES
 from selfloop_jax.data.splits import largest_remainder
@@ -68,6 +69,26 @@ QUALITY = Estimand(
     more="harm by image quality",
     less="benefit by image quality",
 )
+BEYOND_DRIFT = Estimand(
+    "beyond drift",
+    "what generated images do that new real ones do not whose groups drift by chance alone",
+    more="harm beyond drift",
+    less="benefit beyond drift",
+)
+
+
+@dataclass(frozen=True)
+class GeneratedSet:
+    """A generated set of a loop, as far as its control knows it.
+
+    generation: the one that makes it; count: its images; pool: section of the config; images: the
+    set itself, where the control is one `of_a_run`.
+    """
+
+    generation: int
+    count: int
+    pool: PoolConfig
+    images: Images | None = None
 
 
 class Control(ABC):
@@ -75,6 +96,7 @@ class Control(ABC):
 
     held_out = True  # takes real images that no arm trains on
     of_a_run = False  # stands in for what the run of `loop.control_of` generated
+    follows_rule = False  # takes shares from the pool rule, which has to say how they follow
     caption = ""  # what it is, after its name
 
     @abstractmethod
@@ -82,13 +104,10 @@ class Control(ABC):
         """What its contrast with a loop means whose pool rule `keeps_real` images, or does not."""
 
     @abstractmethod
-    def counts(
-        self, key_path: rng.KeyPath, real: np.ndarray, count: int, replaced: Images | None
-    ) -> np.ndarray:
+    def counts(self, key_path: rng.KeyPath, real: np.ndarray, replaced: GeneratedSet) -> np.ndarray:
         """Images per subgroup, int64[C,G], in the place of one generated set.
 
-        real: the training images, int[C,G]; count: images of a set; replaced: the set, where the
-        control is one `of_a_run`.
+        real: the training images, int[C,G]; key_path: the same for all sets of a run.
         """
 
 
@@ -102,9 +121,7 @@ class NoSynthetic(Control):
         """Where a rule drops the real images, it may do so for another number of images."""
         return INCLUSION if keeps_real else REPLACEMENT
 
-    def counts(
-        self, key_path: rng.KeyPath, real: np.ndarray, count: int, replaced: Images | None
-    ) -> np.ndarray:
+    def counts(self, key_path: rng.KeyPath, real: np.ndarray, replaced: GeneratedSet) -> np.ndarray:
         """None."""
         return np.zeros(real.shape, np.int64)
 
@@ -121,16 +138,15 @@ class FreshReal(Control):
         """New real images in addition to the old ones are a gain that the loop has to forgo."""
         return FORGONE if keeps_real else SUBSTITUTION
 
-    def counts(
-        self, key_path: rng.KeyPath, real: np.ndarray, count: int, replaced: Images | None
-    ) -> np.ndarray:
+    def counts(self, key_path: rng.KeyPath, real: np.ndarray, replaced: GeneratedSet) -> np.ndarray:
         """Classes as a loop requests them, groups by chance, in the real shares of their class."""
-        of_class = largest_remainder(real.sum(axis=1) / real.sum() * count)
+        of_class = requested(real, replaced.count)
         counts = np.zeros(real.shape, np.int64)
         for c in np.flatnonzero(of_class):
             # Inverse of the cumulative shares, from keyed uniforms.
             shares = np.cumsum(real[c] / real[c].sum())
-            u = rng.uniforms((*key_path, int(c)), np.arange(of_class[c]))
+            path = (*key_path, replaced.generation, int(c))
+            u = rng.uniforms(path, np.arange(of_class[c]))
             group = np.minimum(np.searchsorted(shares, u, side="right"), real.shape[1] - 1)
             counts[c] = np.bincount(group, minlength=real.shape[1])
         return counts
@@ -141,11 +157,30 @@ class FreshRealStratified(FreshReal):
 
     caption = "gets as many new real images, in the exact subgroup shares of the training set"
 
-    def counts(
-        self, key_path: rng.KeyPath, real: np.ndarray, count: int, replaced: Images | None
-    ) -> np.ndarray:
+    def counts(self, key_path: rng.KeyPath, real: np.ndarray, replaced: GeneratedSet) -> np.ndarray:
         """The training set's shares, by largest remainders."""
-        return counts_like(real, count)
+        return counts_like(real, replaced.count)
+
+
+class NeutralDrift(Control):
+    """New real images with the groups that a copy machine would generate in the loop's place."""
+
+    follows_rule = True
+    caption = (
+        "gets new real images, as many as the loop gets generated ones, with the groups that a "
+        "generator would make that copies the shares of its pool by chance"
+    )
+
+    def estimand(self, keeps_real: bool) -> Estimand:
+        """Chance has taken its part from both, which leaves what the generator does."""
+        return BEYOND_DRIFT
+
+    def counts(self, key_path: rng.KeyPath, real: np.ndarray, replaced: GeneratedSet) -> np.ndarray:
+        """Those of one simulated copy machine, whose sets follow from one another."""
+        sizes = np.tile(requested(real, replaced.count), (replaced.generation + 1, 1))
+        copies = drift.CopyLoop(replaced.pool, real, sizes)
+        counts: np.ndarray = drift.generated_counts(copies, key_path, 1)[-1, 0]
+        return counts
 
 
 class OracleResample(Control):
@@ -158,12 +193,10 @@ class OracleResample(Control):
         """The composition is the same, which leaves the images themselves."""
         return QUALITY
 
-    def counts(
-        self, key_path: rng.KeyPath, real: np.ndarray, count: int, replaced: Images | None
-    ) -> np.ndarray:
+    def counts(self, key_path: rng.KeyPath, real: np.ndarray, replaced: GeneratedSet) -> np.ndarray:
         """Those of the generated set."""
-        assert replaced is not None
-        return counts_of(replaced, real)
+        assert replaced.images is not None
+        return counts_of(replaced.images, real)
 
 
 NONE = "none"  # of loop.control: no control but a loop
@@ -172,6 +205,7 @@ CONTROLS: dict[str, Control] = {
     "no_synthetic": NoSynthetic(),
     "fresh_real": FreshReal(),
     "fresh_real_stratified": FreshRealStratified(),
+    "neutral_drift": NeutralDrift(),
     "oracle_resample": OracleResample(),
 }
 
@@ -189,7 +223,8 @@ def check(config: Config) -> None:
     """Raises UsageError where loop.control or verdict.control does not go with the config."""
     check_choice("loop.control", config.loop.control, (NONE, *CONTROLS))
     check_choice("verdict.control", config.verdict.control, (BY_RULE, *CONTROLS))
-    control = CONTROLS.get(config.loop.control)
+    kind = config.loop.control
+    control = CONTROLS.get(kind)
     of_a_run = control is not None and control.of_a_run
     if of_a_run and not config.loop.control_of:
         refuse("loop.control_of", "", f"a workdir where loop.control = {config.loop.control}")
@@ -201,6 +236,15 @@ def check(config: Config) -> None:
         others = [name for name, other in CONTROLS.items() if not other.held_out]
         must = f"{' | '.join([NONE, *others])} where pool.rule = {config.pool.rule}"
         refuse("loop.control", config.loop.control, must)
+    if control is not None and control.follows_rule:
+        if not POOL_RULES[config.pool.rule].predictable:
+            must = f"a rule that says how shares follow, where loop.control = {kind}"
+            refuse("pool.rule", config.pool.rule, must)
+
+
+def requested(real: np.ndarray, count: int) -> np.ndarray:
+    """int64[C]: images of each class among `count`, in the shares of the table real int[C,G]."""
+    return largest_remainder(real.sum(axis=1) / real.sum() * count)
 
 
 def counts_like(real: np.ndarray, count: int) -> np.ndarray:

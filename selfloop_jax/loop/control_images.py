@@ -4,6 +4,7 @@ from pathlib import Path
 
 from selfloop_jax.config import Config
 from selfloop_jax.data import controls, pool_rules
+from selfloop_jax.data.controls import GeneratedSet
 from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import Images
 from selfloop_jax.errors import UsageError
@@ -57,8 +58,8 @@ def control_sets(
         if control.of_a_run:
             source = Path(config.loop.control_of).expanduser()
             replaced = _generated(source, generation, inputs_read)
-        chance = (*key_path, "counts", generation)
-        tables.append(control.counts(chance, real, config.sample.count, replaced))
+        generated = GeneratedSet(generation, config.sample.count, config.pool, replaced)
+        tables.append(control.counts((*key_path, "counts"), real, generated))
     # Pools that grow start with the same images; a pool of the latest set alone has its own.
     if earlier.start:
         key_path = (*key_path, earlier.start)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from selfloop_jax import config as configs
 from selfloop_jax.data import controls, dataset
 from selfloop_jax.data.images import REAL, Images
-from selfloop_jax.data.pool_rules import POOL_RULES
+from selfloop_jax.data.pool_rules import POOL_RULES, PoolRule
 from selfloop_jax.errors import UsageError
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -108,8 +108,11 @@ def test_a_joint_like_the_real_one_has_the_count_and_the_shares(count):
     assert np.abs(joint - real / 60 * count).max() < 1
 
 
-def counts_of(kind: str, real: np.ndarray, count: int, key=0, replaced=None) -> np.ndarray:
-    return controls.CONTROLS[kind].counts((key, "counts"), real, count, replaced)
+def counts_of(
+    kind: str, real: np.ndarray, count: int, key=0, generation=0, rule="replace", images=None
+) -> np.ndarray:
+    generated = controls.GeneratedSet(generation, count, configs.PoolConfig(rule=rule), images)
+    return controls.CONTROLS[kind].counts((key, "counts"), real, generated)
 
 
 @SETTINGS
@@ -138,8 +141,44 @@ def test_fresh_real_leaves_as_many_subgroups_empty_as_chance_does():
 def test_a_resample_has_the_counts_of_the_set_it_stands_in_for():
     images = candidates().take(np.arange(0, 72, 5))
     real = np.ones((CLASSES, GROUPS), int)
-    counts = counts_of("oracle_resample", real, 99, replaced=images)
+    counts = counts_of("oracle_resample", real, 99, images=images)
     np.testing.assert_array_equal(counts, images.counts(CLASSES, GROUPS))
+
+
+@SETTINGS
+@given(st.integers(20, 200), st.integers(0, 50))
+def test_under_replace_neutral_drift_never_brings_a_lost_subgroup_back(count, key):
+    real = np.array([[30, 10, 1], [5, 15, 3], [0, 0, 0]])
+    sets = [counts_of("neutral_drift", real, count, key, g) for g in range(6)]
+    for counts, before in zip(sets, [real, *sets], strict=False):
+        assert counts.sum() == count
+        assert not counts[before == 0].any()
+        np.testing.assert_array_equal(counts.sum(axis=1), controls.requested(real, count))
+
+
+def test_neutral_drift_walks_away_under_replace_and_stays_where_real_images_are_kept():
+    real = np.full((1, 2), 50)
+    scatter = {}
+    for rule in ("replace", "real_plus_latest"):
+        sets = [counts_of("neutral_drift", real, 40, key, 5, rule)[0, 0] for key in range(300)]
+        scatter[rule] = np.var(np.array(sets) / 40)
+    # Wright and Fisher: p (1 - p) (1 - (1 - 1/n)^t) after t = 6 samples.
+    assert scatter["replace"] == pytest.approx(0.25 * (1 - (1 - 1 / 40) ** 6), rel=0.25)
+    s = 40 / 140
+    rest = 0.25 / 40 / (1 - s**2 * (1 - 1 / 40))
+    assert scatter["real_plus_latest"] == pytest.approx(rest, rel=0.25)
+
+
+def test_neutral_drift_needs_a_rule_that_says_how_shares_follow(monkeypatch):
+    class Opaque(PoolRule):
+        pass
+
+    monkeypatch.setitem(POOL_RULES, "opaque", Opaque())
+    config = configs.default()
+    config.pool.rule = "opaque"
+    config.loop.control = "neutral_drift"
+    with pytest.raises(UsageError, match=r"^pool\.rule = opaque: must be a rule that says"):
+        controls.check(configs.typed(config))
 
 
 def test_only_a_loop_s_own_doing_is_called_amplification():
@@ -148,8 +187,8 @@ def test_only_a_loop_s_own_doing_is_called_amplification():
         for kind, control in controls.CONTROLS.items():
             estimand = control.estimand(keeps_real)
             forgone = kind.startswith("fresh_real") and keeps_real
-            quality = kind == "oracle_resample"
-            assert (estimand.more == "amplification") == (not forgone and not quality)
+            one_part = kind in ("oracle_resample", "neutral_drift")
+            assert (estimand.more == "amplification") == (not forgone and not one_part)
             assert estimand.rises == (estimand.more == "amplification")
 
 

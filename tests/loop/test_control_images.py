@@ -49,7 +49,7 @@ def test_a_branch_equals_a_run_that_computed_generation_0_itself(loop, tmp_path)
     assert (again.returncode, "identical" in again.stderr) == (0, True), again.stderr
 
 
-@pytest.mark.parametrize("kind", ["no_synthetic", "fresh_real", "oracle_resample"])
+@pytest.mark.parametrize("kind", ["no_synthetic", "fresh_real", "neutral_drift", "oracle_resample"])
 def test_a_control_trains_classifiers_alone_on_real_images(kind, loop, tmp_path):
     arm = tmp_path / kind
     of = [f"--config.loop.control_of={loop}"] if kind == "oracle_resample" else []

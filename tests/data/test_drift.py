@@ -5,8 +5,8 @@ import pytest
 
 from benchmarks import closed_form
 from selfloop_jax.config import PoolConfig
+from selfloop_jax.data import drift, pool_rules
 from selfloop_jax.data.pool_rules import POOL_RULES
-from selfloop_jax.measure import drift
 
 KEY = (0, "test")
 REAL = np.array([[60, 30, 9, 1], [50, 0, 40, 10], [0, 0, 0, 0]])
@@ -136,3 +136,30 @@ def test_a_share_of_one_number_is_one_number_per_class():
     assert found.shape == (300, 2, 1)
     np.testing.assert_array_equal(found[:, 1], 0.25)
     assert found[:, 0].mean() == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("rule", POOL_RULES)
+def test_pools_have_the_sizes_of_the_rule_and_real_images_in_generation_0(rule):
+    real = np.array([[30, 20, 10], [6, 12, 12]])
+    section = PoolConfig(rule=rule, budget=45, alpha=0.5, n_real=15, n_generated=9)
+    loop = drift.CopyLoop(section, real, np.tile([20, 10], (4, 1)), real)
+    pools = drift.pool_counts(loop, KEY, 300)
+    assert pools.shape == (4, 300, 2, 3)
+    if not POOL_RULES[rule].subsamples_real:
+        np.testing.assert_allclose(pools[0], np.broadcast_to(real, pools[0].shape))
+    for g in range(4):
+        size = pool_rules.capacity(section, g, 90, 30)
+        np.testing.assert_allclose(pools[g].sum(axis=(1, 2)), size)
+        # Nothing prefers a subgroup: on average the shares stay.
+        of_class = real / real.sum(axis=1, keepdims=True)
+        expected = size * np.array([[2 / 3], [1 / 3]]) * of_class
+        error = pools[g].std(axis=0) / 300**0.5
+        assert (np.abs(pools[g].mean(axis=0) - expected) <= 4 * error + 1e-9).all()
+
+
+def test_a_longer_run_begins_with_the_sets_of_a_shorter_one():
+    loops = [drift.CopyLoop(PoolConfig(rule="accumulate"), REAL, PER_CLASS[:g]) for g in (2, 5)]
+    short, long = (drift.generated_counts(loop, KEY, 3) for loop in loops)
+    np.testing.assert_array_equal(short, long[:2])
+    np.testing.assert_array_equal(long.sum(axis=-1)[..., :2], np.tile([12, 20], (5, 3, 1)))
+    assert not long[..., 2, :].any()  # a class without real images

@@ -40,20 +40,44 @@ def coverage(loop: CopyLoop, key_path: rng.KeyPath, loops: int = 400) -> np.ndar
     The share of the subgroups with real images that have a generated one, as in
     `composition.subgroup_coverage`. NaN where there are no real images at all.
     """
-    # A class without real images has no subgroup to cover, and no shares.
-    known = loop.real.sum(axis=1) > 0
-    if not known.any():
+    if not loop.real.any():
         return np.full((loops, len(loop.generated)), np.nan)
     covered = []
-    for counts in _counts(loop, known, key_path, loops):
-        covered.append((counts > 0)[:, loop.real[known] > 0].mean(axis=1))
+    for counts in generated_counts(loop, key_path, loops):
+        covered.append((counts > 0)[:, loop.real > 0].mean(axis=1))
     return np.stack(covered, axis=1)
 
 
-def _counts(
-    loop: CopyLoop, known: np.ndarray, key_path: rng.KeyPath, loops: int
-) -> list[np.ndarray]:
-    """Images of each generation by subgroup of the `known` classes, int[loops,C,G]."""
+def generated_counts(loop: CopyLoop, key_path: rng.KeyPath, loops: int) -> np.ndarray:
+    """Returns the images that simulated copy machines generate, int64[generations,loops,C,G].
+
+    A class without real images gets none. The sets of a shorter run begin those of a longer one
+    whose generations are of one size.
+    """
+    return _simulated(loop, key_path, loops)[0]
+
+
+def pool_counts(loop: CopyLoop, key_path: rng.KeyPath, loops: int) -> np.ndarray:
+    """Returns the expected images in their pools, float64[generations,loops,C,G].
+
+    The share of a subgroup within its class, times what the rule takes in all and the class's share
+    of the real images.
+    """
+    real = loop.real.sum(axis=1)
+    count = round(float(loop.generated.sum(axis=1).mean()))
+    pools = _simulated(loop, key_path, loops)[1]
+    for g in range(len(pools)):
+        size = pool_rules.capacity(loop.pool, g, int(real.sum()), count)
+        pools[g] *= _column(size * real / max(real.sum(), 1))
+    return pools
+
+
+def _simulated(loop: CopyLoop, key_path: rng.KeyPath, loops: int) -> tuple[np.ndarray, np.ndarray]:
+    """Generated images int64[generations,loops,C,G] and P(group | class) of pools, of that shape.
+
+    Both are 0 in a class without real images, which has no shares.
+    """
+    known = loop.real.sum(axis=1) > 0
     real = loop.real[known]
     real_share = _shares(real, real)
     reserve = None if loop.reserve is None else _shares(loop.reserve[known], real_share)
@@ -64,16 +88,19 @@ def _counts(
         generated=_column(per_generation.mean(axis=0)),
         class_share=_column(real.sum(axis=1) / real.sum()),
     )
-    found: list[np.ndarray] = []
+    shape = (len(loop.generated), loops, *loop.real.shape)
+    found = np.zeros(shape, np.int64)
+    pools = np.zeros(shape)
     generated: list[FloatOrArray] = []
     for g, of_class in enumerate(per_generation):
         noise = TableNoise(key_path, loops)
         shares = ShareInputs(loop.pool, g, real_share, generated, sizes, reserve)
         pool = pool_rules.sampled_share(shares, noise)
         counts = noise.counts(pool, _column(of_class), "generated", g)
-        found.append(counts)
+        found[g][:, known] = counts
+        pools[g][:, known] = pool
         generated.append(_shares(counts, pool))
-    return found
+    return found, pools
 
 
 def _column(values: np.ndarray) -> np.ndarray:
