@@ -4,19 +4,21 @@ Besides `get_config` the config file has functions that list runs: `sweep(out)` 
 a list of (name, argument, overrides), with overrides by dotted field. Every run is a process of its
 own in DIR/<name>, so the same command resumes. A run that fails is reported, and the others
 continue. DIR/listed_runs.json has the names of all runs by list, so that a report of some of them
-can say which are missing.
+can say which are missing. `--config.FIELD=VALUE` holds for all runs, for example where your data
+lie.
 """
 
 import hashlib
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,23 +35,30 @@ Stage = list[tuple[str, str, dict[str, Any]]]
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the runs of the lists; 0 if all are complete, 1 if one failed, 2 on a usage mistake."""
-    parser = Parser("sweep", "CONFIG.py [--lists=sweep] [--out=DIR] [--jobs=2]", __doc__)
+    usage = "CONFIG.py [--lists=sweep] [--out=DIR] [--jobs=2] [--config.FIELD=VALUE]"
+    parser = Parser("sweep", usage, __doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument(
         "--lists", default="sweep", help="functions of the config, with commas between"
     )
     parser.add_argument("--out", type=Path, default=None, help="default: runs/<config>")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    args = parser.parse_args(argv)
+    args, others = parser.parse_known_args(argv)
+    for flag in others:
+        if not re.fullmatch(r"--config\.[\w.]+=.*", flag, re.DOTALL):
+            parser.error(f"unrecognized argument: {flag}")
     if args.jobs < 1:
         raise UsageError(f"--jobs={args.jobs}: must be > 0")
     out = args.out or Path("runs") / args.config.stem
     lists = {name: stages(args.config, name, out) for name in args.lists.split(",")}
     every = list(itertools.chain(*lists.values()))
     names = {key: [one[0] for one in itertools.chain(*value)] for key, value in lists.items()}
-    digests = _digests(args.config, {argument for _, argument, _ in itertools.chain(*every)})
+    digests = _digests(
+        args.config, {argument for _, argument, _ in itertools.chain(*every)}, others
+    )
+    _check_no_list_sets(others, itertools.chain(*every))
     listed_runs.write(out, names)
-    succeeded = run(args.config, digests, every, out, args.jobs)
+    succeeded = run(args.config, digests, every, out, args.jobs, others)
     if _stopped.is_set():
         return 128 + signal.SIGTERM
     return 0 if succeeded else 1
@@ -72,12 +81,30 @@ def stages(config: Path, name: str, out: Path) -> list[Stage]:
     return listed
 
 
+def _check_no_list_sets(flags: Sequence[str], runs: Iterable[tuple]) -> None:
+    """Raises UsageError for a flag whose field a list sets: one of the two would be ignored."""
+    fields = {_field(flag): flag for flag in flags}
+    for name, _, overrides in runs:
+        for field in fields.keys() & overrides.keys():
+            raise UsageError(f"{fields[field]}: must not be a field that run {name} sets itself")
+
+
+def _field(flag: str) -> str:
+    """The field of a flag --config.FIELD=VALUE."""
+    return flag.removeprefix("--config.").partition("=")[0]
+
+
 def run(
-    config: Path, digests: dict[str, str], stages: Sequence[Stage], out: Path, jobs: int
+    config: Path,
+    digests: dict[str, str],
+    stages: Sequence[Stage],
+    out: Path,
+    jobs: int,
+    flags: Sequence[str] = (),
 ) -> bool:
     """Makes all runs, `jobs` at a time and stage after stage; whether all of them succeeded.
 
-    digests: of the config by argument, see `_digests`.
+    digests: of the config by argument, see `_digests`; flags: of the command, for every run.
     """
     started = time.perf_counter()
     ended: list[tuple[str, int]] = []
@@ -86,7 +113,7 @@ def run(
         # A stage may branch from runs of the stage before, so all of those end first.
         with ThreadPoolExecutor(jobs) as pool:
             for name, code, seconds in pool.map(
-                lambda one: _one(config, digests[one[1]], out, *one), stage
+                lambda one: _one(config, digests[one[1]], out, flags, *one), stage
             ):
                 left -= 1
                 if seconds is None:
@@ -107,8 +134,10 @@ def run(
     return not failed
 
 
-def _digests(config: Path, arguments: set[str]) -> dict[str, str]:
-    """sha256 by argument of what `get_config` gives; UsageError where it gives no config.
+def _digests(config: Path, arguments: set[str], flags: Sequence[str]) -> dict[str, str]:
+    """sha256 by argument of what `get_config` gives.
+
+    UsageError where it gives no config, or one without the field of a flag.
 
     Of all its fields, not of the file: a file may take half of its fields from another one.
     """
@@ -124,17 +153,26 @@ def _digests(config: Path, arguments: set[str]) -> dict[str, str]:
             raise UsageError(
                 f"{config}:{argument}: get_config must return a config ({why})"
             ) from error
+        for flag in flags:
+            if _field(flag) not in store.flatten(fields):
+                raise UsageError(f"{flag}: must be a field of {config}:{argument}")
         text = json.dumps(fields, sort_keys=True)
         digests[argument] = hashlib.sha256(text.encode()).hexdigest()
     return digests
 
 
 def _one(
-    config: Path, digest: str, out: Path, name: str, argument: str, overrides: dict
+    config: Path,
+    digest: str,
+    out: Path,
+    flags: Sequence[str],
+    name: str,
+    argument: str,
+    overrides: dict,
 ) -> tuple[str, int, float | None]:
     """One run to its end: (name, exit code, seconds), None where it was complete already."""
-    flags = [f"--config.{field}={value}" for field, value in overrides.items()]
-    command = ["-m", "selfloop_jax.main", f"--config={config}:{argument}", *flags]
+    own = [f"--config.{field}={value}" for field, value in overrides.items()]
+    command = ["-m", "selfloop_jax.main", f"--config={config}:{argument}", *own, *flags]
     made_with = {"command": command, "config": digest}
     done = out / f"{name}.json"  # what a complete run was made with
     # With another command or config it is another run, which is not complete.

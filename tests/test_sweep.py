@@ -101,6 +101,38 @@ def test_a_run_is_made_again_only_where_its_config_changed(tmp_path, commands):
     assert len(commands) == 9
 
 
+def test_a_flag_of_the_command_holds_for_every_run(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(sweep, "_wait", lambda command, log: commands.append(command) or 0)
+    config = tmp_path / "tiny.py"
+    config.write_text(CONFIG)
+    arguments = [str(config), f"--out={tmp_path / 'out'}", "--jobs=1"]
+    assert sweep.main([*arguments, "--config.data.archive_dir=/some where"]) == 0
+    assert len(commands) == 3
+    assert all("--config.data.archive_dir=/some where" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--config.seed=3", "must not be a field that run one sets itself"),
+        ("--config.data.archive=3", "must be a field of"),
+        ("--config.data=3", "must be a field of"),
+        ("--archive_dir=3", "unrecognized argument"),
+    ],
+)
+def test_a_flag_that_would_be_ignored_is_refused(flag, said, tmp_path, commands, capsys):
+    config, out = tmp_path / "tiny.py", tmp_path / "out"
+    config.write_text(CONFIG)
+    assert sweep.main([str(config), f"--out={out}", flag]) == 2
+    error = capsys.readouterr().err
+    assert flag in error
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert commands == []
+    assert not out.exists()
+
+
 def test_a_damaged_note_of_a_complete_run_is_written_again(tmp_path, commands):
     config, out = tmp_path / "tiny.py", tmp_path / "out"
     config.write_text(CONFIG)

@@ -236,10 +236,10 @@ def check(config: Config) -> None:
         others = [name for name, other in CONTROLS.items() if not other.held_out]
         must = f"{' | '.join([NONE, *others])} where pool.rule = {config.pool.rule}"
         refuse("loop.control", config.loop.control, must)
-    if control is not None and control.follows_rule:
-        if not POOL_RULES[config.pool.rule].predictable:
-            must = f"a rule that says how shares follow, where loop.control = {kind}"
-            refuse("pool.rule", config.pool.rule, must)
+    follows = control is not None and control.follows_rule
+    if follows and not POOL_RULES[config.pool.rule].predictable:
+        must = f"a rule that says how shares follow, where loop.control = {kind}"
+        refuse("pool.rule", config.pool.rule, must)
 
 
 def requested(real: np.ndarray, count: int) -> np.ndarray:
