@@ -8,6 +8,7 @@ below it loses more than chance takes. Pools follow from the pool rules themselv
 (`data/pool_rules.py`), with the noise of the subsets that a rule takes. NumPy and SciPy only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,53 +55,69 @@ def generated_counts(loop: CopyLoop, key_path: rng.KeyPath, loops: int) -> np.nd
     A class without real images gets none. The sets of a shorter run begin those of a longer one
     whose generations are of one size.
     """
-    return _simulated(loop, key_path, loops)[0]
-
-
-def pool_counts(loop: CopyLoop, key_path: rng.KeyPath, loops: int) -> np.ndarray:
-    """Returns the expected images in their pools, float64[generations,loops,C,G].
-
-    The share of a subgroup within its class, times what the rule takes in all and the class's share
-    of the real images.
-    """
-    real = loop.real.sum(axis=1)
-    count = round(float(loop.generated.sum(axis=1).mean()))
-    pools = _simulated(loop, key_path, loops)[1]
-    for g in range(len(pools)):
-        size = pool_rules.capacity(loop.pool, g, int(real.sum()), count)
-        pools[g] *= _column(size * real / max(real.sum(), 1))
-    return pools
-
-
-def _simulated(loop: CopyLoop, key_path: rng.KeyPath, loops: int) -> tuple[np.ndarray, np.ndarray]:
-    """Generated images int64[generations,loops,C,G] and P(group | class) of pools, of that shape.
-
-    Both are 0 in a class without real images, which has no shares.
-    """
+    # A class without real images has no shares.
     known = loop.real.sum(axis=1) > 0
     real = loop.real[known]
     real_share = _shares(real, real)
     reserve = None if loop.reserve is None else _shares(loop.reserve[known], real_share)
-    per_generation = loop.generated[:, known]
-    sizes = Sizes(
-        real=_column(real.sum(axis=1)),
-        # The rules weight all generations alike; what is sampled has each one's own size.
-        generated=_column(per_generation.mean(axis=0)),
-        class_share=_column(real.sum(axis=1) / real.sum()),
-    )
-    shape = (len(loop.generated), loops, *loop.real.shape)
-    found = np.zeros(shape, np.int64)
-    pools = np.zeros(shape)
+    noise = TableNoise(key_path, loops)
+    found = np.zeros((len(loop.generated), loops, *loop.real.shape), np.int64)
     generated: list[FloatOrArray] = []
-    for g, of_class in enumerate(per_generation):
-        noise = TableNoise(key_path, loops)
-        shares = ShareInputs(loop.pool, g, real_share, generated, sizes, reserve)
+    for g, of_class in enumerate(loop.generated[:, known]):
+        shares = ShareInputs(loop.pool, g, real_share, generated, _sizes(loop, known), reserve)
         pool = pool_rules.sampled_share(shares, noise)
         counts = noise.counts(pool, _column(of_class), "generated", g)
         found[g][:, known] = counts
-        pools[g][:, known] = pool
         generated.append(_shares(counts, pool))
-    return found, pools
+    return found
+
+
+def pool_counts(
+    loop: CopyLoop, key_path: rng.KeyPath, loops: int, quality: Sequence[float] = ()
+) -> np.ndarray:
+    """Returns the expected images in the pools of copies, float64[generations,loops,C,G].
+
+    quality: what an image of each generation counts in real ones, 1 by default. A class without
+    real images has none. Raises ValueError for a rule without `weights`.
+    """
+    generations = len(loop.generated)
+    copies = generated_counts(loop, key_path, loops)
+    worth = [q * of for q, of in zip(quality or [1.0] * generations, copies, strict=True)]
+    pools = [expected_pool(loop, g, worth) for g in range(generations)]
+    # Generation 0 has the same pool in every loop.
+    return np.stack([np.broadcast_to(pool, copies.shape[1:]) for pool in pools])
+
+
+def expected_pool(loop: CopyLoop, g: int, generated: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the expected images in the pool of generation g, float64[...,C,G].
+
+    Of the loop's real images and of the counts `generated`, [...,C,G] of each earlier generation,
+    which take the place of the loop's own. Raises ValueError for a rule without `weights`.
+    """
+    rule = pool_rules.POOL_RULES[loop.pool.rule]
+    if not rule.weighted:
+        raise ValueError(f"pool.rule = {loop.pool.rule}: says not how many images it takes")
+    sizes = _sizes(loop, np.ones(len(loop.real), bool))
+    of_real, *of_generated = pool_rules.weights(loop.pool, g, sizes)
+    known = loop.real.sum(axis=1, keepdims=True) > 0
+    source = loop.reserve if rule.takes_reserve and g and loop.reserve is not None else loop.real
+    pool = of_real * _shares(source, np.where(known, loop.real, 1)) * known
+    size = np.maximum(np.asarray(sizes.generated), np.finfo(float).tiny)
+    for weight, counts in zip(of_generated, generated, strict=False):
+        # What the pool takes of a set, over what the set has.
+        pool = pool + weight / size * counts
+    return np.asarray(pool)
+
+
+def _sizes(loop: CopyLoop, known: np.ndarray) -> Sizes:
+    """Images per class of the `known` classes, [C,1]."""
+    real = loop.real.sum(axis=1)
+    return Sizes(
+        real=_column(real[known]),
+        # The rules weight all generations alike; what is sampled has each one's own size.
+        generated=_column(loop.generated[:, known].mean(axis=0)),
+        class_share=_column(real[known] / max(real.sum(), 1)),
+    )
 
 
 def _column(values: np.ndarray) -> np.ndarray:

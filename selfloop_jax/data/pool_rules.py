@@ -156,17 +156,29 @@ class PoolRule:
         return reserve
 
     @property
+    def weighted(self) -> bool:
+        """Whether the rule says how many images it takes of each set."""
+        return type(self).weights is not PoolRule.weights
+
+    @property
     def predictable(self) -> bool:
         """Whether the rule says how shares follow, so that its loops can be forecast."""
-        return type(self).expected_share is not PoolRule.expected_share
+        return self.weighted or type(self).expected_share is not PoolRule.expected_share
+
+    def weights(self, section: PoolConfig, g: int, sizes: Sizes) -> list[FloatOrArray]:
+        """Expected images per class that the pool takes: real ones, then of generations 0..g-1."""
+        raise NotImplementedError
 
     def expected_share(self, shares: ShareInputs) -> np.ndarray:
-        """The expected share in the pool, of the shape of the real one.
+        """The expected share in the pool, of the shape of the real one: by default by `weights`.
 
         Exact where the classes' sizes in the pool are fixed; of random subsets, the expected sizes
         are the weights.
         """
-        raise NotImplementedError
+        real = shares.new_real if self.takes_reserve else shares.real
+        return mixed(
+            [real, *shares.generated], self.weights(shares.section, shares.g, shares.sizes)
+        )
 
     def sampled_share(self, shares: ShareInputs, noise: Noise) -> np.ndarray:
         """The same with the noise of the subsets that the rule takes: by default none."""
@@ -186,9 +198,9 @@ class Replace(PoolRule):
         """The latest set."""
         return parts.latest
 
-    def expected_share(self, shares: ShareInputs) -> np.ndarray:
-        """That of the latest set."""
-        return np.asarray(shares.latest, np.float64)
+    def weights(self, section: PoolConfig, g: int, sizes: Sizes) -> list[FloatOrArray]:
+        """The latest set."""
+        return [*[0.0] * g, sizes.generated]
 
 
 class RealPlusLatest(PoolRule):
@@ -202,9 +214,9 @@ class RealPlusLatest(PoolRule):
         """One set after the other."""
         return concatenate([parts.real, parts.latest])
 
-    def expected_share(self, shares: ShareInputs) -> np.ndarray:
-        """Weighted by the sizes of both sets."""
-        return mixed([shares.real, shares.latest], [shares.sizes.real, shares.sizes.generated])
+    def weights(self, section: PoolConfig, g: int, sizes: Sizes) -> list[FloatOrArray]:
+        """Both sets."""
+        return [sizes.real, *[0.0] * (g - 1), sizes.generated]
 
 
 class Accumulate(PoolRule):
@@ -222,10 +234,9 @@ class Accumulate(PoolRule):
         """One set after the other."""
         return concatenate([parts.real, *parts.generated])
 
-    def expected_share(self, shares: ShareInputs) -> np.ndarray:
-        """Weighted by the sizes of all sets."""
-        weights = [shares.sizes.real] + [shares.sizes.generated] * shares.g
-        return mixed([shares.real, *shares.generated], weights)
+    def weights(self, section: PoolConfig, g: int, sizes: Sizes) -> list[FloatOrArray]:
+        """All sets."""
+        return [sizes.real, *[sizes.generated] * g]
 
 
 class AccumulateSubsample(Accumulate):
@@ -251,6 +262,13 @@ class AccumulateSubsample(Accumulate):
                 f"pool.budget = {section.budget}: must be from 1 to {real}, the number of real "
                 "images"
             )
+
+    def weights(self, section: PoolConfig, g: int, sizes: Sizes) -> list[FloatOrArray]:
+        """Of all sets in proportion, as many as the budget has of a class."""
+        every = super().weights(section, g, sizes)
+        # A class that no set has is divided by 1.
+        kept = section.budget * sizes.class_share / np.maximum(sum(every), 1)
+        return [kept * weight for weight in every]
 
     def sampled_share(self, shares: ShareInputs, noise: Noise) -> np.ndarray:
         """With the noise of the subset."""
@@ -332,12 +350,16 @@ class Substitute(PoolRule):
                 f"images, not {swapped}"
             )
 
+    def weights(self, section: PoolConfig, g: int, sizes: Sizes) -> list[FloatOrArray]:
+        """As many as there are real ones, alpha of them of the latest set."""
+        alpha = section.alpha
+        return [(1 - alpha) * sizes.real, *[0.0] * (g - 1), alpha * sizes.real]
+
     def expected_share(self, shares: ShareInputs) -> np.ndarray:
-        """Alpha of the latest set; matched groups leave the shares as they are."""
-        alpha = shares.section.alpha
+        """Matched groups leave the shares as they are."""
         if shares.section.match_group:
             return np.asarray(shares.real, np.float64)
-        return mixed([shares.real, shares.latest], [1 - alpha, alpha])
+        return super().expected_share(shares)
 
     def sampled_share(self, shares: ShareInputs, noise: Noise) -> np.ndarray:
         """With the noise of both subsets."""
@@ -408,22 +430,18 @@ class Fresh(PoolRule):
         """int64[N]: the order in which generations take from the reserve."""
         return rng.permutation((*key_path, "reserve"), len(reserve))
 
-    def expected_share(self, shares: ShareInputs) -> np.ndarray:
-        """Weighted by the sizes of both parts; new real images have the shares of the reserve."""
-        return mixed([shares.new_real, shares.latest], self._sizes(shares))
+    def weights(self, section: PoolConfig, g: int, sizes: Sizes) -> list[FloatOrArray]:
+        """The sizes of both parts; the real ones come from the reserve."""
+        n_real, n_generated = (n * sizes.class_share for n in (section.n_real, section.n_generated))
+        return [n_real, *[0.0] * (g - 1), n_generated]
 
     def sampled_share(self, shares: ShareInputs, noise: Noise) -> np.ndarray:
         """With the noise of both subsets."""
-        n_real, n_generated = self._sizes(shares)
+        n_real, *_, n_generated = self.weights(shares.section, shares.g, shares.sizes)
         new = noise.binomial(shares.new_real, n_real, "reserve", shares.g)
         of = shares.sizes.generated
         latest = noise.subset(shares.latest, n_generated, of, "latest", shares.g)
         return mixed([new, latest], [n_real, n_generated])
-
-    def _sizes(self, shares: ShareInputs) -> tuple[FloatOrArray, FloatOrArray]:
-        """Expected images per class of both parts."""
-        of_class = shares.sizes.class_share
-        return shares.section.n_real * of_class, shares.section.n_generated * of_class
 
 
 POOL_RULES: dict[str, PoolRule] = {
@@ -505,6 +523,12 @@ def expected_share(shares: ShareInputs) -> np.ndarray:
     return POOL_RULES[shares.section.rule].expected_share(shares)
 
 
+def weights(section: PoolConfig, g: int, sizes: Sizes) -> list[FloatOrArray]:
+    """Expected images per class in the pool: real ones, then of each generation before."""
+    rule = POOL_RULES[section.rule]
+    return rule.weights(section, g, sizes) if g or rule.subsamples_real else [sizes.real]
+
+
 def sampled_share(shares: ShareInputs, noise: Noise) -> np.ndarray:
     """The same with the noise of the subsets that the rule takes."""
     rule = POOL_RULES[shares.section.rule]
@@ -514,10 +538,12 @@ def sampled_share(shares: ShareInputs, noise: Noise) -> np.ndarray:
 
 
 def mixed(shares: Sequence[FloatOrArray], weights: Sequence[FloatOrArray]) -> np.ndarray:
-    """The weighted mean of shares."""
+    """The weighted mean of shares; where nothing has a weight, all count alike."""
+    total = np.asarray(sum(weights), np.float64)
+    even = np.where(total > 0, 0.0, 1.0)
     pairs = zip(shares, weights, strict=True)
-    total = sum(np.asarray(share, np.float64) * weight for share, weight in pairs)
-    return np.asarray(total / sum(weights))
+    mean = sum(np.asarray(share, np.float64) * (weight + even) for share, weight in pairs)
+    return np.asarray(mean / (total + even * len(weights)))
 
 
 def _requested_label(images: Images) -> np.ndarray:

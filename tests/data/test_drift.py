@@ -151,10 +151,30 @@ def test_pools_have_the_sizes_of_the_rule_and_real_images_in_generation_0(rule):
         size = pool_rules.capacity(section, g, 90, 30)
         np.testing.assert_allclose(pools[g].sum(axis=(1, 2)), size)
         # Nothing prefers a subgroup: on average the shares stay.
-        of_class = real / real.sum(axis=1, keepdims=True)
-        expected = size * np.array([[2 / 3], [1 / 3]]) * of_class
+        expected = size / 90 * real
         error = pools[g].std(axis=0) / 300**0.5
         assert (np.abs(pools[g].mean(axis=0) - expected) <= 4 * error + 1e-9).all()
+
+
+def test_generated_images_count_their_quality():
+    real = np.array([[30, 20, 10], [6, 12, 12], [0, 0, 0]])
+    loop = drift.CopyLoop(PoolConfig(rule="accumulate"), real, np.tile([20, 10, 0], (3, 1)))
+    first, second, third = drift.pool_counts(loop, KEY, 5, [0.5, 0.25, 1.0])
+    copies = drift.generated_counts(loop, KEY, 5)
+    np.testing.assert_allclose(first, np.broadcast_to(real, first.shape))
+    np.testing.assert_allclose(second, real + 0.5 * copies[0])
+    np.testing.assert_allclose(third, real + 0.5 * copies[0] + 0.25 * copies[1])
+
+
+def test_a_rule_that_says_not_what_it_takes_has_no_pool_counts(monkeypatch):
+    class Opaque(pool_rules.PoolRule):
+        def expected_share(self, shares):
+            return np.asarray(shares.real)
+
+    monkeypatch.setitem(POOL_RULES, "opaque", Opaque())
+    loop = drift.CopyLoop(PoolConfig(rule="opaque"), REAL, PER_CLASS)
+    with pytest.raises(ValueError, match="opaque: says not"):
+        drift.pool_counts(loop, KEY, 2)
 
 
 def test_a_longer_run_begins_with_the_sets_of_a_shorter_one():
