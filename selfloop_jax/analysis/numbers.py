@@ -18,9 +18,10 @@ Columns of a row:
                                 second, and so on
   generated.*_counts            the three of the generated images
   train.*_counts, reserve.*_counts   and of the real images that pools may take
+  recall.by_subgroup            in the order of the counts; nan where a subgroup has no test image
   seconds.<phase>, images_per_second.<phase>
-An empty cell means that a run lacks the number, `nan` that it is undefined. Tables by class and
-group (recall, fidelity, corrected shares) are in record.json only.
+An empty cell means that a run lacks the number, `nan` that it is undefined. Further tables by class
+and group (fidelity, corrected shares) are in record.json only.
 """
 
 import csv
@@ -46,6 +47,7 @@ FIELD = "config."
 SETTING = "setting."
 VERDICT = "verdict."
 TEXT = (FIELD, SETTING, VERDICT)  # columns with these prefixes hold text
+RECALL = "recall.by_subgroup"
 
 # Fields that belong to one run, not to its arm: which run it is, and how long.
 OF_THE_RUN = (
@@ -123,6 +125,8 @@ def _numbers(generation: Generation) -> Row:
         row |= _counts("generated", generation.generated_counts, aligned)
     for split, counts in generation.split_counts.items():
         row |= _counts(split, counts, aligned)
+    if generation.recall is not None:
+        row[RECALL] = generation.recall.ravel()
     for kind in ("seconds", "images_per_second"):
         for phase, value in (record.get(kind) or {}).items():
             row[f"{kind}.{phase}"] = math.nan if value is None else float(value)
@@ -195,7 +199,8 @@ def _row(cells: dict[str, str]) -> Row:
             row[name] = text
         elif text:  # an empty cell is a number that the run lacks
             numbers = [float(part) for part in text.split()]
-            row[name] = np.array(numbers) if name.endswith("_counts") else numbers[0]
+            several = name.endswith("_counts") or name == RECALL
+            row[name] = np.array(numbers) if several else numbers[0]
     row["seed"] = int(row["seed"])
     row["generation"] = int(row["generation"])
     return row

@@ -26,6 +26,8 @@ def test_a_row_has_every_number_of_its_record(tmp_path):
     assert second["generated.aligned_counts"].tolist() == [10, 10, 10]
     assert second["generated.subgroup_counts"].tolist() == [10, 0, 0, 10, 10, 0]
     assert second["reserve.class_counts"].tolist() == [20, 20, 20]
+    recall = run.generations[1].recall
+    np.testing.assert_array_equal(second["recall.by_subgroup"], recall.ravel())
     assert second["seconds.diffusion"] == 2.0
     assert second["images_per_second.diffusion"] == 2500.0
 

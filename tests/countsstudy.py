@@ -1,0 +1,100 @@
+"""Rows of a study in which the law of counts holds, without workdirs and networks."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import special
+
+from selfloop_jax.analysis.numbers import RECALL, SETTINGS, Row
+from selfloop_jax.config import PoolConfig
+from selfloop_jax.data import drift
+from selfloop_jax.data.pool_rules import POOL_RULES
+from selfloop_jax.measure.learning_curve import LearningCurve
+
+CLASSES, GROUPS, REAL, COUNT, GENERATIONS = 4, 5, 400, 160, 5
+CURVE = LearningCurve(("own", "class"), np.linspace(-1.5, -0.5, CLASSES), np.array([0.5, 0.4]), 0.2)
+START, FACTOR = 0.7, 0.9  # what a generated image counts
+RULES = ("replace", "accumulate", "real_plus_latest")
+
+
+def real_counts(random: np.random.Generator, rho: float, size: int = REAL) -> np.ndarray:
+    """int[C,G]: groups by chance, that of the class with chance rho."""
+    share = np.full((CLASSES, GROUPS), (1 - rho) / (GROUPS - 1))
+    share[np.arange(CLASSES), np.arange(CLASSES)] = rho
+    return random.multinomial(size // CLASSES, share)
+
+
+def measured(random: np.random.Generator, effective: np.ndarray) -> Row:
+    """Recalls about the curve, and what follows from them."""
+    noise = CURVE.scatter * random.normal(size=effective.shape)
+    recall = special.expit(CURVE.logit(effective) + noise)
+    return {
+        RECALL: recall.ravel(),
+        "metrics.accuracy": float(recall.mean()),
+        "metrics.equal_opportunity_difference_mean": float(np.ptp(recall, axis=1).mean()),
+    }
+
+
+def counted(place: str, counts: np.ndarray) -> Row:
+    """The three columns of counts."""
+    return {
+        f"{place}.class_counts": counts.sum(axis=1).astype(float),
+        f"{place}.aligned_counts": counts[np.arange(CLASSES), np.arange(CLASSES)].astype(float),
+        f"{place}.subgroup_counts": counts.ravel().astype(float),
+    }
+
+
+def run(random: np.random.Generator, rule: str, rho: float, seed: int) -> Iterator[Row]:
+    """A loop of a perfect copy machine, whose images count less and less."""
+    real = real_counts(random, rho)
+    section = PoolConfig(rule=rule, budget=200, n_real=40, n_generated=80)
+    per_class = np.full((GENERATIONS, CLASSES), COUNT // CLASSES)
+    loop = drift.CopyLoop(section, real, per_class, real)
+    sets = drift.generated_counts(loop, (seed, "study", str(rho)), 1)[:, 0]
+    settings = SETTINGS | {"pool.rule": rule, "pool.budget": 200, "pool.n_real": 40}
+    for g in range(GENERATIONS):
+        whole = drift.expected_pool(loop, g, sets[:g])
+        worth = [START * FACTOR**t * made for t, made in enumerate(sets[:g])]
+        cas = CURVE.recall(START * FACTOR**g * sets[g]).mean()
+        yield {
+            **{"set": "main", "run": f"{rule}-{rho}-{seed}", "seed": seed, "generation": g},
+            **{"config.pool.rule": rule, "config.data.bias.rho": str(rho)},
+            **{f"setting.{name}": str(value) for name, value in settings.items()},
+            **counted("pool", np.rint(whole)),
+            **counted("train", real),
+            **counted("generated", sets[g]),
+            **counted("reserve", real),
+            "pool.size": whole.sum(),
+            "pool.real": float(real.sum()) if POOL_RULES[rule].keeps_real or not g else 0.0,
+            **measured(random, drift.expected_pool(loop, g, worth)),
+            **({"metrics.cas": float(cas)} if not g else {}),
+        }
+
+
+def side_study(random: np.random.Generator, seeds: int = 2) -> Iterator[Row]:
+    """Classifiers of real images alone, of many sizes and compositions."""
+    for seed in range(100, 100 + seeds):
+        for size in (40, 120, 400, 1200):
+            for rho in (0.2, 0.5, 0.9):
+                counts = real_counts(random, rho, size)
+                yield {
+                    **{"set": "side", "run": f"curve-{rho}-{size}-{seed}", "seed": seed},
+                    "generation": 0,
+                    **{"config.data.bias.rho": str(rho), "config.data.train_size": str(size)},
+                    **counted("pool", counts),
+                    **counted("train", counts),
+                    "pool.size": float(counts.sum()),
+                    "pool.real": float(counts.sum()),
+                    **measured(random, counts),
+                }
+
+
+def make(rules: tuple[str, ...] = RULES, rhos: tuple[float, ...] = (0.6, 0.2)) -> list[Row]:
+    """All rows: two halves of eight seeds, and the side study."""
+    random = np.random.default_rng(0)
+    rows: list[Row] = list(side_study(random))
+    for rho in rhos:
+        for rule in rules:
+            for seed in range(8):
+                rows += run(random, rule, rho, seed)
+    return rows
