@@ -12,7 +12,12 @@ from selfloop_jax.data.pool_rules import POOL_RULES
 from selfloop_jax.measure.learning_curve import LearningCurve
 
 CLASSES, GROUPS, REAL, COUNT, GENERATIONS = 4, 5, 400, 160, 5
-CURVE = LearningCurve(("own", "class"), np.linspace(-1.5, -0.5, CLASSES), np.array([0.5, 0.4]), 0.2)
+CURVE = LearningCurve(
+    ("own", "shortcut"),
+    np.linspace(-0.5, 0.5, CLASSES),
+    np.array([0.7, -1.0]),
+    np.array([-2.0, -0.4, 1.0]),
+)
 START, FACTOR = 0.7, 0.9  # what a generated image counts
 RULES = ("replace", "accumulate", "real_plus_latest")
 
@@ -26,8 +31,8 @@ def real_counts(random: np.random.Generator, rho: float, size: int = REAL) -> np
 
 def measured(random: np.random.Generator, effective: np.ndarray) -> Row:
     """Recalls about the curve, and what follows from them."""
-    noise = CURVE.scatter * random.normal(size=effective.shape)
-    recall = special.expit(CURVE.logit(effective) + noise)
+    mean, deviation = CURVE.logit(effective)
+    recall = special.expit(mean + deviation * random.normal(size=effective.shape))
     return {
         RECALL: recall.ravel(),
         "metrics.accuracy": float(recall.mean()),

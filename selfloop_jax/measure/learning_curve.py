@@ -1,10 +1,12 @@
 """The recall of a subgroup over how many images of it, and of its class, a classifier trained on.
 
-The state of a loop is n[c,g], the images of class c and group g in its pool. The law: logit recall
-is linear in logarithms of counts, with one constant per class, fitted to classifiers of real
-images. A gap is a range over groups, and the range over noisy recalls is larger than that of their
-means, so that what classifiers of equal counts scatter by belongs to the law. NumPy and SciPy only.
-docs/dynamics.md derives from it when a gap grows, falls and comes to rest.
+The state of a loop is n[c,g], the images of class c and group g in its pool. The law has two parts,
+both fitted to classifiers of real images. The logit of a recall has a mean that is linear in
+logarithms of counts, with one constant per class. And it scatters about that mean, most where a
+subgroup has few images of its own while groups say much about classes: a classifier of such a pool
+has no reason to get that subgroup right, nor to get it wrong. A gap is a range over groups, so it
+grows with the scatter as much as with the mean. NumPy and SciPy only. docs/dynamics.md derives from
+the law when a gap grows, falls and comes to rest.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,39 +17,58 @@ from scipy import special
 
 from selfloop_jax.runtime import rng
 
-EDGE = 1e-3  # recalls nearer to 0 or 1 count as this far from it: their logits are infinite
+EDGE = 2e-3  # recalls nearer to 0 or 1 count as this far from it: their logits are infinite
 SAMPLES = 64  # of the scatter, for the expected range
+ROUNDS = 20  # of mean and scatter in turn, which settle within ten
 
-# What a recall can depend on, of counts float64[...,C,G].
+
+def dependence(counts: np.ndarray) -> np.ndarray:
+    """Mutual information of class and group in counts float64[...,C,G], nats, float64[...,1,1]."""
+    total = counts.sum(axis=(-2, -1), keepdims=True)
+    p = counts / np.maximum(total, np.finfo(float).tiny)
+    independent = p.sum(axis=-1, keepdims=True) * p.sum(axis=-2, keepdims=True)
+    # A subgroup without images adds nothing.
+    ratio = np.divide(p, independent, out=np.ones_like(p), where=p > 0)
+    return np.asarray((p * np.log(ratio)).sum(axis=(-2, -1), keepdims=True))
+
+
+# What recalls and their scatter can depend on, of counts float64[...,C,G].
 TERMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "own": np.log1p,
-    "class": lambda n: np.broadcast_to(np.log1p(n.sum(axis=-1, keepdims=True)), n.shape),
-    # How much of the group is the class's own: where colour alone gives a class away, others lose.
+    "class": lambda n: np.log1p(n.sum(axis=-1, keepdims=True)),
+    # How much of the group is the class's own.
     "purity": lambda n: np.log((1 + n) / (n.shape[-2] + n.sum(axis=-2, keepdims=True))),
+    # A subgroup without images is taken for another class, the more so the more groups say.
+    "shortcut": lambda n: dependence(n) / (1 + n),
+    "dependence": dependence,
 }
+SCATTER = ("own", "dependence")
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """logit recall[c,g] = constants[c] + sum of slopes[t] terms[t](n)[c,g], plus scatter.
+    """Logits of recalls: normal about a mean, with a variance that depends on the counts.
 
-    constants: float64[C]; slopes: float64[T]; scatter: standard deviation of the logits of one
-    classifier's subgroups about the curve, within a class.
+    Mean: constants[c] + sum of slopes[t] terms[t](n)[c,g]; log variance: scatter[0] + sum of
+    scatter[1 + t] SCATTER[t](n)[c,g]. constants float64[C], slopes float64[T], scatter float64[3].
     """
 
     terms: tuple[str, ...]
     constants: np.ndarray
     slopes: np.ndarray
-    scatter: float
+    scatter: np.ndarray
 
-    def logit(self, counts: np.ndarray) -> np.ndarray:
-        """Expected logits float64[...,C,G] after training on counts [...,C,G]."""
+    def logit(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation, float64[...,C,G], after training on counts [...,C,G]."""
         counts = np.asarray(counts, np.float64)
-        return self.constants[:, None] + _features(counts, self.terms) @ self.slopes
+        mean = self.constants[:, None] + _features(counts, self.terms) @ self.slopes
+        log_variance = self.scatter[0] + _features(counts, SCATTER) @ self.scatter[1:]
+        return mean, np.exp(log_variance / 2)
 
     def recall(self, counts: np.ndarray) -> np.ndarray:
-        """The recalls float64[...,C,G] at the expected logits."""
-        return np.asarray(special.expit(self.logit(counts)))
+        """Expected recalls float64[...,C,G], to about 0.01 (MacKay 1992)."""
+        mean, deviation = self.logit(counts)
+        return np.asarray(special.expit(mean / np.sqrt(1 + np.pi / 8 * deviation**2)))
 
     def gap(self, counts: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """Expected mean over classes of the largest minus the smallest recall, float64[...].
@@ -55,14 +76,13 @@ class LearningCurve:
         Over the groups of bool[C,G] `known`, by default all; classes with fewer than two are left
         out, as in `equal_opportunity_difference_mean`.
         """
-        logit = self.logit(counts)
-        known = np.ones(logit.shape[-2:], bool) if known is None else known
-        noise = self.scatter * rng.normals((0, "learning curve"), (SAMPLES, *logit.shape[-2:]))
+        mean, deviation = self.logit(counts)
+        known = np.ones(mean.shape[-2:], bool) if known is None else known
         compared = known.sum(axis=1) > 1
-        gap = np.zeros(logit.shape[:-2])
+        gap = np.zeros(mean.shape[:-2])
         # The same samples for all counts, so that differences of gaps have less noise.
-        for sample in noise:
-            recall = special.expit(logit + sample)
+        for sample in rng.normals((0, "learning curve"), (SAMPLES, *mean.shape[-2:])):
+            recall = special.expit(mean + deviation * sample)
             high = np.where(known, recall, -np.inf).max(axis=-1)
             low = np.where(known, recall, np.inf).min(axis=-1)
             gap += (high - low)[..., compared].mean(axis=-1)
@@ -70,49 +90,72 @@ class LearningCurve:
 
 
 def fit(counts: np.ndarray, recall: np.ndarray, terms: Sequence[str]) -> LearningCurve:
-    """Fits a curve to R classifiers by least squares on the logits.
+    """Fits mean and variance to R classifiers in turn, towards the greatest likelihood.
 
     counts, recall: float64[R,C,G]; NaN recalls, of subgroups without test images, are left out.
     Raises ValueError where they are too few, or too similar, for the number of terms.
     """
+    counts = np.asarray(counts, np.float64)
     target = special.logit(np.clip(recall, EDGE, 1 - EDGE))
     kept = np.isfinite(target)
     classes = recall.shape[1]
     constants = np.broadcast_to(np.eye(classes)[None, :, None], (*recall.shape, classes))
-    design = np.concatenate([constants, _features(np.asarray(counts, float), terms)], axis=-1)
-    x, y = design[kept], target[kept]
+    x = np.concatenate([constants, _features(counts, terms)], axis=-1)[kept]
+    z = _features(counts, SCATTER)[kept]
+    z = np.concatenate([np.ones((len(z), 1)), z], axis=1)
+    y = target[kept]
     # A class that no classifier was tested on keeps the constant 0.
     used = x.any(axis=0)
-    if len(y) <= used.sum() or np.linalg.matrix_rank(x[:, used]) < used.sum():
+    if len(y) <= used.sum() or _rank(x[:, used]) < used.sum() or _rank(z) < z.shape[1]:
         raise ValueError("learning curve: too few classifiers, or too similar training sets")
-    solution = np.zeros(len(used))
-    solution[used] = np.linalg.lstsq(x[:, used], y)[0]
-    rest = np.where(kept, target - design @ solution, np.nan)
-    return LearningCurve(
-        tuple(terms), solution[:classes], solution[classes:], _scatter(rest, len(terms))
-    )
+    mean = np.zeros(len(used))
+    scatter = np.zeros(z.shape[1])
+    for _ in range(ROUNDS):
+        root = np.exp(-z @ scatter / 2)  # of the weight of each recall
+        mean[used] = np.linalg.lstsq(x[:, used] * root[:, None], y * root)[0]
+        squares = (y - x @ mean) ** 2
+        scatter = _log_variance(z, squares, scatter)
+    return LearningCurve(tuple(terms), mean[:classes], mean[classes:], scatter)
 
 
-def _scatter(rest: np.ndarray, terms: int) -> float:
-    """Standard deviation of residuals [R,C,G] about the mean of their classifier and class."""
-    groups = np.isfinite(rest).sum(axis=-1)
-    compared = groups > 1
-    deviations = [row[np.isfinite(row)] for row in rest[compared]]
-    squares = sum(float(((row - row.mean()) ** 2).sum()) for row in deviations)
-    freedom = float((groups[compared] - 1).sum()) - terms
-    return float(np.sqrt(squares / freedom)) if freedom > 0 else 0.0
+def _rank(x: np.ndarray) -> int:
+    return int(np.linalg.matrix_rank(x))
+
+
+def _log_variance(z: np.ndarray, squares: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Coefficients of log variance = z @ coefficients, by Fisher scoring for normal residuals."""
+    # Towards the mean square first: from far below, a full step would overshoot.
+    mean_square = max(float(squares.mean()), np.finfo(float).tiny)
+    coefficients = start if start.any() else np.r_[np.log(mean_square), np.zeros(len(start) - 1)]
+    for _ in range(ROUNDS):
+        variance = np.exp(z @ coefficients)
+        step = np.linalg.lstsq(z, squares / variance - 1)[0]
+        coefficients = coefficients + step / 2
+    return coefficients
 
 
 def left_out_error(
     counts: np.ndarray, recall: np.ndarray, labels: Sequence[str], terms: Sequence[str]
-) -> float:
-    """Mean absolute error of recalls, those of one label at a time left out of the fit."""
-    errors = []
+) -> tuple[float, float]:
+    """Mean absolute errors of gap and mean recall, one label at a time left out of the fit.
+
+    Raises ValueError as `fit` does.
+    """
+    gap, mean = [], []
     for label in dict.fromkeys(labels):
         out = np.array([other == label for other in labels])
         curve = fit(counts[~out], recall[~out], terms)
-        errors.append(np.abs(curve.recall(counts[out]) - recall[out]).ravel())
-    return float(np.nanmean(np.concatenate(errors)))
+        for n, seen in zip(counts[out], recall[out], strict=True):
+            known = np.isfinite(seen)
+            gap.append(abs(float(curve.gap(n, known)) - _range(seen)))
+            mean.append(abs(float((curve.recall(n) - seen)[known].mean())))
+    return float(np.mean(gap)), float(np.mean(mean))
+
+
+def _range(recall: np.ndarray) -> float:
+    """Mean over classes of the range of recalls float64[C,G]; NaN ones do not count."""
+    compared = recall[np.isfinite(recall).sum(axis=1) > 1]
+    return float(np.mean(np.nanmax(compared, axis=1) - np.nanmin(compared, axis=1)))
 
 
 def quality(curve: LearningCurve, counts: np.ndarray, accuracy: float) -> float:
@@ -133,4 +176,4 @@ def quality(curve: LearningCurve, counts: np.ndarray, accuracy: float) -> float:
 
 def _features(counts: np.ndarray, terms: Sequence[str]) -> np.ndarray:
     """float64[...,C,G,T]."""
-    return np.stack([TERMS[name](counts) for name in terms], axis=-1)
+    return np.stack([np.broadcast_to(TERMS[name](counts), counts.shape) for name in terms], axis=-1)

@@ -30,7 +30,7 @@ def forecasts() -> tuple[list[counts_forecast.CountsForecast], list[str]]:
 def test_the_law_of_the_side_study_is_found():
     _, found = split(study())
     assert found.classifiers == 24
-    assert {"own", "class"} <= set(found.curve.terms)
+    assert {"own", "shortcut"} <= set(found.curve.terms)
     counts = countsstudy.real_counts(np.random.default_rng(5), 0.4)
     expected = countsstudy.CURVE.recall(counts)
     assert np.abs(found.curve.recall(counts) - expected).max() < 0.05

@@ -11,7 +11,10 @@ from selfloop_jax.measure.learning_curve import LearningCurve
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 CURVE = LearningCurve(
-    ("own", "class", "purity"), np.array([-1.0, -0.5, 0.0]), np.array([0.3, 0.6, 0.4]), 0.4
+    ("own", "class", "shortcut"),
+    np.array([-1.0, -0.5, 0.0]),
+    np.array([0.4, 0.3, -1.0]),
+    np.array([-1.0, -0.4, 0.8]),
 )
 
 
@@ -20,16 +23,16 @@ def side_study(random: np.random.Generator, classifiers: int) -> tuple[np.ndarra
     size = random.choice([3, 20, 100, 400], (classifiers, 3, 1))
     share = random.dirichlet([0.5] * 4, (classifiers, 3))
     counts = random.poisson(size * share * 4)
-    noise = CURVE.scatter * random.normal(size=counts.shape)
-    return counts, special.expit(CURVE.logit(counts) + noise)
+    mean, deviation = CURVE.logit(counts)
+    return counts, special.expit(mean + deviation * random.normal(size=counts.shape))
 
 
 def test_the_curve_of_known_classifiers_is_found():
     counts, recall = side_study(np.random.default_rng(0), 300)
     found = learning_curve.fit(counts, recall, CURVE.terms)
-    np.testing.assert_allclose(found.slopes, CURVE.slopes, atol=0.05)
+    np.testing.assert_allclose(found.slopes, CURVE.slopes, atol=0.15)
     np.testing.assert_allclose(found.constants, CURVE.constants, atol=0.2)
-    assert found.scatter == pytest.approx(CURVE.scatter, rel=0.1)
+    np.testing.assert_allclose(found.scatter, CURVE.scatter, atol=0.15)
 
 
 def test_subgroups_without_test_images_are_left_out():
@@ -37,7 +40,7 @@ def test_subgroups_without_test_images_are_left_out():
     whole = learning_curve.fit(counts, recall, CURVE.terms)
     recall[:, :, 3] = np.nan
     fewer = learning_curve.fit(counts, recall, CURVE.terms)
-    np.testing.assert_allclose(fewer.slopes, whole.slopes, atol=0.15)
+    np.testing.assert_allclose(fewer.slopes, whole.slopes, atol=0.4)
     recall[:, 1] = np.nan  # a class without any
     assert learning_curve.fit(counts, recall, CURVE.terms).constants[1] == 0
 
@@ -45,9 +48,12 @@ def test_subgroups_without_test_images_are_left_out():
 def test_the_right_terms_have_the_least_error_when_left_out():
     counts, recall = side_study(np.random.default_rng(1), 80)
     labels = [str(i % 5) for i in range(80)]
-    sets = (("own",), ("own", "class"), ("class", "purity"), CURVE.terms)
+    sets = (("own",), ("own", "purity"), CURVE.terms)
     errors = [learning_curve.left_out_error(counts, recall, labels, terms) for terms in sets]
-    assert np.argmin(errors) == 3
+    assert np.argmin(np.sum(errors, axis=1)) == 2
+    gap, mean = errors[2]
+    assert gap < 0.12
+    assert mean < 0.05
 
 
 @pytest.mark.parametrize("classifiers", [1, 2])
@@ -60,9 +66,10 @@ def test_too_few_or_too_similar_classifiers_are_refused(classifiers):
 def test_the_gap_is_the_expected_range_over_noisy_recalls():
     counts = np.array([[10, 0, 3, 40], [5, 5, 5, 5], [0, 0, 1, 80]])
     random = np.random.default_rng(0)
-    logit = CURVE.logit(counts) + CURVE.scatter * random.normal(size=(20_000, 3, 4))
-    expected = np.ptp(special.expit(logit), axis=-1).mean()
-    assert CURVE.gap(counts) == pytest.approx(expected, abs=0.02)
+    mean, deviation = CURVE.logit(counts)
+    recall = special.expit(mean + deviation * random.normal(size=(20_000, 3, 4)))
+    assert CURVE.gap(counts) == pytest.approx(np.ptp(recall, axis=-1).mean(), abs=0.02)
+    np.testing.assert_allclose(CURVE.recall(counts), recall.mean(axis=0), atol=0.015)
     # Of equal counts the recalls are equal, and only the scatter makes a gap.
     even = np.full((3, 4), 20)
     assert np.ptp(CURVE.recall(even), axis=-1).max() == pytest.approx(0)
@@ -74,7 +81,8 @@ def test_a_gap_is_over_the_groups_that_are_known():
     known = np.array(
         [[True, False, True, True], [True, True, True, True], [False, False, True, False]]
     )
-    noiseless = LearningCurve(CURVE.terms, CURVE.constants, CURVE.slopes, 0.0)
+    none = np.array([-40.0, 0.0, 0.0])
+    noiseless = LearningCurve(CURVE.terms, CURVE.constants, CURVE.slopes, none)
     recall = noiseless.recall(counts)
     # The last class has one group, which nothing can be compared with.
     ranges = [np.ptp(recall[0, [0, 2, 3]]), np.ptp(recall[1])]
@@ -85,12 +93,19 @@ def test_a_gap_is_over_the_groups_that_are_known():
 
 
 @SETTINGS
-@given(st.lists(st.integers(0, 50), min_size=12, max_size=12), st.integers(0, 11))
-def test_more_images_of_a_subgroup_never_lower_its_recall(counts, place):
-    before = np.array(counts).reshape(3, 4)
-    after = before.copy()
-    after.flat[place] += 1
-    assert CURVE.recall(after).flat[place] > CURVE.recall(before).flat[place]
+@given(st.lists(st.integers(0, 50), min_size=12, max_size=12).filter(any), st.integers(2, 9))
+def test_dependence_is_a_mutual_information(counts, times):
+    n = np.array(counts).reshape(3, 4)
+    (nats,) = learning_curve.dependence(n).ravel()
+    assert -1e-12 <= nats <= np.log(3) + 1e-12
+    # It depends on shares alone, and is 0 where groups say nothing.
+    assert learning_curve.dependence(times * n).item() == pytest.approx(nats, abs=1e-12)
+    outer = np.outer([1, 2, 3], n.sum(axis=0))
+    assert learning_curve.dependence(outer).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_a_group_that_gives_its_class_away_says_all():
+    assert learning_curve.dependence(np.eye(5) * 7).item() == pytest.approx(np.log(5))
 
 
 @SETTINGS
