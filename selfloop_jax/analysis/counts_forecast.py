@@ -37,12 +37,17 @@ class Law:
     """The learning curve of a side study, and how it was chosen.
 
     errors: mean absolute errors of left-out gaps and mean recalls, by set of terms; that with the
-    least sum is chosen. classifiers: how many.
+    least sum is chosen. gaps: of the law and observed, float64[R,2] of R classifiers.
     """
 
     curve: LearningCurve
     errors: dict[tuple[str, ...], tuple[float, float]]
-    classifiers: int
+    gaps: np.ndarray
+
+    @property
+    def classifiers(self) -> int:
+        """How many."""
+        return len(self.gaps)
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,10 @@ def law(side: Sequence[Row]) -> Law | None:
     if not errors:
         return None
     best = min(errors, key=lambda terms: sum(errors[terms]))
-    return Law(learning_curve.fit(counts, recall, best), errors, len(rows))
+    curve = learning_curve.fit(counts, recall, best)
+    seen = [row[column(GAP)] for row in rows]
+    expected = [float(curve.gap(n, np.isfinite(r))) for n, r in zip(counts, recall, strict=True)]
+    return Law(curve, errors, np.stack([expected, seen], axis=1))
 
 
 def _composition(row: Row) -> str:

@@ -7,8 +7,9 @@ NUMBERS.csv    the numbers.csv that `python -m selfloop_jax.report` wrote
 --into         puts the tables between the two lines of FILE.md that name the CSV, and leaves the
                rest of the file as it is: `<!-- tables of NAME.csv -->`, `<!-- end of NAME.csv -->`
 
-Tables: verdicts, levels of every arm, contrasts with every control, fidelity of the generated
-images, their coverage against copy machines, and forecasts where the CSV has a side study.
+Tables: verdicts, levels of every arm, what a change is made of, contrasts with every control,
+fidelity of the generated images, their coverage against copy machines, forecasts where the CSV has
+a side study, and what each arm cost. Before them the tested sentences.
 """
 
 import sys
@@ -17,11 +18,21 @@ from pathlib import Path
 
 import numpy as np
 
-from selfloop_jax.analysis import drift, forecast, numbers, verdicts
+from selfloop_jax.analysis import (
+    counts_forecast,
+    decomposition,
+    drift,
+    forecast,
+    numbers,
+    verdicts,
+)
 from selfloop_jax.analysis.arms import Arm, arms, control_of
 from selfloop_jax.data.controls import CONTROLS
 from selfloop_jax.errors import UsageError
 from selfloop_jax.measure import sign_test
+from selfloop_jax.report import costs
+from selfloop_jax.report import counts_forecast as counts_text
+from selfloop_jax.report import decomposition as decomposition_text
 from selfloop_jax.report import drift as drift_figures
 from selfloop_jax.report import forecast as forecast_figures
 from selfloop_jax.report import verdicts as verdict_text
@@ -67,22 +78,66 @@ def markdown(rows: Sequence[numbers.Row]) -> str:
     """Returns all tables of a study."""
     # The side study has other seeds: it is no arm, and serves the curves alone.
     every = arms([row for row in rows if row["set"] == "main"])
+    side = [row for row in rows if row["set"] == "side"]
     findings = verdicts.findings(every)
-    curves = forecast.curves([row for row in rows if row["set"] == "side"])
-    made = forecast.forecasts(every, curves)[0] if curves else []
     drifted = drift.drifts(every)[0]
+    made_of = decomposition.decompositions(every, findings[0].metric if findings else forecast.GAP)
     tables: list[tuple[str, Table | None]] = [
         *verdict_text.tables(findings),
         ("Levels", _levels(every)),
+        (
+            "What the change is made of",
+            decomposition_text.decomposition_table(made_of) if made_of else None,
+        ),
         ("Contrasts with every control", _contrasts(every)),
         ("Generated images", _fidelity(every)),
         ("Coverage against copy machines", drift_figures.drift_table(drifted) if drifted else None),
-        ("Forecasts", forecast_figures.forecast_table(made) if made else None),
     ]
-    parts = [f"### {title}\n\n{_markdown(table)}" for title, table in tables if table]
-    if curves:
-        parts.append(forecast.response_formulas(curves))
+    parts = []
+    for title, planned in (("Planned", True), ("Not planned", False)):
+        lines = verdict_text.headlines(findings, planned=planned)
+        if lines:
+            parts.append(f"### {title}\n\n{_sentences(lines)}")
+    parts += _titled(tables)
+    parts += _of_shares(every, side)
+    parts += _of_counts(every, side)
+    parts += _titled([("Cost", costs.cost_table(every))])
     return "\n\n".join(parts)
+
+
+def _titled(tables: Sequence[tuple[str, Table | None]]) -> list[str]:
+    return [f"### {title}\n\n{_markdown(table)}" for title, table in tables if table]
+
+
+def _sentences(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _of_shares(every: Sequence[Arm], side: Sequence[numbers.Row]) -> list[str]:
+    """Forecasts of shares, where the side study has generators."""
+    curves = forecast.curves(side)
+    if curves is None:
+        return []
+    made = forecast.forecasts(every, curves)[0]
+    tables = [("Forecasts", forecast_figures.forecast_table(made) if made else None)]
+    return [*_titled(tables), forecast.response_formulas(curves)]
+
+
+def _of_counts(every: Sequence[Arm], side: Sequence[numbers.Row]) -> list[str]:
+    """Forecasts from counts, where the side study has classifiers of real images."""
+    law = counts_forecast.law(side)
+    if law is None:
+        return []
+    made = counts_forecast.forecasts(every, law)[0]
+    compared = counts_forecast.comparisons(made)
+    tables = [
+        ("Errors of the forecast from counts", counts_text.error_table(made) if made else None),
+        ("Tests of the forecast", counts_text.comparison_table(compared) if compared else None),
+        ("The law: terms that were tried", counts_text.terms_table(law)),
+    ]
+    sentences = counts_text.sentences(made, compared)
+    start = [f"### Forecast from counts\n\n{_sentences(sentences)}"] if sentences else []
+    return [*start, *_titled(tables), counts_text.formula(law)]
 
 
 def _markdown(table: Table) -> str:

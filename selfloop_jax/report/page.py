@@ -10,7 +10,15 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from selfloop_jax.analysis import arms, config_diff, drift, forecast, verdicts
+from selfloop_jax.analysis import (
+    arms,
+    config_diff,
+    counts_forecast,
+    decomposition,
+    drift,
+    forecast,
+    verdicts,
+)
 from selfloop_jax.analysis.arms import Arm
 from selfloop_jax.analysis.numbers import Row, as_csv, rows, run_names
 from selfloop_jax.analysis.runs import Run, read_runs, unreadable_versions
@@ -18,6 +26,7 @@ from selfloop_jax.analysis.verdicts import Finding
 from selfloop_jax.errors import UsageError
 from selfloop_jax.report import (
     bars,
+    costs,
     curves,
     forest,
     heatmaps,
@@ -27,6 +36,8 @@ from selfloop_jax.report import (
     tables,
     text,
 )
+from selfloop_jax.report import counts_forecast as counts_figures
+from selfloop_jax.report import decomposition as decomposition_text
 from selfloop_jax.report import drift as drift_figures
 from selfloop_jax.report import forecast as forecast_figures
 from selfloop_jax.report import foreground as foreground_figures
@@ -37,7 +48,10 @@ from selfloop_jax.runtime import store
 
 # Shown against controls where the verdict names no metric.
 CONTROLLED = ("accuracy", forecast.GAP)
-NO_CURVES = "No forecast: the side study needs aligned groups at two initial biases or more."
+NO_CURVES = (
+    "No forecast: the side study needs generators at two initial biases with aligned groups, or "
+    "classifiers of real images of many sizes and compositions."
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,16 @@ class FirstScreen:
 
 
 @dataclass(frozen=True)
+class Forecasts:
+    """What the page shows of forecasts: of shares, and of counts."""
+
+    sentences: list[str]
+    figures: list[RenderedFigure]
+    tables: list[Table]
+    without: list[str]
+
+
+@dataclass(frozen=True)
 class Overview:
     """What the page shows of all arms together.
 
@@ -64,20 +88,20 @@ class Overview:
     reasons: list[str]
     forest: RenderedFigure | None
     verdicts: list[tuple[str, Table]]
+    decomposition: Table | None
     controls: list[RenderedFigure]
-    forecasts: list[RenderedFigure]
-    forecast_errors: Table | None
-    without_forecast: list[str]
+    forecasts: Forecasts
     drift: RenderedFigure | None
     drift_table: Table | None
     drift_sentences: list[str]
     curves: list[RenderedFigure]
+    costs: Table | None
 
     @property
     def figures(self) -> list[RenderedFigure]:
         """All figures, in the order of the page."""
         single = [one for one in (self.forest, self.drift) if one]
-        return [*single, *self.controls, *self.forecasts, *self.curves]
+        return [*single, *self.controls, *self.forecasts.figures, *self.curves]
 
 
 @dataclass(frozen=True)
@@ -185,31 +209,52 @@ def _overview(
     # Without a loop the controls themselves are shown.
     loops = [arm for arm in every if arm.is_loop] or list(every)
     tested = list(dict.fromkeys(finding.metric for finding in found))  # in the planned order
-    fitted = forecast.curves(side)
-    made: list[forecast.Forecast] = []
-    # Without a side study nobody expects a forecast, so no reason is given.
-    reasons = [NO_CURVES] if side else []
-    figures = []
-    if fitted is not None:
-        made, reasons = forecast.forecasts(every, fitted)
-        if made:
-            figures.append(forecast_figures.response_figure(fitted))
-            figures.append(forecast_figures.forecast_figure(made))
     drifted, without_drift = drift.drifts(every)
+    made_of = decomposition.decompositions(every, (tested or CONTROLLED)[0])
     return Overview(
         reasons=verdict_text.sentences(found),
         # The planned ones are on the first screen.
         forest=None if all(one.planned for one in found) else forest.forest(found, "forest_all"),
         verdicts=verdict_text.tables(found),
+        decomposition=decomposition_text.decomposition_table(made_of) if made_of else None,
         controls=curves.control_curves(every, tested or CONTROLLED, run),
-        forecasts=figures,
-        forecast_errors=forecast_figures.forecast_table(made) if made else None,
-        without_forecast=reasons,
+        forecasts=_forecasts(every, side),
         drift=drift_figures.drift_figure(drifted) if drifted else None,
         drift_table=drift_figures.drift_table(drifted) if drifted else None,
         drift_sentences=[*drift_figures.sentences(drifted), *without_drift],
         curves=curves.metric_curves(loops, run),
+        costs=costs.cost_table(every) if len(every) > 1 else None,
     )
+
+
+def _forecasts(every: Sequence[Arm], side: Sequence[Row]) -> Forecasts:
+    found = Forecasts([], [], [], [])
+    # Without a side study nobody expects a forecast, so no reason is given.
+    if not side:
+        return found
+    fitted = forecast.curves(side)
+    law = counts_forecast.law(side)
+    if fitted is None and law is None:
+        found.without.append(NO_CURVES)
+    if fitted is not None:
+        made, reasons = forecast.forecasts(every, fitted)
+        found.without.extend(reasons)
+        if made:
+            found.figures.append(forecast_figures.response_figure(fitted))
+            found.figures.append(forecast_figures.forecast_figure(made))
+            found.tables.append(forecast_figures.forecast_table(made))
+    if law is not None:
+        counted, reasons = counts_forecast.forecasts(every, law)
+        found.without.extend(reasons)
+        if counted:
+            compared = counts_forecast.comparisons(counted)
+            found.sentences.extend(counts_figures.sentences(counted, compared))
+            found.figures.append(counts_figures.forecast_figure(counted))
+            found.figures.append(counts_figures.law_figure(law))
+            found.tables.append(counts_figures.error_table(counted))
+            found.tables.append(counts_figures.comparison_table(compared))
+            found.tables.append(counts_figures.terms_table(law))
+    return found
 
 
 def _notes(runs: Sequence[Run], shown: Sequence[Part], side: Sequence[Run]) -> list[str]:

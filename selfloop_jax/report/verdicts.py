@@ -13,11 +13,11 @@ from selfloop_jax.report.tables import Table
 MOST_NAMED = 3  # arms of one verdict whose numbers the headlines give; of more, their range
 
 
-def headlines(found: Sequence[Finding]) -> list[str]:
-    """Returns a sentence per question that was planned: the question, the verdicts, numbers."""
+def headlines(found: Sequence[Finding], *, planned: bool = True) -> list[str]:
+    """Returns a sentence per question that was planned, or was not: verdicts and numbers."""
     questions: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in found:
-        if finding.planned:
+        if finding.planned == planned:
             key = (finding.estimand.name, finding.control, finding.metric)
             questions.setdefault(key, []).append(finding)
     return [_headline(rows) for rows in questions.values()]

@@ -1,12 +1,14 @@
 """Tables of a study as Markdown, and their place in a file."""
 
+import countsstudy
 import pytest
 from sidestudy import make_row, make_side_study
 from workdirs import make_study
 
-from selfloop_jax.analysis import arms, forecast
+from selfloop_jax.analysis import arms, counts_forecast, forecast
 from selfloop_jax.analysis.numbers import as_csv, read_csv, rows
 from selfloop_jax.analysis.runs import read_runs
+from selfloop_jax.report import counts_forecast as counts_figures
 from selfloop_jax.report import forecast as forecast_figures
 from selfloop_jax.report import markdown
 
@@ -26,10 +28,12 @@ def headings(text: str) -> list[str]:
 def test_a_study_has_a_table_each_of_verdicts_levels_contrasts_and_images(numbers):
     text = markdown.markdown(read_csv(numbers))
     assert headings(text) == [
-        *("Verdicts: change of bias, loop against control",),
+        *("Planned", "Not planned", "Verdicts: change of bias, loop against control"),
         *("Where the contrasts come from", "Levels"),
         *("Contrasts with every control", "Generated images", "Coverage against copy machines"),
+        "Cost",
     ]
+    assert "- Inclusion (what generated images do in addition to the real ones" in text
     assert "| accumulate | 6 | 0.875 → 0.675 [0.655, 0.695] |" in text
     assert "| accumulate | no_synthetic | +0.200 [" in text
     assert "| replace | 1.00 → 3.00 [0.50] |" in text
@@ -41,7 +45,31 @@ def test_forecasts_are_tabled_where_there_is_a_side_study():
     loop = [make_row("main", "a", 0, g, 0.5, 0.5, "replace") for g in range(3)]
     text = markdown.markdown([*loop, *make_side_study()])
     assert "| all runs | generated share, by class |" in text
-    assert text.splitlines()[-1].startswith("Response of the generators of the side study: ")
+    assert "\nResponse of the generators of the side study: " in text
+
+
+def test_a_study_with_a_learning_curve_has_its_forecast_its_tests_and_its_law():
+    text = markdown.markdown(countsstudy.make(("replace", "accumulate")))
+    assert headings(text)[-4:] == [
+        *("Forecast from counts", "Errors of the forecast from counts", "Tests of the forecast"),
+        "The law: terms that were tried",
+    ]
+    assert "- replace, rho 0.6: from the counts alone the mean equal opportunity difference" in text
+    assert "By a joint test its error is smaller than that of " in text
+    assert "- accumulate, rho 0.6: from the counts alone" in text
+    assert "within 0.01 of that of no change" in text
+    assert "| log(1 + n), I / (1 + n) |" in text
+    assert "Law of the logit of a recall: mean " in text
+
+
+def test_figures_of_the_forecast_from_counts_name_each_loop():
+    rows = countsstudy.make(("replace",))
+    law = counts_forecast.law([row for row in rows if row["set"] == "side"])
+    made, _ = counts_forecast.forecasts(arms.arms([r for r in rows if r["set"] == "main"]), law)
+    figure = counts_figures.forecast_figure(made)
+    assert figure.png.startswith(b"\x89PNG")
+    assert "rho 0.6: from the counts alone" in figure.alt
+    assert counts_figures.law_figure(law).png.startswith(b"\x89PNG")
 
 
 def test_forecast_figures_describe_their_errors():
@@ -63,7 +91,7 @@ def test_tables_replace_the_text_between_their_marks(numbers, tmp_path):
     path.write_text("before\n<!-- tables of x.csv -->\nformer\n<!-- end of x.csv -->\nafter\n")
     assert markdown.main([str(numbers), f"--into={path}"]) == 0
     text = path.read_text()
-    assert text.startswith("before\n<!-- tables of x.csv -->\n\n### Verdicts: change")
+    assert text.startswith("before\n<!-- tables of x.csv -->\n\n### Planned\n\n- ")
     assert text.endswith("\n<!-- end of x.csv -->\nafter\n")
     assert "former" not in text
     assert markdown.main([str(numbers), f"--into={path}"]) == 0

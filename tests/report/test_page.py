@@ -152,7 +152,7 @@ def test_the_side_study_is_marked_in_the_csv_and_its_seeds_on_the_page(study):
     assert {row["run"] for row in rows if row["set"] == "side"} == {"side"}
     assert len({row["run"] for row in rows if row["set"] == "main"}) == 30
     assert "Seeds 0 are in the side study too" in html
-    assert "No forecast: the side study needs aligned groups at two initial biases" in html
+    assert "No forecast: the side study needs generators at two initial biases" in html
 
 
 def not_a_run(tmp_path: Path) -> list[str]:

@@ -1,0 +1,216 @@
+"""Figures, tables and sentences of the forecast from counts of subgroups."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from selfloop_jax.analysis.counts_forecast import (
+    ALIGNED,
+    DRIFT,
+    MISSING,
+    NO_CHANGE,
+    OBSERVED,
+    Comparison,
+    CountsForecast,
+    Law,
+)
+from selfloop_jax.analysis.forecast import GAP
+from selfloop_jax.report.curves import small_multiples
+from selfloop_jax.report.panels import number_text, title_of
+from selfloop_jax.report.style import (
+    COLOURS,
+    GREY,
+    RenderedFigure,
+    figure,
+    finish,
+    generation_axis,
+    line,
+    plot_seeds,
+)
+from selfloop_jax.report.tables import Table
+
+ORDER = (DRIFT, OBSERVED, NO_CHANGE, ALIGNED, MISSING)
+WHAT = {
+    DRIFT: "the counts of simulated copy machines that start from the real images",
+    OBSERVED: "the counts of the pools that were trained on",
+    NO_CHANGE: "the run's own gap in generation 0",
+    ALIGNED: "a line in the aligned share of the pool, fitted to these loops themselves",
+    MISSING: "a line in the share of subgroups without an image in the pool, fitted to the other "
+    "half",
+}
+MARGIN = 0.01  # what a forecast may lose to no change where the real images are kept
+TERMS = {
+    "own": "log(1 + n)",
+    "class": "log(1 + N)",
+    "purity": "log((1 + n) / (C + n[.,g]))",
+    "shortcut": "I / (1 + n)",
+}
+
+
+def law_figure(found: Law) -> RenderedFigure:
+    """Returns the gaps of the side study, observed over those of the law; and its scatter."""
+    fig = figure(10.4, 3.6)
+    left, right = fig.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    left.plot(found.gaps[:, 0], found.gaps[:, 1], "o", color=COLOURS[0], markersize=4, alpha=0.8)
+    left.set(title=title_of(GAP), xlabel="of the law", ylabel="observed")
+    own = np.arange(61)
+    for i, nats in enumerate((0.1, 0.5, 1.0, 1.5)):
+        log_variance = (
+            found.curve.scatter[0]
+            + found.curve.scatter[1] * np.log1p(own)
+            + found.curve.scatter[2] * nats
+        )
+        look = line(i) | {"marker": ""}
+        right.plot(own, np.exp(log_variance / 2), label=f"{nats:g} nats", **look)
+    right.set(title="Scatter of the logit of a recall", xlabel="images of the subgroup")
+    right.set_ylabel("standard deviation")
+    right.set_ylim(bottom=0)
+    right.legend(title="mutual information", loc="upper right")
+    caption = (
+        f"Left: {title_of(GAP)} of the {found.classifiers} classifiers of the side study, which "
+        "see real images alone. Right: how far classifiers of equal counts differ, by the images "
+        f"of a subgroup and by what groups say about classes. {formula(found)}"
+    )
+    return finish(fig, "learning_curve", formula(found), caption)
+
+
+def formula(found: Law) -> str:
+    """Returns the fitted law in a sentence."""
+    curve = found.curve
+    pairs = zip(curve.slopes, curve.terms, strict=True)
+    mean = " ".join(f"{slope:+.2f} {TERMS[name]}" for slope, name in pairs)
+    base, own, nats = curve.scatter
+    errors = found.errors[curve.terms]
+    return (
+        f"Law of the logit of a recall: mean {mean}, plus a constant for each class; log variance "
+        f"{base:+.2f} {own:+.2f} log(1 + n) {nats:+.2f} I; n: images of the subgroup, N: of its "
+        "class, C: number of classes, I: mutual information of class and group in the pool. "
+        f"Mean error of left-out compositions: gap {errors[0]:.3f}, mean recall {errors[1]:.3f}."
+    )
+
+
+def terms_table(found: Law) -> Table:
+    """Returns the sets of terms that the side study chose from, with their errors."""
+    rows = []
+    for terms, (gap, mean) in found.errors.items():
+        chosen = "chosen" if terms == found.curve.terms else ""
+        names = ", ".join(TERMS[name] for name in terms)
+        rows.append((names, f"{gap:.3f}", f"{mean:.3f}", chosen))
+    caption = (
+        f"Mean absolute errors over {found.classifiers} classifiers of real images, those of one "
+        "composition at a time left out of the fit. The set with the least sum is chosen."
+    )
+    return Table(("terms", "error of the gap", "of the mean recall", ""), tuple(rows), caption)
+
+
+def forecast_figure(made: Sequence[CountsForecast]) -> RenderedFigure:
+    """Returns a plot per loop: the observed gaps of each seed, the forecasts and their rivals."""
+    names = [name for name in ORDER if any(name in one.predicted for one in made)]
+    fig, axes = small_multiples(len(made), ["observed", *names])
+    for ax, one in zip(axes, made, strict=True):
+        x = one.arm.generations
+        plot_seeds(ax, x, one.gaps, line(0)["color"])
+        ax.plot(x, one.gaps.mean(axis=0), linewidth=1.8, **line(0))
+        for i, name in enumerate(names):
+            if name in one.predicted:
+                # Generation 0 is no forecast.
+                course = one.predicted[name][:, 1:].mean(axis=0)
+                ax.plot(x[1:], course, linewidth=1.4, **line(i + 1))
+        ax.set_ylim(bottom=0)
+        ax.set_title(one.arm.name)
+        generation_axis(ax, x)
+    fig.supylabel(title_of(GAP), size=9)
+    caption = (
+        f"{title_of(GAP)}. Dots and thin lines: each seed; thick: their mean; other lines: means "
+        f"over seeds of what is forecast. {_what(names)} Fitted to the other half of the study."
+    )
+    return finish(fig, "forecast_from_counts", " ".join(sentences(made, ())), caption)
+
+
+def _what(names: Sequence[str]) -> str:
+    return " ".join(f"{name[0].upper()}{name[1:]}: {WHAT[name]}." for name in names)
+
+
+def error_table(made: Sequence[CountsForecast]) -> Table:
+    """Returns the errors of the forecasts and of their rivals, per loop."""
+    rows = []
+    for one in made:
+        cells = [one.arm.name, str(len(one.seeds)), one.fitted_on.name]
+        cells.append(f"{one.fitted_on.start:.2f} x {one.fitted_on.factor:.2f}^g")
+        for name in ORDER:
+            known = name in one.predicted
+            cells.append(f"{one.errors(name).mean():.3f}" if known else "–")
+        rows.append(tuple(cells))
+    caption = (
+        f"Mean absolute error of the {title_of(GAP)} over seeds and generations from 1 on. "
+        f"{_what(ORDER)} Quality: how many real images one of generation g counts as, fitted on "
+        "the loops of the other half that keep no real images."
+    )
+    header = ("loop", "seeds", "fitted on", "quality", *ORDER)
+    return Table(header, tuple(rows), caption)
+
+
+def comparison_table(compared: Sequence[Comparison]) -> Table:
+    """Returns the tests of the forecast from drift against each rival."""
+    rows = []
+    for one in compared:
+        low, high = one.interval
+        rows.append(
+            (
+                one.forecast.arm.name,
+                one.rival,
+                f"{one.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
+                f"{one.p:.3f}",
+            )
+        )
+    caption = (
+        f"Error of the forecast {DRIFT} minus that of the rival, mean over seeds with its 95 % t "
+        "interval; below 0 the forecast is better. p: sign-flip test, joint over all rivals and "
+        "loops that keep no real images, and over those that keep them."
+    )
+    return Table(("loop", "rival", "difference of errors", "p"), tuple(rows), caption)
+
+
+def sentences(
+    made: Sequence[CountsForecast], compared: Sequence[Comparison], alpha: float = 0.05
+) -> list[str]:
+    """Returns a sentence per loop: errors, and which rivals the forecast is shown to beat."""
+    lines = []
+    for one in made:
+        rivals = [name for name in ORDER[2:] if name in one.predicted]
+        errors = ", ".join(f"{name} {number_text(one.errors(name).mean())}" for name in rivals)
+        text = (
+            f"{one.arm.name}: from the counts alone the {title_of(GAP)} is forecast with an error "
+            f"of {number_text(one.errors(DRIFT).mean())} ({OBSERVED}: "
+            f"{number_text(one.errors(OBSERVED).mean())}; rivals: {errors})."
+        )
+        tests = {test.rival: test for test in compared if test.forecast is one}
+        if tests:
+            text += " " + _verdict(one, tests, alpha)
+        lines.append(text)
+    return lines
+
+
+def _verdict(one: CountsForecast, tests: dict[str, Comparison], alpha: float) -> str:
+    """The planned statement of docs/analysis_plan.md, numbers 6 and 7."""
+    if one.arm.keeps_real:
+        loss = tests[NO_CHANGE].difference
+        word = "is not" if loss > MARGIN else "is"
+        return f"Its error {word} within {MARGIN:g} of that of no change ({loss:+.3f})."
+    better = [name for name, test in tests.items() if test.p <= alpha and test.difference < 0]
+    worse = [name for name, test in tests.items() if test.p <= alpha and test.difference > 0]
+    parts = []
+    if better:
+        parts.append(f"its error is smaller than that of {_list(better)}")
+    if worse:
+        parts.append(f"its error is larger than that of {_list(worse)}")
+    open_ = [name for name in tests if name not in better + worse]
+    if open_:
+        parts.append(f"against {_list(open_)} it is undecided")
+    whole = "; ".join(parts)
+    return f"By a joint test {whole}."
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
