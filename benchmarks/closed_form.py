@@ -66,7 +66,7 @@ def multinomial_loop(
 
     def generation(g: int, trained_on: Images) -> Images:
         pools.append(table(trained_on, classes, groups))
-        generated = _multinomial((*key_path, "generation", g), pools[-1], real, g, count)
+        generated = copies((*key_path, "generation", g), pools[-1], real, g, count)
         shares.append(table(generated, classes, groups))
         return generated
 
@@ -81,9 +81,8 @@ def table(images: Images, classes: int, groups: int) -> np.ndarray:
     return np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
 
 
-def _multinomial(
-    key_path: rng.KeyPath, shares: np.ndarray, real: Images, g: int, count: int
-) -> Images:
+def copies(key_path: rng.KeyPath, shares: np.ndarray, real: Images, g: int, count: int) -> Images:
+    """`count` images of a copy machine: labels as in the real set, groups with these shares."""
     ids = np.arange(count)
     label = real.label[rng.permutation((*key_path, "condition"), len(real))[ids % len(real)]]
     if np.isnan(shares[np.unique(label)]).any():

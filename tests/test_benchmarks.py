@@ -16,6 +16,7 @@ from benchmarks import (
     coverage,
     drift,
     dynamics,
+    gap_dynamics,
     presets,
     profile,
     speed,
@@ -23,6 +24,7 @@ from benchmarks import (
     variance,
 )
 from selfloop_jax.diffusion import processes
+from selfloop_jax.measure.learning_curve import LearningCurve
 
 
 @pytest.mark.parametrize(
@@ -204,3 +206,22 @@ def test_the_drift_of_the_study_is_computed_for_its_table():
     low, high = case["band"]
     assert all(0.7 < a <= b <= c <= 1 for a, b, c in zip(low, case["copies"], high, strict=True))
     assert len(case["observed"]) == 5
+
+
+def test_simulated_gaps_go_where_the_closed_form_says():
+    """Where chance adds up, the simulated gap lies above the closed form, and nowhere else."""
+    curve = LearningCurve(
+        ("own", "shortcut"), np.zeros(10), np.array([0.6, -2.0]), np.array([-0.4, -0.6, 1.5])
+    )
+    for row in gap_dynamics.cases(curve, loops=3):
+        closed, seen = np.array(row["closed_form"]), np.array(row["simulated"])
+        # Start, then the direction of the first step.
+        assert abs(seen[0] - closed[0]) < 0.05, row
+        assert np.sign(seen[1] - seen[0]) == np.sign(row["size"][0] - row["size"][1]), row
+        if row["rule"].startswith(("replace", "accumulate_subsample")):
+            assert (seen[1:] > closed[1:]).all(), row
+            assert seen[-1] > seen[1], row
+        else:
+            assert np.abs(seen - closed).max() < 0.05, row
+            last = 0 if row["rule"] == "accumulate" else seen[1]
+            assert abs(seen[-1] - last) < abs(seen[0] - last) + 0.05, row
