@@ -21,30 +21,67 @@ from selfloop_jax import config as configs
 
 
 def get_config(arg="biased"):
-    bias, tiny = configs.parse_arg(arg, ("biased", "unbiased"), common.TINY)
+    bias, size, tiny = configs.parse_arg(
+        arg, ("biased", "unbiased", "natural"), ("", "small"), common.TINY
+    )
     config = configs.default()
     config.data.source = "cifar20"
-    config.data.image_size = 32
     config.data.colorize = "none"
-    config.data.bias.kind = {"biased": "rho", "unbiased": "unbiased"}[bias]
+    config.data.bias.kind = {"biased": "rho"}.get(bias, bias)
     config.data.bias.rho = 0.6
     config.data.train_size = 11_666
     config.pool.rule = "accumulate"
-    config.loop.generations = 5
     config.loop.group_source = "annotator"
+    config.diffusion.later.start = "previous"
+    config.measure.batch = 1_000
+    config.log.every_steps = 100
+    {"": _full, "small": _small}[size](config)
+    if tiny:
+        common.tiny(config)
+    return config
 
+
+def _full(config):
+    """For one GPU."""
+    config.data.image_size = 32
+    config.loop.generations = 5
     common.ho_ddpm(config)
     config.diffusion.steps = 100_000
-    config.diffusion.later.start = "previous"
     config.diffusion.later.steps = 20_000
     config.diffusion.later.learning_rate = 1e-4
     config.sample.count = 11_666
     config.sample.batch_per_device = 500
     common.resnet(config, "resnet18", steps=12_000, crop=4)
     common.flip_and_decay(config)
-    config.measure.batch = 1_000
     config.checkpoint.interval_steps = 2_000
-    config.log.every_steps = 100
-    if tiny:
-        common.tiny(config)
-    return config
+
+
+def _small(config):
+    """For two CPU cores."""
+    config.data.image_size = 16
+    config.loop.generations = 3
+    config.diffusion.process = "ddpm"
+    config.diffusion.unet.channels = 32
+    config.diffusion.unet.multipliers = (1, 2)
+    config.diffusion.unet.attention = (8,)
+    config.diffusion.batch = 64
+    config.diffusion.steps = 6_000
+    config.diffusion.learning_rate = 2e-3
+    config.diffusion.augment.flip = True
+    config.diffusion.later.steps = 1_000
+    config.diffusion.later.learning_rate = 5e-4
+    config.sample.count = 4_000
+    config.sample.batch_per_device = 250
+    for section in (config.classifier, config.annotator):
+        section.network = "resnet"
+        section.stages = (1, 1, 1)
+        section.width = 32
+        section.steps = 1_500
+        section.learning_rate = 3e-3
+        section.augment.crop = 2
+    common.flip_and_decay(config)
+    common.retrain_alike(config)
+    config.checkpoint.interval_steps = 500
+    # Two runs at a time make better use of two cores than one run on both.
+    config.parallel.cpu_devices = 1
+    config.parallel.nproc = 1

@@ -27,7 +27,7 @@ and group (fidelity, corrected shares) are in record.json only.
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,39 @@ def _counts(place: str, counts: np.ndarray, aligned_group: np.ndarray) -> Row:
         f"{place}.aligned_counts": np.where(aligned_group >= 0, own, 0).astype(float),
         f"{place}.subgroup_counts": counts.ravel().astype(float),
     }
+
+
+def consistent(found: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Returns the rows of the runs whose counts add up, and a sentence for each other run.
+
+    Counts of subgroups must add up to those of their class, a class has no fewer images than its
+    aligned group, and a pool no fewer than its classes.
+    """
+    faults: dict[str, str] = {}
+    for row in found:
+        for fault in _faults(row):
+            sentence = f"{row['run']}: left out: generation {row['generation']}: {fault}."
+            faults.setdefault(row["run"], sentence)
+    return [row for row in found if row["run"] not in faults], list(faults.values())
+
+
+def _faults(row: Row) -> Iterator[str]:
+    """What of a row's counts does not add up."""
+    for name, classes in row.items():
+        if not name.endswith(".class_counts"):
+            continue
+        place = name.removesuffix(".class_counts")
+        groups = row.get(f"{place}.subgroup_counts")
+        if groups is not None:
+            fits = len(groups) % len(classes) == 0
+            if not fits or (groups.reshape(len(classes), -1).sum(axis=1) != classes).any():
+                yield f"{place}.subgroup_counts do not add up to {name}"
+        aligned = row.get(f"{place}.aligned_counts")
+        if aligned is not None and (len(aligned) != len(classes) or (aligned > classes).any()):
+            yield f"{place}.aligned_counts are more than {name}"
+    size = row.get("pool.size")
+    if size is not None and "pool.class_counts" in row and row["pool.class_counts"].sum() > size:
+        yield "pool.class_counts add up to more than pool.size"
 
 
 def columns(found: Sequence[Row]) -> list[str]:

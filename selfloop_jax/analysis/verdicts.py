@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from selfloop_jax.analysis.arms import Arm, control_of
-from selfloop_jax.analysis.numbers import VERDICT
+from selfloop_jax.analysis.numbers import VERDICT, Row
 from selfloop_jax.config import Config, check_choice
 from selfloop_jax.data.controls import BY_RULE, CONTROLS, Estimand, by_default
 from selfloop_jax.errors import UsageError
@@ -36,11 +36,30 @@ class AnalysisPlan:
     relative_margin: bool
     alpha: float
 
+    def __str__(self) -> str:
+        """The fields in words, as the config has them."""
+        metrics = " ".join(self.metrics)
+        relative = " of generation 0" if self.relative_margin else ""
+        return (
+            f"control {self.control}, metrics {metrics}, margin {self.margin:g}{relative}, "
+            f"alpha {self.alpha:g}"
+        )
+
 
 def plan(arm: Arm) -> AnalysisPlan | None:
-    """Returns the analysis plan of an arm; None for runs that have none."""
+    """Returns the analysis plan of an arm, that of its first run; None for runs without one."""
+    return _plan(arm.first)
+
+
+def plans(arm: Arm) -> list[AnalysisPlan]:
+    """Returns the different plans of the runs of an arm, in the order of the runs."""
+    found = [_plan(row) for rows in arm.runs.values() for row in rows.values()]
+    return list(dict.fromkeys(one for one in found if one is not None))
+
+
+def _plan(row: Row) -> AnalysisPlan | None:
     fields = {}
-    for name, value in arm.first.items():
+    for name, value in row.items():
         if name.startswith(VERDICT):
             fields[name.removeprefix(VERDICT)] = value
     if not {"control", "metrics", "margin", "alpha"} <= fields.keys():

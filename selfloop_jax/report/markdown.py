@@ -30,7 +30,7 @@ from selfloop_jax.analysis.arms import Arm, arms, control_of
 from selfloop_jax.data.controls import CONTROLS
 from selfloop_jax.errors import UsageError
 from selfloop_jax.measure import sign_test
-from selfloop_jax.report import costs
+from selfloop_jax.report import costs, text
 from selfloop_jax.report import counts_forecast as counts_text
 from selfloop_jax.report import decomposition as decomposition_text
 from selfloop_jax.report import drift as drift_figures
@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("numbers", metavar="NUMBERS.csv", type=Path)
     parser.add_argument("--into", metavar="FILE.md", type=Path)
     args = parser.parse_args(argv)
-    text = markdown(numbers.read_csv(args.numbers))
+    tables = markdown(numbers.read_csv(args.numbers))
     if args.into is None:
-        print(text)
+        print(tables)
     else:
-        insert(args.into, args.numbers.name, text)
+        insert(args.into, args.numbers.name, tables)
     return 0
 
 
@@ -76,6 +76,7 @@ def insert(path: Path, name: str, text: str) -> None:
 
 def markdown(rows: Sequence[numbers.Row]) -> str:
     """Returns all tables of a study."""
+    rows, faults = numbers.consistent(rows)
     # The side study has other seeds: it is no arm, and serves the curves alone.
     every = arms([row for row in rows if row["set"] == "main"])
     side = [row for row in rows if row["set"] == "side"]
@@ -94,8 +95,11 @@ def markdown(rows: Sequence[numbers.Row]) -> str:
         ("Coverage against copy machines", drift_figures.drift_table(drifted) if drifted else None),
     ]
     parts = []
-    for title, planned in (("Planned", True), ("Not planned", False)):
-        lines = verdict_text.headlines(findings, planned=planned)
+    for title, lines in (
+        ("Left out", faults),
+        ("Planned", text.tested(every, findings)),
+        ("Not planned", verdict_text.headlines(findings, planned=False)),
+    ):
         if lines:
             parts.append(f"### {title}\n\n{_sentences(lines)}")
     parts += _titled(tables)

@@ -60,9 +60,8 @@ def summary(runs: Sequence[Run], arms: Sequence[Arm], found: Sequence[Finding]) 
         # The last sentence is on what one run cannot say.
         sentences[-1] += _untested(arms[0])
     else:
-        tested = verdict_text.headlines(found)
-        sentences = [*tested, *_without_control(arms), *_without_loop(arms)]
-        if not tested:
+        sentences = tested(arms, found)
+        if not found:
             sentences += _ends(arms)
     splits = sorted({run.split for run in runs})
     if len(splits) > 1:
@@ -73,6 +72,32 @@ def summary(runs: Sequence[Run], arms: Sequence[Arm], found: Sequence[Finding]) 
     if "validation" in splits:
         sentences.append(VALIDATION)
     return sentences
+
+
+def tested(arms: Sequence[Arm], found: Sequence[Finding]) -> list[str]:
+    """Returns the planned verdicts, and what of the plan could not be tested."""
+    return [
+        *verdict_text.headlines(found),
+        *_without_control(arms),
+        *_without_loop(arms),
+        *_plans(arms),
+    ]
+
+
+def _plans(arms: Sequence[Arm]) -> Iterator[str]:
+    """A sentence where loops follow different analysis plans, or runs of one loop do."""
+    by_plan: dict[str, list[str]] = {}
+    for arm in arms:
+        if arm.is_loop:
+            for fixed in verdicts.plans(arm):
+                by_plan.setdefault(str(fixed), []).append(arm.name)
+    if len(by_plan) < 2:
+        return
+    parts = [f"{', '.join(names)}: {fixed}" for fixed, names in by_plan.items()]
+    yield (
+        f"These runs follow different analysis plans ({'; '.join(parts)}): each loop is judged by "
+        "that of its first run, and all of them are still one family of tests."
+    )
 
 
 def shared_images(runs: Sequence[Run]) -> Iterator[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from workdirs import GAP, edit, make_study, make_workdir
 
-from selfloop_jax.analysis.numbers import as_csv, column, read_csv, rows, run_names
+from selfloop_jax.analysis.numbers import as_csv, column, consistent, read_csv, rows, run_names
 from selfloop_jax.analysis.runs import read_run, read_runs
 from selfloop_jax.errors import UsageError
 
@@ -108,3 +108,23 @@ def test_a_csv_of_version_0_1_is_refused(tmp_path):
     path.write_text("set,run,seed,generation,is.pool.rule\nmain,x,1,2,replace\n")
     with pytest.raises(UsageError, match=r"written by selfloop_jax 0\.1"):
         read_csv(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("pool.subgroup_counts", [9, 0, 0, 10, 10, 0], "pool.subgroup_counts do not add up to"),
+        ("generated.subgroup_counts", [10, 10], "generated.subgroup_counts do not add up to"),
+        ("train.aligned_counts", [30, 10, 10], "train.aligned_counts are more than"),
+        ("pool.size", 20.0, "pool.class_counts add up to more than pool.size"),
+    ],
+)
+def test_runs_whose_counts_do_not_add_up_are_left_out_with_a_line(name, value, said, tmp_path):
+    found = rows(read_runs(make_study(tmp_path)))
+    assert consistent(found) == (found, [])
+    wrong = next(row for row in found if row["generation"] and name in row)
+    wrong[name] = np.array(value, float) if isinstance(value, list) else value
+    kept, lines = consistent(found)
+    (line,) = lines
+    assert line.startswith(f"{wrong['run']}: left out: generation {wrong['generation']}: {said}")
+    assert {row["run"] for row in found} - {row["run"] for row in kept} == {wrong["run"]}

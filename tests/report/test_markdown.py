@@ -86,6 +86,32 @@ def test_forecast_figures_describe_their_errors():
     assert "From scratch a, b = " in forecast_figures.response_figure(found).caption
 
 
+def test_a_run_whose_counts_do_not_add_up_is_named_and_the_rest_is_reported(numbers):
+    found = read_csv(numbers)
+    found[3]["pool.subgroup_counts"] = found[3]["pool.subgroup_counts"] + 1
+    text = markdown.markdown(found)
+    assert text.startswith(f"### Left out\n\n- {found[3]['run']}: left out: generation ")
+    assert "| accumulate | 5 |" in text or "| replace | 5 |" in text
+
+
+def test_runs_of_different_plans_are_named(numbers):
+    found = read_csv(numbers)
+    for row in found:
+        if row["setting.pool.rule"] == "replace":
+            row["verdict.margin"] = "0.2"
+    text = markdown.markdown(found)
+    assert "- These runs follow different analysis plans (" in text
+    assert "margin 0.2" in text
+    assert "### Levels" in text
+
+
+def test_a_plan_that_names_a_missing_arm_is_a_line(numbers):
+    found = [row for row in read_csv(numbers) if row["setting.loop.control"] != "no_synthetic"]
+    text = markdown.markdown(found)
+    assert "No matching control of the kind no_synthetic, so no change is tested." in text
+    assert "### Levels" in text
+
+
 def test_tables_replace_the_text_between_their_marks(numbers, tmp_path):
     path = tmp_path / "results.md"
     path.write_text("before\n<!-- tables of x.csv -->\nformer\n<!-- end of x.csv -->\nafter\n")
