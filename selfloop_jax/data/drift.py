@@ -19,6 +19,8 @@ from selfloop_jax.data import pool_rules
 from selfloop_jax.data.pool_rules import FloatOrArray, ShareInputs, Sizes
 from selfloop_jax.runtime import rng
 
+MOST_SUMMED = 1000  # images of a class up to which probabilities are summed, which is faster
+
 
 @dataclass(frozen=True)
 class CopyLoop:
@@ -186,10 +188,33 @@ class TableNoise:
         self, shape: tuple[int, ...], n: np.ndarray, p: FloatOrArray, *name: int | str
     ) -> np.ndarray:
         """Binomial numbers by inversion, float64 of that shape; n and p broadcast against it."""
-        n = np.broadcast_to(n, shape)
+        n = np.broadcast_to(np.asarray(n, np.float64), shape)
         p = np.broadcast_to(p, shape)
         uniform = rng.inner_uniforms((*self.key_path, *name), shape)
         random = (n > 0) & (p > 0) & (p < 1)
-        # `ppf` needs n and p inside their ranges; where nothing is random it is replaced.
-        hits = stats.binom.ppf(uniform, np.where(random, n, 1), np.where(random, p, 0.5))
-        return np.where(random, hits, np.where(p >= 1, n, 0))
+        hits = np.where(p >= 1, n, 0.0)
+        hits[random] = _quantile(uniform[random], n[random], p[random])
+        return hits
+
+
+def _quantile(u: np.ndarray, n: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """The smallest k with P(X <= k) >= u for binomial X, float64[N]; 0 < p < 1, n > 0 whole."""
+    if n.max(initial=0) > MOST_SUMMED:
+        return np.asarray(stats.binom.ppf(u, n, p))
+    # Of failures where they are rarer: the sum starts at (1 - p)^n, which must not vanish.
+    flipped = p > 0.5
+    p = np.where(flipped, 1 - p, p)
+    u = np.where(flipped, 1 - u, u)
+    odds = p / (1 - p)
+    mass = (1 - p) ** n
+    total = mass.copy()
+    below = np.zeros(len(u))
+    for k in range(1, int(n.max(initial=0)) + 1):
+        more = np.where(flipped, total <= u, total < u)
+        if not more.any():
+            break
+        below += more
+        mass *= np.maximum(n - k + 1, 0) / k * odds
+        total += mass
+    below = np.minimum(below, n)
+    return np.where(flipped, n - below, below)

@@ -111,8 +111,8 @@ def fit(counts: np.ndarray, recall: np.ndarray, terms: Sequence[str]) -> Learnin
     mean = np.zeros(len(used))
     scatter = np.zeros(z.shape[1])
     for _ in range(ROUNDS):
-        root = np.exp(-z @ scatter / 2)  # of the weight of each recall
-        mean[used] = np.linalg.lstsq(x[:, used] * root[:, None], y * root)[0]
+        weighted = x[:, used] * np.exp(-z @ scatter)[:, None]
+        mean[used] = np.linalg.solve(weighted.T @ x[:, used], weighted.T @ y)
         squares = (y - x @ mean) ** 2
         scatter = _log_variance(z, squares, scatter)
     return LearningCurve(tuple(terms), mean[:classes], mean[classes:], scatter)
@@ -127,9 +127,9 @@ def _log_variance(z: np.ndarray, squares: np.ndarray, start: np.ndarray) -> np.n
     # Towards the mean square first: from far below, a full step would overshoot.
     mean_square = max(float(squares.mean()), np.finfo(float).tiny)
     coefficients = start if start.any() else np.r_[np.log(mean_square), np.zeros(len(start) - 1)]
+    least_squares = np.linalg.pinv(z)
     for _ in range(ROUNDS):
-        variance = np.exp(z @ coefficients)
-        step = np.linalg.lstsq(z, squares / variance - 1)[0]
+        step = least_squares @ (squares / np.exp(z @ coefficients) - 1)
         coefficients = coefficients + step / 2
     return coefficients
 

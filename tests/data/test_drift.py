@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks import closed_form
 from selfloop_jax.config import PoolConfig
 from selfloop_jax.data import drift, pool_rules
 from selfloop_jax.data.pool_rules import POOL_RULES
+from selfloop_jax.runtime import rng
 
 KEY = (0, "test")
 REAL = np.array([[60, 30, 9, 1], [50, 0, 40, 10], [0, 0, 0, 0]])
@@ -183,3 +185,15 @@ def test_a_longer_run_begins_with_the_sets_of_a_shorter_one():
     np.testing.assert_array_equal(short, long[:2])
     np.testing.assert_array_equal(long.sum(axis=-1)[..., :2], np.tile([12, 20], (5, 3, 1)))
     assert not long[..., 2, :].any()  # a class without real images
+
+
+@pytest.mark.parametrize("most", [1, 7, 60, 1000, 3000])
+def test_binomials_are_the_quantiles_of_uniforms(most):
+    random = np.random.default_rng(most)
+    n = random.integers(1, most + 1, 4000).astype(float)
+    p = np.concatenate([random.uniform(1e-6, 1 - 1e-6, 3000), random.uniform(0, 2e-3, 500) + 1e-9])
+    p = np.concatenate([p, 1 - p[-500:]])
+    noise = drift.TableNoise(KEY, 1)
+    uniform = rng.inner_uniforms((*KEY, "a"), (4000,))
+    expected = stats.binom.ppf(uniform, n, p)
+    np.testing.assert_array_equal(noise._binomial((4000,), n, p, "a"), expected)
