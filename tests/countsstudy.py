@@ -49,12 +49,14 @@ def counted(place: str, counts: np.ndarray) -> Row:
     }
 
 
-def run(random: np.random.Generator, rule: str, rho: float, seed: int) -> Iterator[Row]:
-    """A loop of a perfect copy machine, whose images count less and less."""
+def run(
+    random: np.random.Generator, rule: str, rho: float, seed: int, mixing: float
+) -> Iterator[Row]:
+    """A loop of a copy machine, perfect without mixing, whose images count less and less."""
     real = real_counts(random, rho)
     section = PoolConfig(rule=rule, budget=200, n_real=40, n_generated=80)
     per_class = np.full((GENERATIONS, CLASSES), COUNT // CLASSES)
-    loop = drift.CopyLoop(section, real, per_class, real)
+    loop = drift.CopyLoop(section, real, per_class, real, mixing)
     sets = drift.generated_counts(loop, (seed, "study", str(rho)), 1)[:, 0]
     settings = SETTINGS | {"pool.rule": rule, "pool.budget": 200, "pool.n_real": 40}
     for g in range(GENERATIONS):
@@ -94,12 +96,14 @@ def side_study(random: np.random.Generator, seeds: int = 2) -> Iterator[Row]:
                 }
 
 
-def make(rules: tuple[str, ...] = RULES, rhos: tuple[float, ...] = (0.6, 0.2)) -> list[Row]:
+def make(
+    rules: tuple[str, ...] = RULES, rhos: tuple[float, ...] = (0.6, 0.2), mixing: float = 0.0
+) -> list[Row]:
     """All rows: two halves of eight seeds, and the side study."""
     random = np.random.default_rng(0)
     rows: list[Row] = list(side_study(random))
     for rho in rhos:
         for rule in rules:
             for seed in range(8):
-                rows += run(random, rule, rho, seed)
+                rows += run(random, rule, rho, seed, mixing)
     return rows

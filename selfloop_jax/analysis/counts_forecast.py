@@ -5,10 +5,12 @@ counts in real ones is fitted to loops of one half of a study, under rules that 
 the gaps of the loops of the other half are forecast. Halves differ in the fields of the data.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import optimize
 
 from selfloop_jax.analysis.arms import Arm
 from selfloop_jax.analysis.forecast import GAP, pool_section, real_set
@@ -28,7 +30,8 @@ CANDIDATES = (
 )
 DATA = f"{FIELD}data."
 LOOPS = 50  # simulated copies of every run
-DRIFT, OBSERVED = "from drift", "from observed pools"
+DRIFT, OBSERVED, MIXED = "from drift", "from observed pools", "from drift with mixing"
+FORECASTS = (DRIFT, OBSERVED, MIXED)
 NO_CHANGE, ALIGNED, MISSING = "no change", "aligned share", "missing subgroups"
 
 
@@ -55,13 +58,14 @@ class Half:
     """What one half of a study says of generated images.
 
     name: the fields in which it differs from the other; start, factor: an image of generation g
-    counts start * factor^g real ones; missing: intercept and slope of the gap over the share of
-    subgroups without images.
+    counts start * factor^g real ones; mixing: see `drift.CopyLoop`; missing: intercept and slope of
+    the gap over the share of subgroups without images.
     """
 
     name: str
     start: float
     factor: float
+    mixing: float
     missing: np.ndarray
 
     def quality(self, generations: int) -> list[float]:
@@ -90,9 +94,10 @@ class CountsForecast:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The forecast from drift against one rival: mean difference of errors, and its joint p."""
+    """A forecast of a loop against one rival: mean difference of errors, and its joint p."""
 
-    forecast: CountsForecast
+    loop: CountsForecast
+    forecast: str
     rival: str
     difference: float
     interval: tuple[float, float]
@@ -215,7 +220,30 @@ def _fit_half(key: tuple[tuple[str, str], ...], arms: Sequence[Arm], found: Law)
     # Through the origin: generation 0 has `start`.
     fall = ages @ falls / max(ages @ ages, 1)
     name = ", ".join(f"{field.rsplit('.', 1)[-1]} {value}" for field, value in key) or "all loops"
-    return Half(name, float(np.exp(np.mean(starts))), float(np.exp(fall)), _line(shares, gaps))
+    return Half(
+        name=name,
+        start=float(np.exp(np.mean(starts))),
+        factor=float(np.exp(fall)),
+        mixing=_mixing([row for run in runs for row in run]),
+        missing=_line(shares, gaps),
+    )
+
+
+def _mixing(rows: Sequence[Row]) -> float:
+    """The mixing of the greatest likelihood: groups of generated images given those of the pool."""
+    pools = [table(row, "pool.subgroup_counts") for row in rows]
+    made = [table(row, "generated.subgroup_counts") for row in rows]
+
+    def misfit(mixing: float) -> float:
+        total = 0.0
+        for pool, counts in zip(pools, made, strict=True):
+            sizes = pool.sum(axis=1)
+            shares = drift.mixed(pool / np.maximum(sizes, 1)[:, None], sizes, mixing)
+            # A group that no class has left may still be read from a few images.
+            total -= float((counts * np.log(np.maximum(shares, 1e-6))).sum())
+        return total
+
+    return float(optimize.minimize_scalar(misfit, bounds=(0, 1), method="bounded").x)
 
 
 def _missing(row: Row) -> float:
@@ -237,6 +265,7 @@ def _forecast(arm: Arm, half: Sequence[Arm], fitted_on: Half, found: Law) -> Cou
     predicted = {
         DRIFT: np.array([_from_drift(arm, run, fitted_on, found) for run in runs]),
         OBSERVED: np.array([_from_pools(arm, run, fitted_on, found) for run in runs]),
+        MIXED: np.array([_with_mixing(arm, run, fitted_on, found) for run in runs]),
         NO_CHANGE: np.repeat(gaps[:, :1], gaps.shape[1], axis=1),
     }
     if runs[0][0]["pool.aligned_counts"].any():
@@ -261,7 +290,7 @@ def _aligned(row: Row) -> float:
     return float(aligned.sum() / row["pool.class_counts"][aligned > 0].sum())
 
 
-def _copy_loop(arm: Arm, run: Sequence[Row]) -> drift.CopyLoop:
+def _copy_loop(arm: Arm, run: Sequence[Row], mixing: float = 0.0) -> drift.CopyLoop:
     """Copies of a run that know its real images, and how many are requested."""
     first = run[0]
     reserve = "reserve.subgroup_counts"
@@ -270,15 +299,25 @@ def _copy_loop(arm: Arm, run: Sequence[Row]) -> drift.CopyLoop:
         real=table(first, f"{real_set(first)}.subgroup_counts"),
         generated=np.tile(first["generated.class_counts"], (len(run), 1)),
         reserve=table(first, reserve) if reserve in first else None,
+        mixing=mixing,
     )
 
 
-def _from_drift(arm: Arm, run: Sequence[Row], half: Half, found: Law) -> np.ndarray:
+def _from_drift(
+    arm: Arm, run: Sequence[Row], half: Half, found: Law, mixing: float = 0.0
+) -> np.ndarray:
     """The gap float64[G] of simulated copies: nothing of the run after its real images is used."""
-    pools = drift.pool_counts(
-        _copy_loop(arm, run), (run[0]["seed"], "counts forecast"), LOOPS, half.quality(len(run))
-    )
+    loop = _copy_loop(arm, run, mixing)
+    key_path = (run[0]["seed"], "counts forecast")
+    pools = drift.pool_counts(loop, key_path, LOOPS, half.quality(len(run)))
     return np.asarray(found.curve.gap(pools, _known(run)).mean(axis=1))
+
+
+def _with_mixing(arm: Arm, run: Sequence[Row], half: Half, found: Law) -> np.ndarray:
+    """The same of generators that mix classes, as a change from the run's own first gap."""
+    gaps = _from_drift(arm, run, half, found, half.mixing)
+    change = gaps - gaps[0] + run[0][column(GAP)]
+    return np.clip(change, 0, 1)
 
 
 def _from_pools(arm: Arm, run: Sequence[Row], half: Half, found: Law) -> np.ndarray:
@@ -298,12 +337,12 @@ def _known(run: Sequence[Row]) -> np.ndarray:
 
 
 def comparisons(made: Sequence[CountsForecast]) -> list[Comparison]:
-    """Returns the forecast from drift against each rival, joint tests over each kind of rule.
+    """Returns the forecasts from drift against each rival, joint tests over each kind of rule.
 
-    Loops that keep no real images are one family, those that keep them another.
+    Of each forecast, loops that keep no real images are one family, those that keep them another.
     """
     found = []
-    for keeps in (False, True):
+    for forecast, keeps in itertools.product((DRIFT, MIXED), (False, True)):
         family = [
             (one, rival)
             for one in made
@@ -312,13 +351,13 @@ def comparisons(made: Sequence[CountsForecast]) -> list[Comparison]:
             if rival in one.predicted
         ]
         if family:
-            found += _compared(family)
+            found += _compared(forecast, family)
     return found
 
 
-def _compared(family: Sequence[tuple[CountsForecast, str]]) -> list[Comparison]:
+def _compared(forecast: str, family: Sequence[tuple[CountsForecast, str]]) -> list[Comparison]:
     differences = [
-        dict(zip(one.seeds, one.errors(DRIFT) - one.errors(rival), strict=True))
+        dict(zip(one.seeds, one.errors(forecast) - one.errors(rival), strict=True))
         for one, rival in family
     ]
     seeds = sorted(set().union(*differences))
@@ -327,5 +366,5 @@ def _compared(family: Sequence[tuple[CountsForecast, str]]) -> list[Comparison]:
     for (one, rival), d, p in zip(family, by_seed, sign_test.joint_sign_flip(by_seed), strict=True):
         known = d[~np.isnan(d)]
         interval = sign_test.interval(known, 0.95)
-        found.append(Comparison(one, rival, float(known.mean()), interval, float(p)))
+        found.append(Comparison(one, forecast, rival, float(known.mean()), interval, float(p)))
     return found

@@ -28,13 +28,16 @@ class CopyLoop:
 
     pool: section of the config; real: the real images, int[C,G]; generated: images of each class in
     each generation, int[generations,C]; reserve: the real images that a rule may take anew,
-    int[C,G], or None where they are not known.
+    int[C,G], or None where they are not known; mixing: probability that an image has the group of
+    an image of any class of the pool in place of one of its own class. A copy machine has none;
+    with some it is the Wright-Fisher model with migration between classes.
     """
 
     pool: PoolConfig
     real: np.ndarray
     generated: np.ndarray
     reserve: np.ndarray | None = None
+    mixing: float = 0.0
 
 
 def coverage(loop: CopyLoop, key_path: rng.KeyPath, loops: int = 400) -> np.ndarray:
@@ -68,10 +71,19 @@ def generated_counts(loop: CopyLoop, key_path: rng.KeyPath, loops: int) -> np.nd
     for g, of_class in enumerate(loop.generated[:, known]):
         shares = ShareInputs(loop.pool, g, real_share, generated, _sizes(loop, known), reserve)
         pool = pool_rules.sampled_share(shares, noise)
+        if loop.mixing:
+            pool = mixed(pool, real.sum(axis=1), loop.mixing)
         counts = noise.counts(pool, _column(of_class), "generated", g)
         found[g][:, known] = counts
         generated.append(_shares(counts, pool))
     return found
+
+
+def mixed(shares: np.ndarray, sizes: np.ndarray, mixing: float) -> np.ndarray:
+    """Returns P(group | class) [...,C,G] of a generator that mixes classes of these sizes [C]."""
+    weights = sizes / max(sizes.sum(), 1)
+    every = (shares * weights[:, None]).sum(axis=-2, keepdims=True)
+    return np.asarray((1 - mixing) * shares + mixing * every)
 
 
 def pool_counts(

@@ -7,7 +7,9 @@ import numpy as np
 from selfloop_jax.analysis.counts_forecast import (
     ALIGNED,
     DRIFT,
+    FORECASTS,
     MISSING,
+    MIXED,
     NO_CHANGE,
     OBSERVED,
     Comparison,
@@ -29,10 +31,13 @@ from selfloop_jax.report.style import (
 )
 from selfloop_jax.report.tables import Table
 
-ORDER = (DRIFT, OBSERVED, NO_CHANGE, ALIGNED, MISSING)
+RIVALS = (NO_CHANGE, ALIGNED, MISSING)
+ORDER = (*FORECASTS, *RIVALS)
 WHAT = {
     DRIFT: "the counts of simulated copy machines that start from the real images",
     OBSERVED: "the counts of the pools that were trained on",
+    MIXED: "the same as from drift, of generators that mix the groups of classes, as a change from "
+    "the run's own gap in generation 0",
     NO_CHANGE: "the run's own gap in generation 0",
     ALIGNED: "a line in the aligned share of the pool, fitted to these loops themselves",
     MISSING: "a line in the share of subgroups without an image in the pool, fitted to the other "
@@ -138,6 +143,7 @@ def error_table(made: Sequence[CountsForecast]) -> Table:
     for one in made:
         cells = [one.arm.name, str(len(one.seeds)), one.fitted_on.name]
         cells.append(f"{one.fitted_on.start:.2f} x {one.fitted_on.factor:.2f}^g")
+        cells.append(f"{one.fitted_on.mixing:.2f}")
         for name in ORDER:
             known = name in one.predicted
             cells.append(f"{one.errors(name).mean():.3f}" if known else "–")
@@ -145,9 +151,10 @@ def error_table(made: Sequence[CountsForecast]) -> Table:
     caption = (
         f"Mean absolute error of the {title_of(GAP)} over seeds and generations from 1 on. "
         f"{_what(ORDER)} Quality: how many real images one of generation g counts as, fitted on "
-        "the loops of the other half that keep no real images."
+        "the loops of the other half that keep no real images, as is the mixing: the probability "
+        "that an image has the group of an image of any class."
     )
-    header = ("loop", "seeds", "fitted on", "quality", *ORDER)
+    header = ("loop", "seeds", "fitted on", "quality", "mixing", *ORDER)
     return Table(header, tuple(rows), caption)
 
 
@@ -158,18 +165,20 @@ def comparison_table(compared: Sequence[Comparison]) -> Table:
         low, high = one.interval
         rows.append(
             (
-                one.forecast.arm.name,
+                one.loop.arm.name,
+                one.forecast,
                 one.rival,
                 f"{one.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
                 f"{one.p:.3f}",
             )
         )
     caption = (
-        f"Error of the forecast {DRIFT} minus that of the rival, mean over seeds with its 95 % t "
-        "interval; below 0 the forecast is better. p: sign-flip test, joint over all rivals and "
-        "loops that keep no real images, and over those that keep them."
+        "Error of the forecast minus that of the rival, mean over seeds with its 95 % t interval; "
+        "below 0 the forecast is better. p: sign-flip test, for each forecast joint over all "
+        "rivals and loops that keep no real images, and over those that keep them."
     )
-    return Table(("loop", "rival", "difference of errors", "p"), tuple(rows), caption)
+    header = ("loop", "forecast", "rival", "difference of errors", "p")
+    return Table(header, tuple(rows), caption)
 
 
 def sentences(
@@ -178,16 +187,26 @@ def sentences(
     """Returns a sentence per loop: errors, and which rivals the forecast is shown to beat."""
     lines = []
     for one in made:
-        rivals = [name for name in ORDER[2:] if name in one.predicted]
-        errors = ", ".join(f"{name} {number_text(one.errors(name).mean())}" for name in rivals)
+        errors = {
+            names: ", ".join(
+                f"{name} {number_text(one.errors(name).mean())}"
+                for name in names
+                if name in one.predicted
+            )
+            for names in (FORECASTS, RIVALS)
+        }
         text = (
-            f"{one.arm.name}: from the counts alone the {title_of(GAP)} is forecast with an error "
-            f"of {number_text(one.errors(DRIFT).mean())} ({OBSERVED}: "
-            f"{number_text(one.errors(OBSERVED).mean())}; rivals: {errors})."
+            f"{one.arm.name}: errors of the {title_of(GAP)} forecast from counts: "
+            f"{errors[FORECASTS]}; of rivals: {errors[RIVALS]}."
         )
-        tests = {test.rival: test for test in compared if test.forecast is one}
-        if tests:
-            text += " " + _verdict(one, tests, alpha)
+        for forecast in (DRIFT, MIXED):
+            tests = {
+                test.rival: test
+                for test in compared
+                if test.loop is one and test.forecast == forecast
+            }
+            if tests:
+                text += f" {forecast[0].upper()}{forecast[1:]}: {_verdict(one, tests, alpha)}"
         lines.append(text)
     return lines
 
@@ -197,19 +216,18 @@ def _verdict(one: CountsForecast, tests: dict[str, Comparison], alpha: float) ->
     if one.arm.keeps_real:
         loss = tests[NO_CHANGE].difference
         word = "is not" if loss > MARGIN else "is"
-        return f"Its error {word} within {MARGIN:g} of that of no change ({loss:+.3f})."
+        return f"the error {word} within {MARGIN:g} of that of no change ({loss:+.3f})."
     better = [name for name, test in tests.items() if test.p <= alpha and test.difference < 0]
     worse = [name for name, test in tests.items() if test.p <= alpha and test.difference > 0]
     parts = []
     if better:
-        parts.append(f"its error is smaller than that of {_list(better)}")
+        parts.append(f"the error is smaller than that of {_list(better)}")
     if worse:
-        parts.append(f"its error is larger than that of {_list(worse)}")
+        parts.append(f"the error is larger than that of {_list(worse)}")
     open_ = [name for name in tests if name not in better + worse]
     if open_:
         parts.append(f"against {_list(open_)} it is undecided")
-    whole = "; ".join(parts)
-    return f"By a joint test {whole}."
+    return f"by a joint test {'; '.join(parts)}."
 
 
 def _list(names: Sequence[str]) -> str:

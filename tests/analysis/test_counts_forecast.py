@@ -45,6 +45,7 @@ def test_quality_and_its_fall_come_from_the_other_half():
         assert one.fitted_on.factor == pytest.approx(countsstudy.FACTOR, rel=0.1)
         own = one.arm.fields["config.data.bias.rho"]
         assert own not in one.fitted_on.name
+        assert one.fitted_on.mixing < 0.06  # copies
 
 
 def test_where_the_law_holds_it_forecasts_better_than_its_rivals():
@@ -55,8 +56,12 @@ def test_where_the_law_holds_it_forecasts_better_than_its_rivals():
         assert error[counts_forecast.OBSERVED] < 0.06
         if one.arm.setting("pool.rule") == "replace":
             assert error[counts_forecast.DRIFT] < error[counts_forecast.NO_CHANGE]
-    found = [one for one in counts_forecast.comparisons(made) if not one.forecast.arm.keeps_real]
-    by_rival = {(one.rival, one.forecast.fitted_on.name): one for one in found}
+    found = [
+        one
+        for one in counts_forecast.comparisons(made)
+        if not one.loop.arm.keeps_real and one.forecast == counts_forecast.DRIFT
+    ]
+    by_rival = {(one.rival, one.loop.fitted_on.name): one for one in found}
     assert len(by_rival) == 6
     for (rival, _), one in by_rival.items():
         if rival == counts_forecast.NO_CHANGE:
@@ -78,6 +83,16 @@ def test_the_forecast_from_drift_uses_nothing_that_was_observed_later():
         if one.arm.fields["config.data.bias.rho"] == "0.6":
             for name in (counts_forecast.DRIFT, counts_forecast.NO_CHANGE):
                 np.testing.assert_array_equal(one.predicted[name], other.predicted[name])
+
+
+def test_a_generator_that_mixes_classes_is_found_and_forecast():
+    made, _ = counts_forecast.forecasts(*split(countsstudy.make(("replace",), mixing=0.3)))
+    for one in made:
+        assert one.fitted_on.mixing == pytest.approx(0.3, abs=0.08)
+        mixed, copied = (
+            one.errors(name).mean() for name in (counts_forecast.MIXED, counts_forecast.DRIFT)
+        )
+        assert mixed < copied
 
 
 def test_an_unbiased_half_has_no_rival_in_an_aligned_share():

@@ -1,5 +1,7 @@
 """The drift null against closed forms, and against what each pool rule must keep or lose."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -197,3 +199,16 @@ def test_binomials_are_the_quantiles_of_uniforms(most):
     uniform = rng.inner_uniforms((*KEY, "a"), (4000,))
     expected = stats.binom.ppf(uniform, n, p)
     np.testing.assert_array_equal(noise._binomial((4000,), n, p, "a"), expected)
+
+
+def test_mixing_brings_groups_of_other_classes_back():
+    real = np.array([[40, 0, 0], [0, 40, 0]])
+    kept = drift.CopyLoop(PoolConfig(rule="replace"), real, np.full((4, 2), 40))
+    copies = drift.generated_counts(kept, KEY, 50)
+    assert (copies[..., 0, 0] == 40).all()
+    mixing = replace(kept, mixing=0.5)
+    counts = drift.generated_counts(mixing, KEY, 400)
+    # A quarter of the images of a class have the group of the other one, and none the third.
+    assert counts[0, :, 0, 1].mean() == pytest.approx(10, abs=1)
+    assert not counts[..., 2].any()
+    np.testing.assert_array_equal(counts.sum(axis=-1), 40)

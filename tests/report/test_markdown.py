@@ -54,9 +54,9 @@ def test_a_study_with_a_learning_curve_has_its_forecast_its_tests_and_its_law():
         *("Forecast from counts", "Errors of the forecast from counts", "Tests of the forecast"),
         "The law: terms that were tried",
     ]
-    assert "- replace, rho 0.6: from the counts alone the mean equal opportunity difference" in text
-    assert "By a joint test its error is smaller than that of " in text
-    assert "- accumulate, rho 0.6: from the counts alone" in text
+    assert "- replace, rho 0.6: errors of the mean equal opportunity difference forecast" in text
+    assert "From drift: by a joint test the error is smaller than that of " in text
+    assert "- accumulate, rho 0.6: errors of the" in text
     assert "within 0.01 of that of no change" in text
     assert "| log(1 + n), I / (1 + n) |" in text
     assert "Law of the logit of a recall: mean " in text
@@ -68,7 +68,7 @@ def test_figures_of_the_forecast_from_counts_name_each_loop():
     made, _ = counts_forecast.forecasts(arms.arms([r for r in rows if r["set"] == "main"]), law)
     figure = counts_figures.forecast_figure(made)
     assert figure.png.startswith(b"\x89PNG")
-    assert "rho 0.6: from the counts alone" in figure.alt
+    assert "rho 0.6: errors of the mean equal opportunity difference" in figure.alt
     assert counts_figures.law_figure(law).png.startswith(b"\x89PNG")
 
 
