@@ -30,6 +30,7 @@ from selfloop_jax.report.style import (
     plot_seeds,
 )
 from selfloop_jax.report.tables import Table
+from selfloop_jax.report.verdicts import with_interval
 
 RIVALS = (NO_CHANGE, ALIGNED, MISSING)
 ORDER = (*FORECASTS, *RIVALS)
@@ -127,14 +128,19 @@ def forecast_figure(made: Sequence[CountsForecast]) -> RenderedFigure:
         generation_axis(ax, x)
     fig.supylabel(title_of(GAP), size=9)
     caption = (
-        f"{title_of(GAP)}. Dots and thin lines: each seed; thick: their mean; other lines: means "
-        f"over seeds of what is forecast. {_what(names)} Fitted to the other half of the study."
+        f"{_capital(title_of(GAP))}. Dots and thin lines: each seed; thick: their mean; other "
+        f"lines: means over seeds of what is forecast. {_what(names)} Fitted to the other half of "
+        "the study."
     )
     return finish(fig, "forecast_from_counts", " ".join(sentences(made, ())), caption)
 
 
 def _what(names: Sequence[str]) -> str:
-    return " ".join(f"{name[0].upper()}{name[1:]}: {WHAT[name]}." for name in names)
+    return " ".join(f"{_capital(name)}: {WHAT[name]}." for name in names)
+
+
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def error_table(made: Sequence[CountsForecast]) -> Table:
@@ -162,13 +168,12 @@ def comparison_table(compared: Sequence[Comparison]) -> Table:
     """Returns the tests of the forecast from drift against each rival."""
     rows = []
     for one in compared:
-        low, high = one.interval
         rows.append(
             (
                 one.loop.arm.name,
                 one.forecast,
                 one.rival,
-                f"{one.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
+                with_interval(one.difference, *one.interval),
                 f"{one.p:.3f}",
             )
         )
@@ -206,7 +211,7 @@ def sentences(
                 if test.loop is one and test.forecast == forecast
             }
             if tests:
-                text += f" {forecast[0].upper()}{forecast[1:]}: {_verdict(one, tests, alpha)}"
+                text += f" {_capital(forecast)}: {_verdict(one, tests, alpha)}"
         lines.append(text)
     return lines
 

@@ -13,7 +13,8 @@ def decomposition_table(found: Sequence[Decomposition]) -> Table:
     rows: list[tuple[str, ...]] = []
     for one in found:
         seeds = len(next(iter(one.rungs.values())))
-        rows.append((f"{one.arm.name}, {title_of(one.metric)}, {seeds} seeds",))
+        counted = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        rows.append((f"{one.arm.name}, {title_of(one.metric)}, {counted}",))
         for (rung, change, added, interval), meaning in zip(one.steps(), STEPS, strict=True):
             rows.append((rung, f"{change:+.3f}", with_interval(added, *interval), meaning))
     caption = (
