@@ -137,11 +137,13 @@ def run(
 def _digests(config: Path, arguments: set[str], flags: Sequence[str]) -> dict[str, str]:
     """sha256 by argument of what `get_config` gives.
 
-    UsageError where it gives no config, or one without the field of a flag.
+    UsageError where it gives no config, or one without the field of a flag, or where arguments
+    differ in that field: the flag would make one run of two.
 
     Of all its fields, not of the file: a file may take half of its fields from another one.
     """
     digests = {}
+    values: dict[str, set[str]] = {}  # of the fields of the flags
     module = run_file("CONFIG", config)
     for argument in arguments:
         try:
@@ -156,8 +158,13 @@ def _digests(config: Path, arguments: set[str], flags: Sequence[str]) -> dict[st
         for flag in flags:
             if _field(flag) not in store.flatten(fields):
                 raise UsageError(f"{flag}: must be a field of {config}:{argument}")
+            values.setdefault(flag, set()).add(str(store.flatten(fields)[_field(flag)]))
         text = json.dumps(fields, sort_keys=True)
         digests[argument] = hashlib.sha256(text.encode()).hexdigest()
+    for flag, different in values.items():
+        if len(different) > 1:
+            named = " and ".join(sorted(different))
+            raise UsageError(f"{flag}: must not be a field in which listed runs differ: {named}")
     return digests
 
 

@@ -31,6 +31,7 @@ def get_config(arg=""):
     config.sample.steps = 2
     config.classifier.network = "lenet"
     config.classifier.steps = 4
+    config.data.train_size = 500 if "first" in arg else 600
     config.measure.replicates = 20
     return config
 
@@ -118,6 +119,7 @@ def test_a_flag_of_the_command_holds_for_every_run(tmp_path, monkeypatch):
         ("--config.seed=3", "must not be a field that run one sets itself"),
         ("--config.data.archive=3", "must be a field of"),
         ("--config.data=3", "must be a field of"),
+        ("--config.data.train_size=9", "in which listed runs differ: 500 and 600"),
         ("--archive_dir=3", "unrecognized argument"),
     ],
 )

@@ -1,5 +1,6 @@
 """Arms: runs that differ only in their seed, each with the control that matches it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -95,6 +96,12 @@ class Arm:
         for rows in self.runs.values():
             numbers.update(rows)
         return sorted(numbers)
+
+    @property
+    def last(self) -> int:
+        """The generation in which most runs end: one extended run must not drop all other seeds."""
+        ends = Counter(max(rows) for rows in self.runs.values())
+        return max(ends, key=lambda generation: (ends[generation], generation))
 
     @property
     def complete_runs(self) -> list[list[Row]]:

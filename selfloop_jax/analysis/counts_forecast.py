@@ -15,7 +15,7 @@ from scipy import optimize
 from selfloop_jax.analysis.arms import Arm
 from selfloop_jax.analysis.forecast import GAP, pool_section, real_set
 from selfloop_jax.analysis.numbers import FIELD, RECALL, Row, column
-from selfloop_jax.data import drift
+from selfloop_jax.data import controls, drift, pool_rules
 from selfloop_jax.measure import learning_curve, sign_test
 from selfloop_jax.measure.learning_curve import LearningCurve
 
@@ -30,9 +30,13 @@ CANDIDATES = (
 )
 DATA = f"{FIELD}data."
 LOOPS = 50  # simulated copies of every run
-DRIFT, OBSERVED, MIXED = "from drift", "from observed pools", "from drift with mixing"
+DRIFT, OBSERVED = "from drift", "from observed pools"
+MIXED = "from drift with mixing (exploratory)"
 FORECASTS = (DRIFT, OBSERVED, MIXED)
 NO_CHANGE, ALIGNED, MISSING = "no change", "aligned share", "missing subgroups"
+OTHER_CHANGE = "change of the other half (not planned)"
+PLANNED = (NO_CHANGE, ALIGNED, MISSING)
+RIVALS = (*PLANNED, OTHER_CHANGE)
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,15 @@ class Law:
     """The learning curve of a side study, and how it was chosen.
 
     errors: mean absolute errors of left-out gaps and mean recalls, by set of terms; that with the
-    least sum is chosen. gaps: of the law and observed, float64[R,2] of R classifiers.
+    least sum is chosen. gaps: of the law and observed, float64[R,2] of R classifiers;
+    compositions: of each; fewest: images of the smallest pool.
     """
 
     curve: LearningCurve
     errors: dict[tuple[str, ...], tuple[float, float]]
     gaps: np.ndarray
+    compositions: tuple[str, ...]
+    fewest: float
 
     @property
     def classifiers(self) -> int:
@@ -58,15 +65,18 @@ class Half:
     """What one half of a study says of generated images.
 
     name: the fields in which it differs from the other; start, factor: an image of generation g
-    counts start * factor^g real ones; mixing: see `drift.CopyLoop`; missing: intercept and slope of
-    the gap over the share of subgroups without images.
+    counts start * factor^g real ones, under every rule; interval: of start, over seeds; mixing: see
+    `drift.CopyLoop`; missing: intercept and slope of the gap over the share of subgroups without
+    images; changes: mean change of the gap by generation.
     """
 
     name: str
     start: float
+    interval: tuple[float, float]
     factor: float
     mixing: float
     missing: np.ndarray
+    changes: np.ndarray
 
     def quality(self, generations: int) -> list[float]:
         """What an image counts in real ones, of each generation."""
@@ -78,7 +88,8 @@ class CountsForecast:
     """One loop arm of one half, forecast by the other.
 
     seeds: of the complete runs, S; gaps: observed, float64[S,G]; predicted: by name of the forecast
-    or rival, of that shape, NaN in generation 0, from which the forecasts start.
+    or rival, of that shape, NaN in generation 0, from which the forecasts start; fewest: real
+    images that the smallest pool counts as.
     """
 
     arm: Arm
@@ -86,6 +97,7 @@ class CountsForecast:
     seeds: list[int]
     gaps: np.ndarray
     predicted: dict[str, np.ndarray]
+    fewest: float
 
     def errors(self, name: str) -> np.ndarray:
         """Mean absolute error of each seed over the generations from 1 on, float64[S]."""
@@ -110,10 +122,11 @@ def law(side: Sequence[Row]) -> Law | None:
     Of the side study's rows those count that trained on real images alone.
     """
     rows = [row for row in side if RECALL in row and row["pool.size"] == row["pool.real"]]
-    if not rows:
-        return None
     # Runs that branch from one generation 0 repeat its classifier.
     rows = list({row[RECALL].tobytes(): row for row in rows}.values())
+    # Tables of several shapes are of several data sets, which no one law holds for.
+    if len({table(row, RECALL).shape for row in rows}) != 1:
+        return None
     counts = np.stack([table(row, "pool.subgroup_counts") for row in rows])
     recall = np.stack([table(row, RECALL) for row in rows])
     labels = [_composition(row) for row in rows]
@@ -127,15 +140,18 @@ def law(side: Sequence[Row]) -> Law | None:
         return None
     best = min(errors, key=lambda terms: sum(errors[terms]))
     curve = learning_curve.fit(counts, recall, best)
-    seen = [row[column(GAP)] for row in rows]
+    seen = [learning_curve.observed_gap(one) for one in recall]
     expected = [float(curve.gap(n, np.isfinite(r))) for n, r in zip(counts, recall, strict=True)]
-    return Law(curve, errors, np.stack([expected, seen], axis=1))
+    gaps = np.stack([expected, seen], axis=1)
+    return Law(curve, errors, gaps, tuple(labels), float(counts.sum(axis=(1, 2)).min()))
 
 
 def _composition(row: Row) -> str:
     """The fields of the bias: rows of one composition differ in seed and number of images."""
-    fields = {name: value for name, value in row.items() if name.startswith(f"{DATA}bias.")}
-    return str(fields)
+    prefix = f"{DATA}bias."
+    fields = {name: value for name, value in row.items() if name.startswith(prefix)}
+    words = (f"{name.removeprefix(prefix)} {value}" for name, value in fields.items())
+    return ", ".join(words) or "one composition"
 
 
 def table(row: Row, name: str) -> np.ndarray:
@@ -153,28 +169,39 @@ def forecasts(arms: Sequence[Arm], found: Law) -> tuple[list[CountsForecast], li
             reason = _obstacle(arm)
             if reason:
                 reasons.append(f"{arm.name}: no forecast from counts: {reason}.")
-            else:
-                loops.append(arm)
+                continue
+            loops.append(arm)
+            lost = len(arm.runs) - len(_runs(arm))
+            if lost:
+                reasons.append(f"{arm.name}: {lost} incomplete runs are not in the forecast.")
     by_half: dict[tuple[tuple[str, str], ...], list[Arm]] = {}
     for arm in loops:
         by_half.setdefault(_half_of(arm), []).append(arm)
-    fitted = {}
-    for key, members in by_half.items():
-        half = _fit_half(key, members, found)
-        if half is not None:
-            fitted[key] = half
+    fitted = {key: _fit_half(key, members, found) for key, members in by_half.items()}
     made = []
     for key, members in by_half.items():
-        others = [half for other, half in fitted.items() if other != key]
-        if not others:
-            reasons += [
-                f"{arm.name}: no forecast from counts: no other half of the study has loops that "
-                "keep no real images and a classification accuracy score."
-                for arm in members
-            ]
+        others = [half for other, half in fitted.items() if other != key and half is not None]
+        if len(others) == 1:
+            made += [_forecast(arm, members, others[0], found) for arm in members]
             continue
-        made += [_forecast(arm, members, others[0], found) for arm in members]
+        why = "no other half" if not others else "more than one other part"
+        reasons += [
+            f"{arm.name}: no forecast from counts: {why} of the study has loops of generated "
+            "images alone and a classification accuracy score within reach of the law."
+            for arm in members
+        ]
+    reasons += [line for one in made if (line := _extrapolated(one, found))]
     return made, reasons
+
+
+def _extrapolated(one: CountsForecast, found: Law) -> str:
+    """A sentence where the law is used below the smallest pool that it was fitted to."""
+    if one.fewest > found.fewest - 1:
+        return ""
+    return (
+        f"{one.arm.name}: the smallest pool counts as {one.fewest:.0f} real images, that of the "
+        f"side study has {found.fewest:.0f}: there the law is extrapolated."
+    )
 
 
 def _half_of(arm: Arm) -> tuple[tuple[str, str], ...]:
@@ -184,49 +211,76 @@ def _half_of(arm: Arm) -> tuple[tuple[str, str], ...]:
 
 def _obstacle(arm: Arm) -> str:
     """The reason why an arm has no forecast; empty where it has one."""
-    runs = arm.complete_runs
-    if not runs or len(arm.generations) < 2 or arm.generations[0] != 0:
-        return "no run of two generations or more is complete"
+    if arm.last < 1:
+        return "no run has two generations"
     if arm.setting("diffusion.condition_on") != "label":
         return "its generators are conditioned on the group, which fixes the composition"
     if arm.rule is None or not arm.rule.weighted or arm.setting("pool.match_group") == "True":
         return "its pool rule does not say how many images it takes of which set"
-    needed = (f"{real_set(runs[0][0])}.subgroup_counts", "generated.subgroup_counts", RECALL)
-    if any(name not in runs[0][0] for name in needed):
-        return "its numbers lack counts and recalls of subgroups, as those of an earlier version do"
+    if not _runs(arm):
+        return "no run has counts and recalls of subgroups in all generations"
     return ""
 
 
+def _runs(arm: Arm) -> list[list[Row]]:
+    """The runs that have all that a forecast needs, up to the generation in which most end."""
+    found = []
+    for rows in arm.runs.values():
+        run = [rows[g] for g in range(arm.last + 1) if g in rows]
+        if len(run) == arm.last + 1 and all(map(_usable, run)):
+            found.append(run)
+    return found
+
+
+def _usable(row: Row) -> bool:
+    needed = (RECALL, "pool.subgroup_counts", "generated.subgroup_counts", column(GAP))
+    return all(name in row for name in needed) and bool(np.isfinite(row[column(GAP)]))
+
+
 def _fit_half(key: tuple[tuple[str, str], ...], arms: Sequence[Arm], found: Law) -> Half | None:
-    """What the loops that keep no real images say; None where the half has none with a CAS."""
-    runs = [run for arm in arms if not arm.keeps_real for run in arm.complete_runs]
-    runs = [run for run in runs if column("cas") in run[0]]
-    if not runs:
-        return None
-    curve = found.curve
+    """What the loops of generated images alone say; None where the half has none with a CAS."""
+    runs = [run for arm in arms if _generated_alone(arm) for run in _runs(arm)]
     starts, slopes, shares, gaps = [], [], [], []
     for run in runs:
+        known = _known(run)
         sets = [table(row, "generated.subgroup_counts") for row in run[:-1]]
-        start = learning_curve.quality(curve, sets[0], run[0][column("cas")])
-        starts.append(np.log(start))
+        cas = run[0].get(column("cas"), np.nan)
+        start = np.log(learning_curve.quality(found.curve, sets[0], cas, known))
+        if not np.isfinite(start):
+            continue
+        starts.append(start)
         # The pool of generation g+1 is what generation g made.
         for g, (made, row) in enumerate(zip(sets, run[1:], strict=True)):
-            if g:
-                q = learning_curve.quality(curve, made, row[column("accuracy")])
-                slopes.append((g, np.log(q) - np.log(start)))
+            q = learning_curve.quality(found.curve, made, row[column("accuracy")], known)
+            if g and np.isfinite(q):
+                slopes.append((g, np.log(q) - start))
         shares += [_missing(row) for row in run]
-        gaps += [row[column(GAP)] for row in run]
+        gaps.append([row[column(GAP)] for row in run])
+    if not starts:
+        return None
     ages, falls = np.array(slopes).T if slopes else (np.zeros(1), np.zeros(1))
     # Through the origin: generation 0 has `start`.
     fall = ages @ falls / max(ages @ ages, 1)
-    name = ", ".join(f"{field.rsplit('.', 1)[-1]} {value}" for field, value in key) or "all loops"
+    low, high = sign_test.interval(np.array(starts), 0.95)
+    courses = np.array([gap[: min(map(len, gaps))] for gap in gaps])
     return Half(
-        name=name,
+        name=", ".join(f"{field.rsplit('.', 1)[-1]} {value}" for field, value in key)
+        or "all loops",
         start=float(np.exp(np.mean(starts))),
+        interval=(float(np.exp(low)), float(np.exp(high))),
         factor=float(np.exp(fall)),
         mixing=_mixing([row for run in runs for row in run]),
-        missing=_line(shares, gaps),
+        missing=_line(shares, np.concatenate(gaps)),
+        changes=(courses - courses[:, :1]).mean(axis=0),
     )
+
+
+def _generated_alone(arm: Arm) -> bool:
+    """Whether the pools of its later generations are the latest generated set and nothing else."""
+    assert arm.rule is not None  # `_obstacle` left out arms without it
+    sizes = pool_rules.Sizes(real=1.0, generated=1.0)
+    *earlier, latest = arm.rule.weights(pool_section(arm), 2, sizes)
+    return not any(earlier) and latest == 1
 
 
 def _mixing(rows: Sequence[Row]) -> float:
@@ -251,7 +305,7 @@ def _missing(row: Row) -> float:
     return float((table(row, "pool.subgroup_counts") == 0).mean())
 
 
-def _line(x: Sequence[float], y: Sequence[float]) -> np.ndarray:
+def _line(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> np.ndarray:
     """Intercept and slope float64[2]; a constant where x does not vary."""
     if np.ptp(x) == 0:
         return np.array([np.mean(y), 0.0])
@@ -260,7 +314,7 @@ def _line(x: Sequence[float], y: Sequence[float]) -> np.ndarray:
 
 
 def _forecast(arm: Arm, half: Sequence[Arm], fitted_on: Half, found: Law) -> CountsForecast:
-    runs = arm.complete_runs
+    runs = _runs(arm)
     gaps = np.array([[row[column(GAP)] for row in run] for run in runs])
     predicted = {
         DRIFT: np.array([_from_drift(arm, run, fitted_on, found) for run in runs]),
@@ -268,36 +322,38 @@ def _forecast(arm: Arm, half: Sequence[Arm], fitted_on: Half, found: Law) -> Cou
         MIXED: np.array([_with_mixing(arm, run, fitted_on, found) for run in runs]),
         NO_CHANGE: np.repeat(gaps[:, :1], gaps.shape[1], axis=1),
     }
-    if runs[0][0]["pool.aligned_counts"].any():
+    aligned = runs[0][0]["pool.aligned_counts"] > 0
+    if aligned.any():
         # Fitted to the forecast loops themselves, which is an advantage.
-        rows = [row for other in half for run in other.complete_runs for row in run]
-        intercept, slope = _line(
-            [_aligned(row) for row in rows], [row[column(GAP)] for row in rows]
-        )
-        shares = np.array([[_aligned(row) for row in run] for run in runs])
+        shares = np.array([[_aligned(row, aligned) for row in run] for run in runs])
+        intercept, slope = _line(shares.ravel(), gaps.ravel())
         predicted[ALIGNED] = intercept + slope * shares
     shares = np.array([[_missing(row) for row in run] for run in runs])
     predicted[MISSING] = fitted_on.missing[0] + fitted_on.missing[1] * shares
+    if _generated_alone(arm) and len(fitted_on.changes) >= gaps.shape[1]:
+        predicted[OTHER_CHANGE] = gaps[:, :1] + fitted_on.changes[None, : gaps.shape[1]]
     for values in predicted.values():
         values[:, 0] = np.nan
+    fewest = min(float(pool.sum()) for run in runs for pool in _pools(arm, run, fitted_on))
     seeds = [run[0]["seed"] for run in runs]
-    return CountsForecast(arm, fitted_on, seeds, gaps, predicted)
+    return CountsForecast(arm, fitted_on, seeds, gaps, predicted, fewest)
 
 
-def _aligned(row: Row) -> float:
-    """The aligned share of the pool."""
-    aligned = row["pool.aligned_counts"]
-    return float(aligned.sum() / row["pool.class_counts"][aligned > 0].sum())
+def _aligned(row: Row, classes: np.ndarray) -> float:
+    """The aligned share of the pool, over the classes bool[C] that have an aligned group."""
+    return float(row["pool.aligned_counts"].sum() / row["pool.class_counts"][classes].sum())
 
 
 def _copy_loop(arm: Arm, run: Sequence[Row], mixing: float = 0.0) -> drift.CopyLoop:
     """Copies of a run that know its real images, and how many are requested."""
     first = run[0]
+    real = table(first, f"{real_set(first)}.subgroup_counts")
+    count = int(first["generated.class_counts"].sum())
     reserve = "reserve.subgroup_counts"
     return drift.CopyLoop(
         pool=pool_section(arm),
-        real=table(first, f"{real_set(first)}.subgroup_counts"),
-        generated=np.tile(first["generated.class_counts"], (len(run), 1)),
+        real=real,
+        generated=np.tile(controls.requested(real, count), (len(run), 1)),
         reserve=table(first, reserve) if reserve in first else None,
         mixing=mixing,
     )
@@ -322,13 +378,17 @@ def _with_mixing(arm: Arm, run: Sequence[Row], half: Half, found: Law) -> np.nda
 
 def _from_pools(arm: Arm, run: Sequence[Row], half: Half, found: Law) -> np.ndarray:
     """The gap float64[G] of the counts that each generation was really trained on."""
+    return found.curve.gap(_pools(arm, run, half), _known(run))
+
+
+def _pools(arm: Arm, run: Sequence[Row], half: Half) -> np.ndarray:
+    """What the pools of a run count as in real images, float64[G,C,G]."""
     quality = half.quality(len(run))
     sets = [
         q * table(row, "generated.subgroup_counts") for q, row in zip(quality, run, strict=True)
     ]
     loop = _copy_loop(arm, run)
-    pools = np.stack([drift.expected_pool(loop, g, sets[:g]) for g in range(len(run))])
-    return found.curve.gap(pools, _known(run))
+    return np.stack([drift.expected_pool(loop, g, sets[:g]) for g in range(len(run))])
 
 
 def _known(run: Sequence[Row]) -> np.ndarray:
@@ -337,17 +397,21 @@ def _known(run: Sequence[Row]) -> np.ndarray:
 
 
 def comparisons(made: Sequence[CountsForecast]) -> list[Comparison]:
-    """Returns the forecasts from drift against each rival, joint tests over each kind of rule.
+    """Returns the forecasts from drift against each rival, with joint tests.
 
-    Of each forecast, loops that keep no real images are one family, those that keep them another.
+    Of each forecast, the planned rivals on loops that keep no real images are one family, on loops
+    that keep them another; rivals that were not planned are families of their own.
     """
     found = []
-    for forecast, keeps in itertools.product((DRIFT, MIXED), (False, True)):
+    unplanned = tuple(name for name in RIVALS if name not in PLANNED)
+    for forecast, rivals, keeps in itertools.product(
+        (DRIFT, MIXED), (PLANNED, unplanned), (False, True)
+    ):
         family = [
             (one, rival)
             for one in made
             if one.arm.keeps_real == keeps
-            for rival in (NO_CHANGE, ALIGNED, MISSING)
+            for rival in rivals
             if rival in one.predicted
         ]
         if family:

@@ -1,7 +1,6 @@
 """Verdicts: what each loop did to the bias, by contrast with a control, tested over seeds."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -214,7 +213,7 @@ def without_control(arms: Sequence[Arm]) -> list[tuple[Arm, str]]:
 
 def _pair(arm: Arm, control: Arm, metric: str, fixed: AnalysisPlan) -> _Pair:
     seeds = tuple(sorted(arm.seeds))
-    generations = (0, 1, _last(arm))
+    generations = (0, 1, arm.last)
     return _Pair(
         arm,
         metric,
@@ -244,15 +243,9 @@ def changes(arm: Arm, control: Arm, key: str) -> tuple[np.ndarray, np.ndarray]:
     G is the generation in which most runs of the loop end. NaN where a run lacks either end.
     """
     seeds = sorted(arm.seeds)
-    ends = (0, _last(arm))
+    ends = (0, arm.last)
     loop, other = (_values(one, key, seeds, ends) for one in (arm, control))
     return loop[:, 1] - loop[:, 0], other[:, 1] - other[:, 0]
-
-
-def _last(arm: Arm) -> int:
-    """The generation in which most runs end: one extended run must not drop all other seeds."""
-    ends = Counter(max(rows) for rows in arm.runs.values())
-    return max(ends, key=lambda generation: (ends[generation], generation))
 
 
 def _values(

@@ -19,7 +19,7 @@ from selfloop_jax.runtime import rng
 
 EDGE = 2e-3  # recalls nearer to 0 or 1 count as this far from it: their logits are infinite
 SAMPLES = 64  # of the scatter, for the expected range
-ROUNDS = 20  # of mean and scatter in turn, which settle within ten
+ROUNDS = 20  # of mean and scatter in turn, which converge within ten
 
 
 def dependence(counts: np.ndarray) -> np.ndarray:
@@ -147,27 +147,37 @@ def left_out_error(
         curve = fit(counts[~out], recall[~out], terms)
         for n, seen in zip(counts[out], recall[out], strict=True):
             known = np.isfinite(seen)
-            gap.append(abs(float(curve.gap(n, known)) - _range(seen)))
+            gap.append(abs(float(curve.gap(n, known)) - observed_gap(seen)))
             mean.append(abs(float((curve.recall(n) - seen)[known].mean())))
     return float(np.mean(gap)), float(np.mean(mean))
 
 
-def _range(recall: np.ndarray) -> float:
-    """Mean over classes of the range of recalls float64[C,G]; NaN ones do not count."""
+def observed_gap(recall: np.ndarray) -> float:
+    """Returns the mean over classes of the range of recalls float64[C,G], of which NaN are none."""
     compared = recall[np.isfinite(recall).sum(axis=1) > 1]
     return float(np.mean(np.nanmax(compared, axis=1) - np.nanmin(compared, axis=1)))
 
 
-def quality(curve: LearningCurve, counts: np.ndarray, accuracy: float) -> float:
+def quality(
+    curve: LearningCurve, counts: np.ndarray, accuracy: float, known: np.ndarray | None = None
+) -> float:
     """What one of these images counts in real ones: q with mean recall(q counts) = accuracy.
 
-    Between 0.001 and 10; an accuracy out of reach gives the nearer end. All subgroups count alike.
+    Over the subgroups of bool[C,G] `known`, by default all, which count alike. Between 0.001 and
+    10; NaN for an accuracy out of reach.
     """
+    known = np.ones(counts.shape, bool) if known is None else known
+
+    def mean(log_q: float) -> float:
+        return float(curve.recall(np.exp(log_q) * counts)[known].mean())
+
     low, high = np.log(1e-3), np.log(10.0)
-    # Recall rises with the number of images, so halving finds the place.
+    if not mean(low) <= accuracy <= mean(high):
+        return float("nan")
+    # Between the two ends the mean recall passes the accuracy; halving finds where.
     for _ in range(50):
         middle = (low + high) / 2
-        if curve.recall(np.exp(middle) * counts).mean() < accuracy:
+        if mean(middle) < accuracy:
             low = middle
         else:
             high = middle

@@ -1,5 +1,6 @@
 """Figures, tables and sentences of the forecast from counts of subgroups."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,9 @@ from selfloop_jax.analysis.counts_forecast import (
     MIXED,
     NO_CHANGE,
     OBSERVED,
+    OTHER_CHANGE,
+    PLANNED,
+    RIVALS,
     Comparison,
     CountsForecast,
     Law,
@@ -30,9 +34,8 @@ from selfloop_jax.report.style import (
     plot_seeds,
 )
 from selfloop_jax.report.tables import Table
-from selfloop_jax.report.verdicts import with_interval
+from selfloop_jax.report.verdicts import capital, with_interval
 
-RIVALS = (NO_CHANGE, ALIGNED, MISSING)
 ORDER = (*FORECASTS, *RIVALS)
 WHAT = {
     DRIFT: "the counts of simulated copy machines that start from the real images",
@@ -40,9 +43,11 @@ WHAT = {
     MIXED: "the same as from drift, of generators that mix the groups of classes, as a change from "
     "the run's own gap in generation 0",
     NO_CHANGE: "the run's own gap in generation 0",
-    ALIGNED: "a line in the aligned share of the pool, fitted to these loops themselves",
+    ALIGNED: "a line in the aligned share of the pool, fitted to the same loops",
     MISSING: "a line in the share of subgroups without an image in the pool, fitted to the other "
     "half",
+    OTHER_CHANGE: "the run's own gap in generation 0 plus the mean change of the other half's "
+    "loops of generated images alone",
 }
 MARGIN = 0.01  # what a forecast may lose to no change where the real images are kept
 TERMS = {
@@ -110,6 +115,22 @@ def terms_table(found: Law) -> Table:
     return Table(("terms", "error of the gap", "of the mean recall", ""), tuple(rows), caption)
 
 
+def composition_table(found: Law) -> Table:
+    """Returns how far the law is off for each composition of the side study."""
+    rows = []
+    for name in dict.fromkeys(found.compositions):
+        gaps = found.gaps[[one == name for one in found.compositions]]
+        off = gaps[:, 0] - gaps[:, 1]
+        cells = (f"{off.mean():+.3f}", f"{off.min():+.3f} to {off.max():+.3f}")
+        rows.append((name, str(len(gaps)), f"{gaps[:, 1].mean():.3f}", *cells))
+    caption = (
+        "Gap of the law minus the observed one, over classifiers of one composition and several "
+        "numbers of images, which the fit has seen: what the law is off by, whatever the forecast."
+    )
+    header = ("composition", "classifiers", "observed gap, mean", "law minus observed", "range")
+    return Table(header, tuple(rows), caption)
+
+
 def forecast_figure(made: Sequence[CountsForecast]) -> RenderedFigure:
     """Returns a plot per loop: the observed gaps of each seed, the forecasts and their rivals."""
     names = [name for name in ORDER if any(name in one.predicted for one in made)]
@@ -128,7 +149,7 @@ def forecast_figure(made: Sequence[CountsForecast]) -> RenderedFigure:
         generation_axis(ax, x)
     fig.supylabel(title_of(GAP), size=9)
     caption = (
-        f"{_capital(title_of(GAP))}. Dots and thin lines: each seed; thick: their mean; other "
+        f"{capital(title_of(GAP))}. Dots and thin lines: each seed; thick: their mean; other "
         f"lines: means over seeds of what is forecast. {_what(names)} Fitted to the other half of "
         "the study."
     )
@@ -136,11 +157,7 @@ def forecast_figure(made: Sequence[CountsForecast]) -> RenderedFigure:
 
 
 def _what(names: Sequence[str]) -> str:
-    return " ".join(f"{_capital(name)}: {WHAT[name]}." for name in names)
-
-
-def _capital(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}"
+    return " ".join(f"{capital(name)}: {WHAT[name]}." for name in names)
 
 
 def error_table(made: Sequence[CountsForecast]) -> Table:
@@ -148,7 +165,9 @@ def error_table(made: Sequence[CountsForecast]) -> Table:
     rows = []
     for one in made:
         cells = [one.arm.name, str(len(one.seeds)), one.fitted_on.name]
-        cells.append(f"{one.fitted_on.start:.2f} x {one.fitted_on.factor:.2f}^g")
+        low, high = one.fitted_on.interval
+        interval = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+        cells.append(f"{one.fitted_on.start:.2f}{interval} x {one.fitted_on.factor:.2f}^g")
         cells.append(f"{one.fitted_on.mixing:.2f}")
         for name in ORDER:
             known = name in one.predicted
@@ -156,9 +175,11 @@ def error_table(made: Sequence[CountsForecast]) -> Table:
         rows.append(tuple(cells))
     caption = (
         f"Mean absolute error of the {title_of(GAP)} over seeds and generations from 1 on. "
-        f"{_what(ORDER)} Quality: how many real images one of generation g counts as, fitted on "
-        "the loops of the other half that keep no real images, as is the mixing: the probability "
-        "that an image has the group of an image of any class."
+        f"{_what(ORDER)} Quality: how many real images one of generation g counts as, with an "
+        "interval over seeds, which leaves out how far the law is off, fitted on the loops of the "
+        "other half that have generated images alone; so is the mixing: the probability that an "
+        "image has the group of an image of any class. Both are the same for all seeds, so that "
+        "errors of seeds are not quite independent."
     )
     header = ("loop", "seeds", "fitted on", "quality", "mixing", *ORDER)
     return Table(header, tuple(rows), caption)
@@ -180,7 +201,8 @@ def comparison_table(compared: Sequence[Comparison]) -> Table:
     caption = (
         "Error of the forecast minus that of the rival, mean over seeds with its 95 % t interval; "
         "below 0 the forecast is better. p: sign-flip test, for each forecast joint over all "
-        "rivals and loops that keep no real images, and over those that keep them."
+        "planned rivals and loops that keep no real images, and over those that keep them; given "
+        "the fitted numbers."
     )
     header = ("loop", "forecast", "rival", "difference of errors", "p")
     return Table(header, tuple(rows), caption)
@@ -205,34 +227,61 @@ def sentences(
             f"{errors[FORECASTS]}; of rivals: {errors[RIVALS]}."
         )
         for forecast in (DRIFT, MIXED):
-            tests = {
-                test.rival: test
-                for test in compared
-                if test.loop is one and test.forecast == forecast
-            }
+            tests = [test for test in compared if test.loop is one and test.forecast == forecast]
             if tests:
-                text += f" {_capital(forecast)}: {_verdict(one, tests, alpha)}"
+                text += f" {capital(forecast)}: {_verdict(one, tests, alpha)}"
         lines.append(text)
-    return lines
+    return lines + _planned(made, compared, alpha)
 
 
-def _verdict(one: CountsForecast, tests: dict[str, Comparison], alpha: float) -> str:
-    """The planned statement of docs/analysis_plan.md, numbers 6 and 7."""
+def _verdict(one: CountsForecast, tests: Sequence[Comparison], alpha: float) -> str:
+    """What the tests say of one forecast of one loop."""
     if one.arm.keeps_real:
-        loss = tests[NO_CHANGE].difference
+        loss = next(test.difference for test in tests if test.rival == NO_CHANGE)
         word = "is not" if loss > MARGIN else "is"
         return f"the error {word} within {MARGIN:g} of that of no change ({loss:+.3f})."
-    better = [name for name, test in tests.items() if test.p <= alpha and test.difference < 0]
-    worse = [name for name, test in tests.items() if test.p <= alpha and test.difference > 0]
+    better, worse, undecided = _sorted(tests, alpha)
     parts = []
-    if better:
-        parts.append(f"the error is smaller than that of {_list(better)}")
-    if worse:
-        parts.append(f"the error is larger than that of {_list(worse)}")
-    open_ = [name for name in tests if name not in better + worse]
-    if open_:
-        parts.append(f"against {_list(open_)} it is undecided")
+    for names, what in ((better, "smaller than"), (worse, "larger than")):
+        if names:
+            parts.append(f"the error is {what} that of {_list(names)}")
+    if undecided:
+        parts.append(f"against {_list(undecided)} it is undecided")
     return f"by a joint test {'; '.join(parts)}."
+
+
+def _sorted(tests: Sequence[Comparison], alpha: float) -> tuple[list[str], list[str], list[str]]:
+    """The rivals that the forecast is better than, worse than, and undecided against."""
+    better = [test.rival for test in tests if test.p <= alpha and test.difference < 0]
+    worse = [test.rival for test in tests if test.p <= alpha and test.difference > 0]
+    return better, worse, [test.rival for test in tests if test.p > alpha]
+
+
+def _planned(
+    made: Sequence[CountsForecast], compared: Sequence[Comparison], alpha: float
+) -> list[str]:
+    """Numbers 6 and 7 of docs/analysis_plan.md, over both halves."""
+    tests = [test for test in compared if test.forecast == DRIFT and test.rival in PLANNED]
+    lines = []
+    alone = [test for test in tests if not test.loop.arm.keeps_real]
+    if alone:
+        better, worse, undecided = _sorted(alone, alpha)
+        word = "refuted" if worse else "undecided" if undecided else "shown"
+        lines.append(
+            f"Plan, number 6, that without real images the forecast {DRIFT} beats every rival in "
+            f"every half: {word} ({len(better)} of {len(alone)} comparisons shown, {len(worse)} "
+            "against it)."
+        )
+    kept = [
+        test.difference for test in tests if test.loop.arm.keeps_real and test.rival == NO_CHANGE
+    ]
+    if kept:
+        word = "refuted" if max(kept) > MARGIN else "holds"
+        lines.append(
+            f"Plan, number 7, that with real images kept its error is at most {MARGIN:g} above "
+            f"that of no change: {word} (from {min(kept):+.3f} to {max(kept):+.3f})."
+        )
+    return lines
 
 
 def _list(names: Sequence[str]) -> str:

@@ -122,9 +122,10 @@ def _of_shares(every: Sequence[Arm], side: Sequence[numbers.Row]) -> list[str]:
     curves = forecast.curves(side)
     if curves is None:
         return []
-    made = forecast.forecasts(every, curves)[0]
+    made, reasons = forecast.forecasts(every, curves)
     tables = [("Forecasts", forecast_figures.forecast_table(made) if made else None)]
-    return [*_titled(tables), forecast.response_formulas(curves)]
+    lines = [_sentences(reasons)] if reasons else []
+    return [*_titled(tables), *lines, forecast.response_formulas(curves)]
 
 
 def _of_counts(every: Sequence[Arm], side: Sequence[numbers.Row]) -> list[str]:
@@ -132,14 +133,15 @@ def _of_counts(every: Sequence[Arm], side: Sequence[numbers.Row]) -> list[str]:
     law = counts_forecast.law(side)
     if law is None:
         return []
-    made = counts_forecast.forecasts(every, law)[0]
+    made, reasons = counts_forecast.forecasts(every, law)
     compared = counts_forecast.comparisons(made)
     tables = [
         ("Errors of the forecast from counts", counts_text.error_table(made) if made else None),
         ("Tests of the forecast", counts_text.comparison_table(compared) if compared else None),
         ("The law: terms that were tried", counts_text.terms_table(law)),
+        ("The law: how far it is off", counts_text.composition_table(law)),
     ]
-    sentences = counts_text.sentences(made, compared)
+    sentences = [*counts_text.sentences(made, compared), *reasons]
     start = [f"### Forecast from counts\n\n{_sentences(sentences)}"] if sentences else []
     return [*start, *_titled(tables), counts_text.formula(law)]
 

@@ -210,7 +210,7 @@ def _overview(
     loops = [arm for arm in every if arm.is_loop] or list(every)
     tested = list(dict.fromkeys(finding.metric for finding in found))  # in the planned order
     drifted, without_drift = drift.drifts(every)
-    made_of = decomposition.decompositions(every, (tested or CONTROLLED)[0])
+    made_of = decomposition.decompositions(every, tested[0] if tested else forecast.GAP)
     return Overview(
         reasons=verdict_text.sentences(found),
         # The planned ones are on the first screen.
@@ -254,6 +254,7 @@ def _forecasts(every: Sequence[Arm], side: Sequence[Row]) -> Forecasts:
             found.tables.append(counts_figures.error_table(counted))
             found.tables.append(counts_figures.comparison_table(compared))
             found.tables.append(counts_figures.terms_table(law))
+            found.tables.append(counts_figures.composition_table(law))
     return found
 
 

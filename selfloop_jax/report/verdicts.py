@@ -37,13 +37,14 @@ def _headline(rows: Sequence[Finding]) -> str:
             means = [one.contrast.mean for one in arms]
             names = "; ".join(one.arm.name for one in arms)
             numbers = [f"{names}, contrasts from {min(means):+.3f} to {max(means):+.3f}"]
-        parts.append(f"{_capital(verdict)}: {'; '.join(numbers)}.")
+        parts.append(f"{capital(verdict)}: {'; '.join(numbers)}.")
     estimand = rows[0].estimand
     of_what = f"{title_of(rows[0].metric)}, against {rows[0].control}"
-    return f"{_capital(estimand.name)} ({estimand.question}), {of_what}. {' '.join(parts)}"
+    return f"{capital(estimand.name)} ({estimand.question}), {of_what}. {' '.join(parts)}"
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """Returns a sentence with a capital at its start."""
     return f"{text[:1].upper()}{text[1:]}"
 
 
@@ -54,7 +55,7 @@ def _numbers(one: Finding) -> str:
 
 def asked(finding: Finding) -> str:
     """Returns the estimand in words, as a heading."""
-    return f"{_capital(finding.estimand.name)}: {finding.estimand.question}"
+    return f"{capital(finding.estimand.name)}: {finding.estimand.question}"
 
 
 def needed(*found: Finding) -> str:

@@ -116,7 +116,13 @@ def test_quality_is_what_gives_the_accuracy(q):
     assert learning_curve.quality(CURVE, counts, accuracy) == pytest.approx(q, rel=1e-6)
 
 
-def test_an_accuracy_out_of_reach_gives_the_nearer_end():
-    counts = np.full((3, 4), 10)
-    assert learning_curve.quality(CURVE, counts, 0.0) == pytest.approx(1e-3)
-    assert learning_curve.quality(CURVE, counts, 1.0) == pytest.approx(10)
+@pytest.mark.parametrize("accuracy", [0.0, 1.0, np.nan])
+def test_an_accuracy_out_of_reach_has_no_quality(accuracy):
+    assert np.isnan(learning_curve.quality(CURVE, np.full((3, 4), 10), accuracy))
+
+
+def test_quality_is_of_the_subgroups_that_are_tested():
+    counts = np.array([[10, 0, 3, 40], [5, 5, 5, 5], [2, 0, 1, 80]])
+    known = counts > 0
+    accuracy = CURVE.recall(0.4 * counts)[known].mean()
+    assert learning_curve.quality(CURVE, counts, accuracy, known) == pytest.approx(0.4, rel=1e-6)

@@ -50,10 +50,12 @@ def test_forecasts_are_tabled_where_there_is_a_side_study():
 
 def test_a_study_with_a_learning_curve_has_its_forecast_its_tests_and_its_law():
     text = markdown.markdown(countsstudy.make(("replace", "accumulate")))
-    assert headings(text)[-4:] == [
+    assert headings(text)[-5:] == [
         *("Forecast from counts", "Errors of the forecast from counts", "Tests of the forecast"),
-        "The law: terms that were tried",
+        *("The law: terms that were tried", "The law: how far it is off"),
     ]
+    assert "- Plan, number 6, that without real images the forecast from drift beats every" in text
+    assert "- Plan, number 7, that with real images kept its error is at most 0.01 above" in text
     assert "- replace, rho 0.6: errors of the mean equal opportunity difference forecast" in text
     assert "From drift: by a joint test the error is smaller than that of " in text
     assert "- accumulate, rho 0.6: errors of the" in text
