@@ -1,6 +1,6 @@
 """When the gap of a loop falls, rises and rests: the law of counts under six pool rules.
 
-    python -m benchmarks.gap_dynamics [--loops=40] [--table=docs/mnist_study.csv] [--markdown]
+    python -m benchmarks.gap_dynamics [--loops=24] [--table=docs/mnist_study.csv] [--markdown]
 
 The learning curve of the table's side study gives the expected gap of a classifier from the counts
 of its pool. Simulated loops go through the pools of the real rules; their generator copies the
@@ -86,10 +86,10 @@ def simulated(
     return np.array(gaps)
 
 
-def expected(curve: LearningCurve, rho: float, size: float) -> float:
-    """The gap at the expected counts of `size` times the real images, mean over real sets."""
+def expected(curve: LearningCurve, rho: float, size: float, loops: int) -> float:
+    """The gap at `size` times the counts of the real images, mean over the loops' real sets."""
     gaps = []
-    for loop in range(8):
+    for loop in range(loops):
         counts = real_images((loop, "real"), rho, REAL_IMAGES).counts(CLASSES, GROUPS)
         gaps.append(float(curve.gap(size * counts)))
     return float(np.mean(gaps))
@@ -103,7 +103,7 @@ def cases(curve: LearningCurve, loops: int, quality: float = QUALITY) -> Iterato
                 [simulated(curve, section, rho, loop, quality) for loop in range(loops)]
             )
             sizes = [1.0, *(size(g, COUNT / REAL_IMAGES, quality) for g in SHOWN[1:])]
-            closed = [expected(curve, rho, one) for one in sizes]
+            closed = [expected(curve, rho, one, loops) for one in sizes]
             yield {
                 "bias": rho,
                 "rule": name,
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--loops", type=int, default=40)
+    parser.add_argument("--loops", type=int, default=24)
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()

@@ -3,21 +3,26 @@
 Claim: none yet; of the real images only `tiny` has been run. Data: CIFAR-100 by TFDS, downloaded
 once (161 MB) or read from `data.archive_dir`: 35,000 training, 5,000 validation, 10,000 reserve and
 10,000 test images of 32 pixels. Training images are 11,666 either way: `unbiased`, every fine label
-as often; `biased`, the first fine label of each class makes up 0.6 of it and the other four 0.1
-each. The generator is conditioned on the coarse class alone, so a classifier of fine labels,
-trained on the real images of generation 0 and then frozen (`annotator`), gives generated images
-their groups. Networks: the DDPM U-Net of Ho et al. 2020 (128 channels, 1-2-2-2, two blocks,
-attention at 16 pixels), ResNet-18.
+as often; `natural`, as they come, which is almost the same; `biased`, the first fine label of each
+class makes up 0.6 of it and the other four 0.1 each. The generator is conditioned on the coarse
+class alone, so a classifier of fine labels, trained on the real images of generation 0 and then
+frozen (`annotator`), gives generated images their groups. Networks: the DDPM U-Net of Ho et al.
+2020 (128 channels, 1-2-2-2, two blocks, attention at 16 pixels), ResNet-18.
 
-For one GPU of 16 GB and up; time: not yet measured. `--dry_run` prints sizes.
+For one GPU of 16 GB and up; time: not yet measured. `--dry_run` prints sizes. `small` has 16 pixels
+and small networks, for two CPU cores; not yet run either. `sweep(out)` lists its loops and
+controls, for three seeds, natural and biased.
 
     python -m selfloop_jax.main --config=configs/cifar20.py            # biased
     python -m selfloop_jax.main --config=configs/cifar20.py:unbiased
+    python -m selfloop_jax.sweep configs/cifar20.py            # `small`, three seeds, controls
     python -m selfloop_jax.main --config=configs/cifar20.py:tiny       # a first look, on a CPU
 """
 
 from configs import common
 from selfloop_jax import config as configs
+
+SEEDS = range(3)
 
 
 def get_config(arg="biased"):
@@ -61,22 +66,21 @@ def _small(config):
     config.data.image_size = 16
     config.loop.generations = 3
     config.diffusion.process = "ddpm"
-    config.diffusion.unet.channels = 32
+    config.diffusion.unet.channels = 16
     config.diffusion.unet.multipliers = (1, 2)
-    config.diffusion.unet.attention = (8,)
     config.diffusion.batch = 64
-    config.diffusion.steps = 6_000
+    config.diffusion.steps = 4_000
     config.diffusion.learning_rate = 2e-3
     config.diffusion.augment.flip = True
-    config.diffusion.later.steps = 1_000
+    config.diffusion.later.steps = 800
     config.diffusion.later.learning_rate = 5e-4
     config.sample.count = 4_000
     config.sample.batch_per_device = 250
     for section in (config.classifier, config.annotator):
         section.network = "resnet"
         section.stages = (1, 1, 1)
-        section.width = 32
-        section.steps = 1_500
+        section.width = 16
+        section.steps = 1_000
         section.learning_rate = 3e-3
         section.augment.crop = 2
     common.flip_and_decay(config)
@@ -85,3 +89,18 @@ def _small(config):
     # Two runs at a time make better use of two cores than one run on both.
     config.parallel.cpu_devices = 1
     config.parallel.nproc = 1
+
+
+def sweep(out):
+    """Stages of `small`: loops, and the control that asks what including generated images does."""
+    zeros, loops, controls = [], [], []
+    for seed in SEEDS:
+        for bias in ("natural", "biased"):
+            argument, zero = f"{bias},small", f"zero-{bias}-{seed}"
+            shared = {"seed": seed, "loop.branch_from": f"{out}/{zero}"}
+            zeros.append((zero, argument, {"seed": seed, "loop.generations": 1}))
+            loops.append((f"accumulate-{bias}-{seed}", argument, shared))
+            without = shared | {"loop.control": "no_synthetic"}
+            controls.append((f"no_synthetic-{bias}-{seed}", argument, without))
+    yield zeros
+    yield [*loops, *controls]

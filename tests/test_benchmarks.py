@@ -209,7 +209,7 @@ def test_the_drift_of_the_study_is_computed_for_its_table():
 
 
 def test_simulated_gaps_go_where_the_closed_form_says():
-    """Where chance adds up, the simulated gap lies above the closed form, and nowhere else."""
+    """Where chance adds up, the simulated gap lies above the closed form, elsewhere near it."""
     curve = LearningCurve(
         ("own", "shortcut"), np.zeros(10), np.array([0.6, -2.0]), np.array([-0.4, -0.6, 1.5])
     )
@@ -223,5 +223,6 @@ def test_simulated_gaps_go_where_the_closed_form_says():
             assert seen[-1] > seen[1], row
         else:
             assert np.abs(seen - closed).max() < 0.05, row
-            last = 0 if row["rule"] == "accumulate" else seen[1]
-            assert abs(seen[-1] - last) < abs(seen[0] - last) + 0.05, row
+            falls = row["rule"] == "accumulate"
+            # One step and rest, or on and on.
+            assert (seen[-1] < seen[1] - 0.02) == falls, row

@@ -8,9 +8,9 @@ from workdirs import make_study
 from selfloop_jax.analysis import arms, counts_forecast, forecast
 from selfloop_jax.analysis.numbers import as_csv, read_csv, rows
 from selfloop_jax.analysis.runs import read_runs
+from selfloop_jax.report import costs, markdown
 from selfloop_jax.report import counts_forecast as counts_figures
 from selfloop_jax.report import forecast as forecast_figures
-from selfloop_jax.report import markdown
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,20 @@ def test_figures_of_the_forecast_from_counts_name_each_loop():
     assert figure.png.startswith(b"\x89PNG")
     assert "rho 0.6: errors of the mean equal opportunity difference" in figure.alt
     assert counts_figures.law_figure(law).png.startswith(b"\x89PNG")
+
+
+def test_costs_are_minutes_of_each_arm_by_generation():
+    rows = [
+        make_row("main", f"run-{seed}", seed, g, 0.5, 0.5, "replace")
+        for seed in (0, 1)
+        for g in (0, 1, 2)
+    ]
+    for row in rows:
+        row |= {"seconds.diffusion": 60.0 * (row["generation"] + 1), "seconds.measure": 30.0}
+    (row,) = costs.cost_table(arms.arms(rows)).rows
+    # 1.5 minutes, then 2.5 and 3.5.
+    assert row[1:] == ("2", "1.5", "6.0", "12")
+    assert costs.cost_table([]) is None
 
 
 def test_forecast_figures_describe_their_errors():
