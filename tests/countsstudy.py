@@ -1,8 +1,12 @@
-"""Rows of a study in which the law of counts holds, without workdirs and networks."""
+"""A study in which the law of counts holds, as rows or as workdirs, without networks."""
 
+import itertools
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import workdirs
 from scipy import special
 
 from selfloop_jax.analysis.numbers import RECALL, SETTINGS, Row
@@ -107,3 +111,57 @@ def make(
             for seed in range(8):
                 rows += run(random, rule, rho, seed, mixing)
     return rows
+
+
+def make_workdirs(folder: Path, rows: list[Row]) -> dict[str, list[Path]]:
+    """The runs of `rows` as workdirs in `folder`: {"main": loops, "side": classifiers}."""
+    written: dict[str, list[Path]] = {"main": [], "side": []}
+    for (kind, name), of_run in itertools.groupby(rows, lambda row: (row["set"], row["run"])):
+        made = list(of_run)
+        rule = made[0].get("config.pool.rule", "accumulate")
+        control = "none" if kind == "main" else "no_synthetic"
+        path = workdirs.make_workdir(
+            folder / name, len(made), made[0]["seed"], rule, groups=GROUPS, control=control
+        )
+        workdirs.edit(path / "config.json", lambda config, row=made[0]: _configure(config, row))
+        for row in made:
+            workdirs.edit_record(
+                path, row["generation"], lambda record, row=row: _record(record, row)
+            )
+        written[kind].append(path)
+    return written
+
+
+def _configure(config: dict[str, Any], row: Row) -> None:
+    config["data"] |= {
+        "bias": {"rho": float(row["config.data.bias.rho"])},
+        "train_size": int(row.get("config.data.train_size", REAL)),
+    }
+
+
+def _record(record: dict[str, Any], row: Row) -> None:
+    """Replaces what a row has."""
+    tables = {
+        place: np.reshape(row[f"{place}.subgroup_counts"], (CLASSES, GROUPS)).astype(int).tolist()
+        for place in ("pool", "train", "generated", "reserve")
+        if f"{place}.subgroup_counts" in row
+    }
+    record["data"] |= {
+        "classes": [f"class {c}" for c in range(CLASSES)],
+        "groups": [f"group {g}" for g in range(GROUPS)],
+        "aligned_group": list(range(CLASSES)),
+    }
+    recall = np.reshape(row[RECALL], (CLASSES, GROUPS))
+    record["tables"] = {"recall": {"value": recall.tolist()}}
+    if "generated" in tables:
+        record["tables"]["generated_counts"] = tables["generated"]
+    record["pool"] |= {
+        "size": int(row["pool.size"]),
+        "real": int(row["pool.real"]),
+        "counts": tables["pool"],
+        "train_counts": tables["train"],
+        "reserve_counts": tables.get("reserve", tables["train"]),
+    }
+    for name, value in row.items():
+        if name.startswith("metrics."):
+            record["metrics"][name.removeprefix("metrics.")] = {"value": value}

@@ -160,6 +160,20 @@ def _what(names: Sequence[str]) -> str:
     return " ".join(f"{capital(name)}: {WHAT[name]}." for name in names)
 
 
+def titled_tables(
+    made: Sequence[CountsForecast], compared: Sequence[Comparison], law: Law
+) -> list[tuple[str, Table]]:
+    """Returns all tables with their headings; those of forecasts where there are any."""
+    tables = []
+    if made:
+        tables.append(("Errors of the forecast from counts", error_table(made)))
+    if compared:
+        tables.append(("Tests of the forecast", comparison_table(compared)))
+    tables.append(("The law: terms that were tried", terms_table(law)))
+    tables.append(("The law: how far it is off", composition_table(law)))
+    return tables
+
+
 def error_table(made: Sequence[CountsForecast]) -> Table:
     """Returns the errors of the forecasts and of their rivals, per loop."""
     rows = []

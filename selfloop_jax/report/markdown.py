@@ -135,12 +135,7 @@ def _of_counts(every: Sequence[Arm], side: Sequence[numbers.Row]) -> list[str]:
         return []
     made, reasons = counts_forecast.forecasts(every, law)
     compared = counts_forecast.comparisons(made)
-    tables = [
-        ("Errors of the forecast from counts", counts_text.error_table(made) if made else None),
-        ("Tests of the forecast", counts_text.comparison_table(compared) if compared else None),
-        ("The law: terms that were tried", counts_text.terms_table(law)),
-        ("The law: how far it is off", counts_text.composition_table(law)),
-    ]
+    tables = counts_text.titled_tables(made, compared, law)
     sentences = [*counts_text.sentences(made, compared), *reasons]
     start = [f"### Forecast from counts\n\n{_sentences(sentences)}"] if sentences else []
     return [*start, *_titled(tables), counts_text.formula(law)]

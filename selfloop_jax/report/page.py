@@ -74,7 +74,7 @@ class Forecasts:
 
     sentences: list[str]
     figures: list[RenderedFigure]
-    tables: list[Table]
+    tables: list[tuple[str, Table]]
     without: list[str]
 
 
@@ -242,7 +242,7 @@ def _forecasts(every: Sequence[Arm], side: Sequence[Row]) -> Forecasts:
         if made:
             found.figures.append(forecast_figures.response_figure(fitted))
             found.figures.append(forecast_figures.forecast_figure(made))
-            found.tables.append(forecast_figures.forecast_table(made))
+            found.tables.append(("Forecasts of shares", forecast_figures.forecast_table(made)))
     if law is not None:
         counted, reasons = counts_forecast.forecasts(every, law)
         found.without.extend(reasons)
@@ -251,10 +251,7 @@ def _forecasts(every: Sequence[Arm], side: Sequence[Row]) -> Forecasts:
             found.sentences.extend(counts_figures.sentences(counted, compared))
             found.figures.append(counts_figures.forecast_figure(counted))
             found.figures.append(counts_figures.law_figure(law))
-            found.tables.append(counts_figures.error_table(counted))
-            found.tables.append(counts_figures.comparison_table(compared))
-            found.tables.append(counts_figures.terms_table(law))
-            found.tables.append(counts_figures.composition_table(law))
+            found.tables.extend(counts_figures.titled_tables(counted, compared, law))
     return found
 
 

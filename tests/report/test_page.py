@@ -4,14 +4,16 @@ import json
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
+import countsstudy
 import pytest
 from workdirs import GAP, edit, make_arm, make_study, make_workdir
 
 from selfloop_jax.analysis.numbers import read_csv
 from selfloop_jax.errors import RunError
-from selfloop_jax.report import write
+from selfloop_jax.report import markdown, write
 from selfloop_jax.report.__main__ import main
 
 FIGURES = {
@@ -137,6 +139,8 @@ def test_the_page_of_a_study_has_verdicts_and_control_figures(study):
     stems = {png.stem for png in page.with_suffix("").glob("*.png")}
     assert {f"controls_{GAP}", "forest", "forest_all", "drift"} <= stems
     assert {"run1_samples", "run2_samples", "run1_groups", "run2_groups"} <= stems
+    assert "<h2>Where the contrasts come from</h2>" in html
+    assert "<h2>Cost</h2>" in html
 
 
 def test_a_study_shows_one_run_per_loop(study):
@@ -153,6 +157,21 @@ def test_the_side_study_is_marked_in_the_csv_and_its_seeds_on_the_page(study):
     assert len({row["run"] for row in rows if row["set"] == "main"}) == 30
     assert "Seeds 0 are in the side study too" in html
     assert "No forecast: the side study needs generators at two initial biases" in html
+
+
+def test_a_side_study_of_classifiers_gives_a_forecast_from_counts_on_the_page(tmp_path):
+    runs = countsstudy.make_workdirs(tmp_path, countsstudy.make(("replace",)))
+    page = write(runs["main"], tmp_path / "study.html", runs["side"])
+    html = page.read_text()
+    assert "Plan, number 6, that without real images the forecast from drift beats every" in html
+    for heading in ("Errors of the forecast from counts", "Tests of the forecast"):
+        assert f"<h3>{heading}</h3>" in html
+    stems = {png.stem for png in page.with_suffix("").glob("*.png")}
+    assert {"forecast_from_counts", "learning_curve"} <= stems
+    # The page and the CSV it writes say the same.
+    text = markdown.markdown(read_csv(page.with_suffix("") / "numbers.csv"))
+    (sentence,) = (line for line in text.splitlines() if line.startswith("- Plan, number 6"))
+    assert unescape(html).count(sentence.removeprefix("- ")) == 1
 
 
 def not_a_run(tmp_path: Path) -> list[str]:
