@@ -1,12 +1,16 @@
-"""Layers of several networks: convolution, normalisation, keyed dropout, space to depth."""
+"""Layers of several networks: convolution, pooling, embedding, normalisation, keyed dropout.
 
+None of them has a scatter in its gradient. On a GPU a scatter adds by atomic operations, whose
+order changes from run to run; where bits must repeat, XLA turns it into a loop over all updates.
+"""
+
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 ONE_PIXEL = ("SAME", [(1, 1), (1, 1)])  # of padding
@@ -31,16 +35,50 @@ def convolve(
     if max(h, w) > 2 or not plain or dilated:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     # Output pixel (i, j) reads input pixel (k, l) through element (k - i + 1, l - j + 1) of the
-    # kernel.
-    row, column = (1 + np.arange(side)[:, None] - np.arange(side) for side in (h, w))
-    matrix = kernel[row[:, None, :, None], column[None, :, None, :]]  # [k, l, i, j, C, D]
-    matrix = matrix.transpose(0, 1, 4, 2, 3, 5).reshape(h * w * c, -1)
+    # kernel: for one i, a slice of h rows. (The gradient of an index would be a scatter.)
+    rows = [kernel[1 - i : 1 - i + h] for i in range(h)]  # h times [k, 3, C, D]
+    squares = [[row[:, 1 - j : 1 - j + w] for j in range(w)] for row in rows]
+    matrix = jnp.stack([jnp.stack(of_row) for of_row in squares])  # [i, j, k, l, C, D]
+    matrix = matrix.transpose(2, 3, 4, 0, 1, 5).reshape(h * w * c, -1)
     # [N, k l C] times [k l C, i j D].
     product = jnp.matmul(x.reshape(n, -1), matrix, precision=options.get("precision"))
     return product.reshape(n, h, w, -1)
 
 
 Conv = partial(nn.Conv, conv_general_dilated=convolve)
+
+
+class Embed(nn.Embed):
+    """flax.linen.Embed as a product with one-hot rows: the same bits, and no scatter."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """int32[N] -> [N,features]."""
+        table = jnp.asarray(self.embedding, self.dtype)
+        rows = jax.nn.one_hot(inputs, self.num_embeddings, dtype=table.dtype)
+        # HIGHEST, because a GPU or TPU would round the rows of the table to fewer digits.
+        return jnp.matmul(rows, table, precision=jax.lax.Precision.HIGHEST)
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
+    """[N,H,W,C] -> [N,H',W',C]: flax.linen.max_pool with square windows, and its gradient.
+
+    Of equal values the first in the window gets the whole gradient, as flax has it.
+    """
+    pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    x = jnp.pad(x, pad, constant_values=-jnp.inf)
+    for axis in (2, 1):  # columns first: then the first row wins, and in it the first column
+        last = x.shape[axis] - window
+        shifted = [
+            jax.lax.slice_in_dim(x, offset, last + offset + 1, stride, axis)
+            for offset in range(window)
+        ]
+        x = functools.reduce(_first_maximum, shifted)
+    return x
+
+
+def _first_maximum(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The larger of two arrays by element, `a` where they are equal, and NaN where one is."""
+    return jnp.where((b > a) | jnp.isnan(b), b, a)
 
 
 EPSILON = 1e-6  # keeps a constant group finite

@@ -3,7 +3,7 @@
 import jax
 from flax import linen as nn
 
-from selfloop_jax.models.layers import at_least_float32
+from selfloop_jax.models.layers import at_least_float32, max_pool
 
 
 class LeNet(nn.Module):
@@ -21,7 +21,7 @@ class LeNet(nn.Module):
         for channels in (6, 16):
             # SAME: without padding, an 8x8 image leaves 2x2 pixels to the second 5x5 kernel.
             x = nn.relu(nn.Conv(channels, (5, 5), padding="SAME", dtype=self.dtype)(x))
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool(x, 2, 2)
         x = x.reshape(len(x), -1)
         for units in (120, 84):
             x = nn.relu(nn.Dense(units, dtype=self.dtype)(x))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from selfloop_jax.models.layers import Conv, at_least_float32, batch_norm
+from selfloop_jax.models.layers import Conv, at_least_float32, batch_norm, max_pool
 
 
 class BasicBlock(nn.Module):
@@ -91,7 +91,7 @@ class ResNet(nn.Module):
             h = nn.relu(norm()(conv((3, 3), padding=1)(x)))
         else:
             h = nn.relu(norm()(conv((7, 7), strides=2, padding=3)(x)))
-            h = nn.max_pool(h, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            h = max_pool(h, 3, 2, 1)
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 # The first block of a stage halves the side, but for the first stage's.

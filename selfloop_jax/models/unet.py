@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from selfloop_jax.models.layers import (
     Conv,
+    Embed,
     GroupNorm,
     depth_to_space,
     dropout,
@@ -158,7 +159,7 @@ class UNet(nn.Module):
         """Embedding of noise level and condition, float[N, 4 * channels]."""
         width = 4 * self.channels
         dense = partial(nn.Dense, width, dtype=self.dtype)
-        embed = partial(nn.Embed, features=width, dtype=self.dtype)
+        embed = partial(Embed, features=width, dtype=self.dtype)
         h = dense()(nn.silu(dense()(sinusoid(noise_level, 2 * (self.channels // 2)))))
         # One row more than classes: the null condition of guidance (arXiv 2207.12598).
         h += embed(self.num_classes + 1, name="label")(label)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from selfloop_jax.models.layers import Conv, at_least_float32, batch_norm, dropout
+from selfloop_jax.models.layers import Conv, at_least_float32, batch_norm, dropout, max_pool
 
 
 def adaptive_average_pool(x: jax.Array, side: int) -> jax.Array:
@@ -70,7 +70,7 @@ class VGG(nn.Module):
                 conv = Conv(channels, (3, 3), use_bias=False, padding=1, dtype=self.dtype)
                 x = nn.relu(norm()(conv(x)))
             if x.shape[1] > 1:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool(x, 2, 2)
         if self.layout == "small":
             x = jnp.mean(x, axis=(1, 2), dtype=at_least_float32(x))
             return x if features else nn.Dense(self.num_classes)(x)

@@ -164,6 +164,48 @@ def test_convolutions_and_their_gradients_are_those_of_flax(shape, size, stride,
     ) != small
 
 
+@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
+@pytest.mark.parametrize("side", [2, 7, 8])
+def test_max_pooling_and_its_gradient_are_those_of_flax(window, stride, padding, side):
+    if side + 2 * padding < window:
+        pytest.skip("no window fits")
+    # Quarters, so that many values are equal, and zeros as after a ReLU.
+    x = nn.relu(jnp.round(4 * jax.random.normal(jax.random.key(0), (3, side, side, 4))) / 4)
+    x = x.at[0, 0, 0, 0].set(jnp.nan).at[1, -1, -1, 1].set(-jnp.inf)
+
+    def theirs(x):
+        return nn.max_pool(x, (window,) * 2, (stride,) * 2, ((padding,) * 2,) * 2)
+
+    def ours(x):
+        return layers.max_pool(x, window, stride, padding)
+
+    np.testing.assert_array_equal(ours(x), theirs(x))
+    x = jnp.nan_to_num(x)
+    weight = jax.random.normal(jax.random.key(1), ours(x).shape)
+    found, expected = (
+        jax.grad(lambda x, pool=pool: jnp.sum(weight * pool(x)))(x) for pool in (ours, theirs)
+    )
+    # Windows that overlap add up in another order.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0 if window == stride else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_embedding_has_the_bits_of_flax_and_its_gradient(dtype):
+    index = jnp.array([2, 0, 2, 4, 4, 4])
+    ours, theirs = (kind(5, 7, dtype=dtype) for kind in (layers.Embed, nn.Embed))
+    params = random_params(theirs, index)
+    weight = jax.random.normal(jax.random.key(1), (6, 7)).astype(dtype)
+
+    def scalar(params, embed):
+        return jnp.sum(weight * embed.apply({"params": params}, index)).astype(jnp.float32)
+
+    found, expected = (embed.apply({"params": params}, index) for embed in (ours, theirs))
+    assert found.dtype == expected.dtype == dtype
+    np.testing.assert_array_equal(found, expected)
+    found, expected = (jax.grad(scalar)(params, embed)["embedding"] for embed in (ours, theirs))
+    assert relative(found, expected) < (1e-6 if dtype == jnp.float32 else 0.01)
+
+
 @pytest.mark.parametrize(
     "option", [{"kernel_dilation": 2}, {"input_dilation": 2}, {"feature_group_count": 2}]
 )
