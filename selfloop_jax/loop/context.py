@@ -82,9 +82,12 @@ class Networks:
         # The process stays the same when later pools have other pixels.
         diffusion = processes.for_data(config.diffusion, pixel_rms)
         unet, process = generator.build(diffusion, classes, groups, dtype)
+        self.unet = unet
+        self.process = process
         nets = {"classifier": classifier.build(config.classifier, classes, dtype)}
         if has_annotator(config, groups):
             nets["annotator"] = classifier.build(config.annotator, groups, dtype)
+        self.classifiers = nets
         self.trainers = {
             "diffusion": generator.make_trainer(unet, process, diffusion, side, per_dispatch)
         }
@@ -98,7 +101,6 @@ class Networks:
             nets["classifier"], config.classifier, batch, features=True
         )
         self.sampler = sampler.make_sampler(unet, process, config.sample, side)
-        self._nets = nets
         self._config = config
 
     def read_initial_weights(self) -> dict[str, str]:
@@ -107,7 +109,7 @@ class Networks:
         UsageError where a file is missing, damaged or of another network.
         """
         digests = {}
-        for name, net in self._nets.items():
+        for name, net in self.classifiers.items():
             section = getattr(self._config, name)
             if section.init_from:
                 self.trainers[name] = classifier.pretrained(self.trainers[name], net, section, name)

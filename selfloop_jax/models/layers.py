@@ -22,7 +22,8 @@ def convolve(
     """x [N,H,W,C], kernel [h,w,C,D] -> [N,H',W',D]: a convolution, as flax calls for it.
 
     On a map of at most 2x2 pixels every output of a 3x3 convolution of stride 1 sees every input:
-    there it is one matrix product, on a CPU twenty times faster.
+    on a CPU it is one matrix product there, which is twenty times faster. On an NVIDIA H200 the
+    product took six times as long (docs/performance.md).
     """
     n, h, w, c = x.shape
     plain = (
@@ -32,7 +33,7 @@ def convolve(
     )
     dilations = (*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ()))
     dilated = any(factor != 1 for factor in dilations)
-    if max(h, w) > 2 or not plain or dilated:
+    if max(h, w) > 2 or not plain or dilated or jax.default_backend() != "cpu":
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     # Output pixel (i, j) reads input pixel (k, l) through element (k - i + 1, l - j + 1) of the
     # kernel: for one i, a slice of h rows. (The gradient of an index would be a scatter.)

@@ -3,8 +3,10 @@
 With the scale-shift norm of Dhariwal and Nichol 2021.
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from selfloop_jax.models.layers import (
     space_to_depth,
     zeros,
 )
+from selfloop_jax.runtime import environment
 
 conv3x3 = partial(Conv, kernel_size=(3, 3), padding="SAME")
 
@@ -63,6 +66,18 @@ class ResidualBlock(nn.Module):
         return h + (x if x.shape[-1] == self.channels else dense(self.channels, name="skip")(x))
 
 
+def attention_kernel(dtype: jnp.dtype, depth: int) -> Literal["cudnn", "xla"]:
+    """Returns whose attention computes heads of `depth` channels: cuDNN's where it takes them.
+
+    XLA's keeps the probabilities of all pairs of pixels for the gradient, cuDNN's does not. cuDNN's
+    limits are those that `jax.nn.dot_product_attention` checks.
+    """
+    capability = environment.cuda_capability()
+    if dtype != jnp.bfloat16 or depth % 8 or capability < (8, 0):
+        return "xla"
+    return "cudnn" if depth <= (256 if capability >= (9, 0) else 128) else "xla"
+
+
 class Attention(nn.Module):
     """Self-attention over the pixels of a feature map, residual."""
 
@@ -74,9 +89,12 @@ class Attention(nn.Module):
         n, h, w, c = x.shape
         dense = partial(nn.Dense, dtype=x.dtype)
         qkv = dense(3 * c)(GroupNorm()(x)).reshape(n, h * w, 3, self.heads, c // self.heads)
+        kernel = attention_kernel(x.dtype, c // self.heads)
         # JAX's own attention mixes bfloat16 and float32, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+            mixed = jax.nn.dot_product_attention(
+                qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], implementation=kernel
+            )
         return x + dense(c, kernel_init=zeros)(mixed.reshape(n, h, w, c))
 
 
@@ -86,8 +104,8 @@ class UNet(nn.Module):
     `label == num_classes` (and then `group == num_groups`) is the null condition of classifier-free
     guidance. `num_groups == 0` leaves the group out. `attention` names feature-map sides in pixels.
     `stem` folds stem x stem pixels into channels before the first layer. `scale_shift`: see
-    ResidualBlock. `remat`: activations of residual blocks are computed again for the gradient.
-    `dtype`: of activations, None: that of the input.
+    ResidualBlock. `remat`: activations of residual blocks and of attention are computed again for
+    the gradient. `dtype`: of activations, None: that of the input.
     """
 
     num_classes: int
@@ -120,16 +138,27 @@ class UNet(nn.Module):
         embedding = self.embed(noise_level, label, group)
         h = conv(self.channels, name="stem_conv")(space_to_depth(x, self.stem))
         skips = [h]
-        layer = 0
+        blocks = itertools.count()
+        attentions = itertools.count()
+        # Layers that are computed again for the gradient, or not; named, as otherwise the names of
+        # their parameters would say which.
+        kinds = [ResidualBlock, Attention]
+        residual, attention = map(nn.remat, kinds) if self.remat else kinds
+
+        def attend(h: jax.Array) -> jax.Array:
+            attended: jax.Array = attention(self.heads, name=f"Attention_{next(attentions)}")(h)
+            return attended
 
         def block(h: jax.Array, multiplier: int) -> jax.Array:
-            nonlocal layer
-            layer += 1
+            """A residual block, with attention where the map's side is named in `attention`."""
+            number = next(blocks)
             layer_keys = None
             if keys is not None:
                 # Every layer has its own mask, and every example its own.
-                layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, layer)
-            return self.block(layer - 1, h, embedding, multiplier, layer_keys)
+                layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number + 1)
+            build = partial(residual, multiplier * self.channels, self.dropout, self.scale_shift)
+            h = build(name=f"ResidualBlock_{number}")(h, embedding, layer_keys)
+            return attend(h) if h.shape[1] in self.attention else h
 
         # Down: every map before a change of side is kept for the way up.
         for level, multiplier in enumerate(self.multipliers):
@@ -141,7 +170,7 @@ class UNet(nn.Module):
                 skips.append(h)
         # Middle.
         h = block(h, self.multipliers[-1])
-        h = Attention(self.heads)(h) if self.attention else h
+        h = attend(h) if self.attention else h
         h = block(h, self.multipliers[-1])
         # Up: one block more per level, which takes what the level was entered with.
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
@@ -166,18 +195,3 @@ class UNet(nn.Module):
         if self.num_groups:
             h += embed(self.num_groups + 1, name="group")(group)
         return h
-
-    def block(
-        self,
-        number: int,
-        h: jax.Array,
-        embedding: jax.Array,
-        multiplier: int,
-        keys: jax.Array | None,
-    ) -> jax.Array:
-        """Residual block `number`, with attention where the map's side is named in `attention`."""
-        kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
-        build = partial(kind, multiplier * self.channels, self.dropout, self.scale_shift)
-        # Named, as otherwise the names of its parameters would tell whether there is remat.
-        h = build(name=f"ResidualBlock_{number}")(h, embedding, keys)
-        return Attention(self.heads)(h) if h.shape[1] in self.attention else h

@@ -4,6 +4,7 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -150,6 +151,14 @@ def device_info() -> dict[str, Any]:
         "nproc": os.environ.get("NPROC", ""),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def cuda_capability() -> tuple[int, int]:
+    """Returns the compute capability of this process's NVIDIA GPU, or (0, 0) without one."""
+    device = jax.local_devices()[0]
+    # On AMD's GPUs, which JAX calls "gpu" as well, it is a name such as gfx942.
+    found = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _cpu_name() -> str:

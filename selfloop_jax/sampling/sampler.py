@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,39 +27,52 @@ def make_sampler(
 ) -> Sampler:
     """The program that turns ids, labels and groups into images of `side` pixels.
 
-    Each image's noise is keyed by its id, so an image does not depend on which others are sampled
-    with it. Section `sample` gives solver, steps, guidance w (0: the conditional model alone),
-    temperature and clip. Group -1 (unknown) is the null group.
+    See `generate`; the images are split over all devices.
     """
-
-    def one_device(shared, rows):
-        params, key = shared
-        image_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows["id"])
-
-        def noise(step):
-            return _normals(image_keys, step, side)
-
-        group = jnp.where(rows["group"] < 0, model.num_groups, rows["group"])
-        network = _conditional(model, params, rows["label"], group, section.guidance)
-
-        def denoise(x, time):
-            # At high noise the estimate leaves the range of pixels, and each step builds on the
-            # last.
-            x_0 = process.denoise(network, x, time)
-            return jnp.clip(x_0, -1, 1) if section.clip else x_0
-
-        # The process says how wide its noise starts; a temperature below 1 narrows it.
-        start = noise(START) * (process.prior_scale * section.temperature)
-        x = solvers.SOLVERS[section.sampler](process, denoise, start, section.steps, noise)
-        # Rounded: cutting off would darken the images a little in every generation.
-        return jnp.rint((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
-
-    program = parallel.map_over_devices(one_device)
+    program = parallel.map_over_devices(
+        partial(generate, model=model, process=process, section=section, side=side)
+    )
 
     def sample_batch(params, key, ids, label, group):
         return program((params, key), {"id": ids, "label": label, "group": group})
 
     return sample_batch
+
+
+def generate(
+    shared: tuple[Any, jax.Array],
+    rows: dict[str, jax.Array],
+    *,
+    model: UNet,
+    process: processes.Process,
+    section: SampleConfig,
+    side: int,
+) -> jax.Array:
+    """(params, key), {"id", "label", "group"} [N] -> pixels uint8[N,side,side,3], on one device.
+
+    Each image's noise is keyed by its id, so an image does not depend on which others are sampled
+    with it. Section `sample` gives solver, steps, guidance w (0: the conditional model alone),
+    temperature and clip. Group -1 (unknown) is the null group.
+    """
+    params, key = shared
+    image_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows["id"])
+
+    def noise(step):
+        return _normals(image_keys, step, side)
+
+    group = jnp.where(rows["group"] < 0, model.num_groups, rows["group"])
+    network = _conditional(model, params, rows["label"], group, section.guidance)
+
+    def denoise(x, time):
+        # At high noise the estimate leaves the range of pixels, and each step builds on the last.
+        x_0 = process.denoise(network, x, time)
+        return jnp.clip(x_0, -1, 1) if section.clip else x_0
+
+    # The process says how wide its noise starts; a temperature below 1 narrows it.
+    start = noise(START) * (process.prior_scale * section.temperature)
+    x = solvers.SOLVERS[section.sampler](process, denoise, start, section.steps, noise)
+    # Rounded: cutting off would darken the images a little in every generation.
+    return jnp.rint((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
 def _normals(image_keys: jax.Array, step: Any, side: int) -> jax.Array:

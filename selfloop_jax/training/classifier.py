@@ -227,6 +227,20 @@ def weights_digest(file: str, name: str) -> str:
         raise UsageError(f"{name}.init_from = {file}: {error.strerror}") from None
 
 
+def forward(
+    weights: step.Variables,
+    pixels: jax.Array,
+    *,
+    model: nn.Module,
+    section: ClassifierConfig,
+    features: bool = False,
+) -> Any:
+    """uint8[N,H,W,3] -> logits float[N,C], or the input of the last layer; on one device."""
+    x = normalize(to_unit_range(pixels), section.normalize)
+    out: Any = model.apply(weights, x, features=features)
+    return out
+
+
 def make_predict(
     model: nn.Module, section: ClassifierConfig, batch: int, features: bool = False
 ) -> Callable[[step.Variables, np.ndarray], np.ndarray]:
@@ -235,12 +249,9 @@ def make_predict(
     With `features` it gives the input of the last layer, float32[N,D], instead of the logits.
     """
 
-    def one_device(weights, pixels):
-        return model.apply(
-            weights, normalize(to_unit_range(pixels), section.normalize), features=features
-        )
-
-    program = parallel.map_over_devices(one_device)
+    program = parallel.map_over_devices(
+        partial(forward, model=model, section=section, features=features)
+    )
 
     def predict(weights: step.Variables, pixels: np.ndarray) -> np.ndarray:
         # Without images one batch of padding still gives the shape of the answer.

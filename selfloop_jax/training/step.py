@@ -128,6 +128,7 @@ class Trainer:
     init: Callable[[jax.Array], Variables]  # key -> initial weights
     start: Callable[[Variables, float, float], TrainState]  # weights, learning rate, steps
     program: Callable  # parallel.train_program of the step
+    loss: Loss
     abstract: TrainState
     batch: int
     steps_per_dispatch: int
@@ -164,10 +165,36 @@ def make_trainer(
         init=jax.jit(new, out_shardings=place, compiler_options=quickly),
         start=jax.jit(start, out_shardings=place),
         program=parallel.train_program(make_step(loss, tx, section.ema_decay, trainable)),
+        loss=loss,
         # Shapes alone, nothing is computed: what checkpoints are restored into.
         abstract=jax.eval_shape(lambda key: start(new(key), 0.0, 1.0), jax.random.key(0)),
         batch=section.batch,
         steps_per_dispatch=steps_per_dispatch,
+    )
+
+
+def activation_bytes(trainer: Trainer, side: int) -> int:
+    """Returns the bytes that the loss keeps for its gradient, per image of `side` pixels.
+
+    Counted in the traced program. XLA merges some operations, so that its own count can be smaller.
+    """
+    images = 997  # a prime: what is kept for each image has a multiple of it, weights do not
+
+    def gradient(params, stats, batch, key):
+        return jax.vjp(lambda params: trainer.loss(params, stats, batch, key)[0], params)[1]
+
+    def of(*shape, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct((1, images, *shape), dtype)
+
+    batch = {"pixels": of(side, side, 3, dtype=jnp.uint8)}
+    batch |= {name: of() for name in ("label", "group", "position")}
+    # An axis of one device, because BatchNorm takes means over it.
+    on_device = jax.vmap(gradient, (None, None, 0, None), axis_name=parallel.AXIS)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = trainer.abstract
+    kept = jax.tree.leaves(jax.eval_shape(on_device, state.params, state.batch_stats, batch, key))
+    return (
+        sum(leaf.size * leaf.dtype.itemsize for leaf in kept if leaf.size % images == 0) // images
     )
 
 

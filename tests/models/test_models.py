@@ -1,6 +1,7 @@
 """Tests the networks: shapes, conditioning, dropout, parameters, BatchNorm over devices."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from selfloop_jax.models import layers, unet, vgg
 from selfloop_jax.models.layers import Conv
 from selfloop_jax.models.lenet import LeNet
 from selfloop_jax.models.resnet import Bottleneck, ResNet
-from selfloop_jax.runtime import parallel
+from selfloop_jax.runtime import environment, parallel
 from selfloop_jax.training import classifier
 from selfloop_jax.training.pixels import normalize, to_unit_range
 
@@ -219,7 +220,7 @@ def test_unusual_convolutions_of_small_maps_are_those_of_flax(option):
 
 def test_activations_computed_again_change_no_weight_and_no_gradient():
     arguments = inputs(4, 8)
-    plain, again = u_net(dropout=0.1), u_net(dropout=0.1, remat=True)
+    plain, again = (u_net(dropout=0.1, attention=(4,), remat=remat) for remat in (False, True))
     params = random_params(plain, *arguments)
     keys = jax.random.split(jax.random.key(1), 4)
     assert leaves(params).keys() == leaves(random_params(again, *arguments)).keys()
@@ -235,6 +236,42 @@ def test_activations_computed_again_change_no_weight_and_no_gradient():
         assert relative(b, a) < 1e-5
     text = str(jax.make_jaxpr(slope(again))(params))
     assert "remat" in text or "checkpoint" in text
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "depth", "kernel"),
+    [
+        ((9, 0), jnp.bfloat16, 256, "cudnn"),
+        ((8, 0), jnp.bfloat16, 128, "cudnn"),
+        ((8, 0), jnp.bfloat16, 256, "xla"),  # beyond what cuDNN takes before Hopper
+        ((9, 0), jnp.bfloat16, 20, "xla"),  # no multiple of 8
+        ((9, 0), jnp.float32, 64, "xla"),
+        ((7, 5), jnp.bfloat16, 64, "xla"),
+        ((0, 0), jnp.bfloat16, 64, "xla"),
+    ],
+)
+def test_attention_is_that_of_cudnn_where_it_takes_the_heads(
+    capability, dtype, depth, kernel, monkeypatch
+):
+    monkeypatch.setattr(environment, "cuda_capability", lambda: capability)
+    asked = []
+
+    def attention(query, key, value, implementation):
+        asked.append(implementation)
+        return query
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    x = jnp.zeros((1, 2, 2, depth), dtype)
+    jax.eval_shape(unet.Attention(heads=1).init, jax.random.key(0), x)
+    assert asked == [kernel]
+
+
+def test_a_device_without_cuda_has_no_capability(monkeypatch):
+    assert environment.cuda_capability() == (0, 0)
+    for given, found in (("9.0", (9, 0)), ("gfx942", (0, 0))):
+        device = SimpleNamespace(compute_capability=given)
+        monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
+        assert environment.cuda_capability() == found
 
 
 @pytest.mark.parametrize(

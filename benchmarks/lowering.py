@@ -1,0 +1,142 @@
+"""Lowers every step and sampler of the shipped configs for a GPU or TPU, without the hardware.
+
+    python -m benchmarks.lowering --platform=cuda [--configs=quickstart.py,cifar20.py:small]
+
+The output is a JSON line per config and program:
+  scatters          operations whose result depends on the order of additions on a GPU
+  flops             of one optimizer step, or of one call of the other programs, as XLA counts them;
+                    the body of a loop counts once: of sampling, one step of the solver
+  images            that they are for
+  argument_bytes    of state, pool, batch indices and keys
+  activation_bytes  that the loss keeps for its gradient, before XLA merges any; training alone
+With --topology=v5e:2x2 the programs are compiled for that TPU ahead of time as well, which needs
+the package libtpu and no TPU: `memory_bytes` of one device and `compile_seconds`.
+"""
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import presets
+from selfloop_jax import config as configs
+from selfloop_jax.data import sources
+from selfloop_jax.loop.context import Networks
+from selfloop_jax.runtime import environment
+from selfloop_jax.sampling import sampler
+from selfloop_jax.training import classifier
+
+FOLDER = Path(__file__).parent.parent / "configs"
+# One argument for each set of networks that a config file has.
+SHIPPED = (
+    *("quickstart.py", "digits_study.py", "mnist_study.py"),
+    *("colormnist.py:mnist5k", "colormnist.py:full", "folder.py", "folder.py:large"),
+    *("cifar20.py", "cifar20.py:small", "hardimagenet.py:64", "hardimagenet.py:128"),
+)
+UNKNOWN = 10  # classes and groups of a source that only its files tell
+PLATFORMS = {"cuda": "gpu", "tpu": "tpu"}  # JAX's names for lowering and for devices
+SCATTER = re.compile(r'"?stablehlo\.(?:scatter|select_and_scatter)\b')
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program and the shapes that it is called with; `images` of one call or optimizer step."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    images: int
+
+
+def read(name: str) -> configs.Config:
+    """Returns a config of configs/ by `file.py` or `file.py:argument`."""
+    file, _, argument = name.partition(":")
+    module = presets.load(FOLDER / file)
+    return configs.typed(module.get_config(argument) if argument else module.get_config())
+
+
+def programs(config: configs.Config, platform: str) -> Iterator[Program]:
+    """Yields the programs of a run on one device of the platform."""
+    known = sources.outline(config.data)
+    networks = Networks(config, known.classes or UNKNOWN, known.groups or UNKNOWN, 1.0)
+    per_dispatch = configs.steps_per_dispatch(config, PLATFORMS[platform])
+    side = config.data.image_size
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    pool = {"pixels": _shape(1_000, side, side, 3, dtype=np.uint8)}
+    pool |= {name: _shape(1_000) for name in ("label", "group")}
+    for name, trainer in networks.trainers.items():
+        rows = {"index": _shape(1, per_dispatch, trainer.batch)}
+        yield Program(
+            f"{name}_train", trainer.program, (trainer.abstract, pool, rows, key), trainer.batch
+        )
+    count = config.sample.batch_per_device
+    generate = partial(
+        sampler.generate,
+        model=networks.unet,
+        process=networks.process,
+        section=config.sample,
+        side=side,
+    )
+    rows = {name: _shape(count) for name in ("label", "group")} | {
+        "id": _shape(count, dtype="uint32")
+    }
+    params = networks.trainers["diffusion"].abstract.params
+    yield Program("sample", generate, ((params, key), rows), count)
+    for name, net in networks.classifiers.items():
+        state = networks.trainers[name].abstract
+        weights = {"params": state.params, "batch_stats": state.batch_stats}
+        batch = config.measure.batch
+        forward = partial(classifier.forward, model=net, section=getattr(config, name))
+        pixels = _shape(batch, side, side, 3, dtype=np.uint8)
+        yield Program(f"{name}_inference", forward, (weights, pixels), batch)
+
+
+def _shape(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def lower(program: Program, platform: str) -> dict[str, Any]:
+    """Returns what a program is on a platform, without compiling it."""
+    started = time.perf_counter()
+    lowered = jax.jit(program.function).trace(*program.arguments)
+    lowered = lowered.lower(lowering_platforms=(platform,))
+    found = {
+        "program": program.name,
+        "platform": platform,
+        "images": program.images,
+        "scatters": len(SCATTER.findall(lowered.as_text())),
+        "flops": float(lowered.cost_analysis()["flops"]),
+        "argument_bytes": _bytes(program.arguments),
+        "lowering_seconds": round(time.perf_counter() - started, 1),
+    }
+    return found
+
+
+def _bytes(tree: Any) -> int:
+    leaves = jax.tree.leaves(jax.eval_shape(lambda tree: tree, tree))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints a line per config and program."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--platform", choices=tuple(PLATFORMS), required=True)
+    parser.add_argument("--configs", default=",".join(SHIPPED))
+    args = parser.parse_args(argv)
+    environment.configure(nproc=2, cpu_devices=1, deterministic=True)
+    for name in re.split(r",(?=\w+\.py)", args.configs):  # arguments have commas of their own
+        config = read(name)
+        for program in programs(config, args.platform):
+            print(json.dumps({"config": name, **lower(program, args.platform)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
