@@ -9,8 +9,6 @@ The output is a JSON line per config and program:
   images            that they are for
   argument_bytes    of state, pool, batch indices and keys
   activation_bytes  that the loss keeps for its gradient, before XLA merges any; training alone
-With --topology=v5e:2x2 the programs are compiled for that TPU ahead of time as well, which needs
-the package libtpu and no TPU: `memory_bytes` of one device and `compile_seconds`.
 """
 
 import argparse
@@ -32,7 +30,7 @@ from selfloop_jax.data import sources
 from selfloop_jax.loop.context import Networks
 from selfloop_jax.runtime import environment
 from selfloop_jax.sampling import sampler
-from selfloop_jax.training import classifier
+from selfloop_jax.training import classifier, step
 
 FOLDER = Path(__file__).parent.parent / "configs"
 # One argument for each set of networks that a config file has.
@@ -43,17 +41,22 @@ SHIPPED = (
 )
 UNKNOWN = 10  # classes and groups of a source that only its files tell
 PLATFORMS = {"cuda": "gpu", "tpu": "tpu"}  # JAX's names for lowering and for devices
-SCATTER = re.compile(r'"?stablehlo\.(?:scatter|select_and_scatter)\b')
+SCATTER = re.compile(r'"stablehlo\.(?:scatter|select_and_scatter)"\(')
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program and the shapes that it is called with; `images` of one call or optimizer step."""
+    """A program and the shapes that it is called with.
+
+    images: of one call or optimizer step. activation_bytes: of all of them, None where no gradient
+    is taken.
+    """
 
     name: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     images: int
+    activation_bytes: int | None = None
 
 
 def read(name: str) -> configs.Config:
@@ -74,9 +77,9 @@ def programs(config: configs.Config, platform: str) -> Iterator[Program]:
     pool |= {name: _shape(1_000) for name in ("label", "group")}
     for name, trainer in networks.trainers.items():
         rows = {"index": _shape(1, per_dispatch, trainer.batch)}
-        yield Program(
-            f"{name}_train", trainer.program, (trainer.abstract, pool, rows, key), trainer.batch
-        )
+        kept = trainer.batch * step.activation_bytes(trainer, side)
+        arguments = (trainer.abstract, pool, rows, key)
+        yield Program(f"{name}_train", trainer.program, arguments, trainer.batch, kept)
     count = config.sample.batch_per_device
     generate = partial(
         sampler.generate,
@@ -115,9 +118,10 @@ def lower(program: Program, platform: str) -> dict[str, Any]:
         "scatters": len(SCATTER.findall(lowered.as_text())),
         "flops": float(lowered.cost_analysis()["flops"]),
         "argument_bytes": _bytes(program.arguments),
+        "activation_bytes": program.activation_bytes,
         "lowering_seconds": round(time.perf_counter() - started, 1),
     }
-    return found
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _bytes(tree: Any) -> int:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import runs
+from flax import linen as nn
 
 from benchmarks import (
     cases,
@@ -17,14 +18,17 @@ from benchmarks import (
     drift,
     dynamics,
     gap_dynamics,
+    lowering,
     presets,
     profile,
     speed,
     tables,
     variance,
 )
+from selfloop_jax import config as configs
 from selfloop_jax.diffusion import processes
 from selfloop_jax.measure.learning_curve import LearningCurve
+from selfloop_jax.training import classifier
 
 
 @pytest.mark.parametrize(
@@ -226,3 +230,60 @@ def test_simulated_gaps_go_where_the_closed_form_says():
             falls = row["rule"] == "accumulate"
             # One step and rest, or on and on.
             assert (seen[-1] < seen[1] - 0.04) == falls, row
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_no_program_of_a_run_has_a_scatter(platform):
+    config = lowering.read("cifar20.py:tiny")  # with an annotator
+    config = replace(
+        config,
+        diffusion=replace(config.diffusion, unet=replace(config.diffusion.unet, attention=(8,))),
+    )
+    found = [lowering.lower(program, platform) for program in lowering.programs(config, platform)]
+    assert [line["program"] for line in found] == [
+        *("diffusion_train", "classifier_train", "annotator_train"),
+        *("sample", "classifier_inference", "annotator_inference"),
+    ]
+    assert {line["scatters"] for line in found} == {0}
+    assert all(line["flops"] > 0 and line["argument_bytes"] > 0 for line in found)
+    assert [line.get("activation_bytes", 0) > 0 for line in found] == [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("network", "layout"),
+    [
+        *(("resnet", "small"), ("resnet", "imagenet"), ("resnet50", "imagenet")),
+        *(("vgg11", "small"), ("vgg11", "imagenet"), ("lenet", "small")),
+    ],
+)
+def test_the_training_step_of_no_classifier_has_a_scatter(network, layout):
+    section = replace(
+        configs.Config().classifier, network=network, layout=layout, width=4, stages=(1, 1)
+    )
+    trainer = classifier.make_trainer(classifier.build(section, 3), section, 16, 1)
+    pool = {"pixels": np.zeros((8, 16, 16, 3), np.uint8), "label": np.zeros(8, np.int32)}
+    pool["group"] = pool["label"]
+    rows = {"index": np.zeros((jax.device_count(), 1, 2), np.int32)}
+    arguments = (trainer.abstract, pool, rows, jax.random.key(0))
+    assert (
+        lowering.lower(lowering.Program("", trainer.program, arguments, 2), "cuda")["scatters"] == 0
+    )
+
+
+def test_scatters_are_found():
+    index = np.array([0, 1, 1])
+
+    def picked(table):
+        return table[index].sum()
+
+    def pooled(x):
+        return nn.max_pool(x, (2, 2), (2, 2)).sum()
+
+    for function, shape in ((picked, (2, 3)), (pooled, (1, 4, 4, 1))):
+        program = lowering.Program("", jax.grad(function), (np.zeros(shape, np.float32),), 1)
+        assert lowering.lower(program, "cuda")["scatters"] == 1
+
+
+def test_every_shipped_config_is_lowered():
+    files = {path.name for path in lowering.FOLDER.glob("*.py")} - {"common.py"}
+    assert {name.partition(":")[0] for name in lowering.SHIPPED} == files
