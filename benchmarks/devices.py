@@ -1,17 +1,18 @@
-"""Measures how training and sampling differ between 1, 2 and 4 devices.
+"""Measures how training and sampling differ between numbers of devices and of microbatches.
 
     python -m benchmarks.devices [--steps=50]
 
 It trains the quickstart's networks on CPU devices with the same global batch and keys, from SEEDS
-initial weights. `relative_l2` compares the weights with those of one device: the largest distance
-over the leaves, its median over seeds, and `largest` its largest value. In float64 it shows that
-only the order of sums differs. In float32 a ReLU whose input lies within rounding of 0 may open on
-one number of devices alone, and training amplifies that for some seeds. The images are sampled from
-the weights of one device; their digest shows whether they are the same bits on any number of
-devices. The output is a JSON line per case.
+initial weights. `relative_l2` compares the weights with those of one device and one microbatch: the
+largest distance over the leaves, its median over seeds, and `largest` its largest value. In
+float64 it shows that only the order of sums differs. In float32 a ReLU whose input lies within
+rounding of 0 may open on one number of devices alone, and training amplifies that for some seeds.
+The images are sampled from the weights of one device; their digest shows whether they are the same
+bits on any number of devices. The output is a JSON line per case.
 """
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import tempfile
@@ -28,6 +29,11 @@ from selfloop_jax.training import classifier, fit, generator
 from selfloop_jax.training.step import Trainer, TrainState
 
 DEVICES = (1, 2, 4)
+# Devices and microbatches. Classifiers have BatchNorm, and so no microbatches.
+SPLITS = {
+    "diffusion": ((1, 1), (2, 1), (4, 1), (1, 2), (1, 4), (2, 2), (4, 4)),
+    "classifier": ((1, 1), (2, 1), (4, 1)),
+}
 
 
 IMAGES = 16
@@ -36,7 +42,9 @@ IMAGES = 16
 SEEDS = 5
 
 
-def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> None:
+def trained(
+    kind: str, devices: int, microbatches: int, x64: bool, steps: int, folder: Path
+) -> None:
     """Trains and writes the weights; samples with those of one device, writes a digest."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", x64)
@@ -44,21 +52,22 @@ def trained(kind: str, devices: int, x64: bool, steps: int, folder: Path) -> Non
     environment.configure(*presets.threads(config))
     side = config.data.image_size
     if kind == "diffusion":
-        net, process = generator.build(config.diffusion, presets.CLASSES, 0)
-        trainer = generator.make_trainer(net, process, config.diffusion, side, 1)
+        section = dataclasses.replace(config.diffusion, microbatches=microbatches)
+        net, process = generator.build(section, presets.CLASSES, 0)
+        trainer = generator.make_trainer(net, process, section, side, 1)
     else:
         trainer = classifier.make_trainer(
             classifier.build(config.classifier, presets.CLASSES), config.classifier, side, 1
         )
-    name = f"{kind}-{x64}-{devices}"
+    name = f"{kind}-{x64}-{devices}-{microbatches}"
     store.write_json(folder / "device.json", environment.device_info()["device_kind"])
     for seed in range(SEEDS):
         state = _fit(trainer, _start(trainer, x64, seed), cases.pool(side), steps)
         leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state.params))}
         store.write_npz(folder / f"{name}-{seed}.npz", leaves)
-    if kind == "diffusion" and not x64:
+    if kind == "diffusion" and microbatches == 1 and not x64:
         structure = jax.tree.structure(state.params)
-        stored = store.read_npz(folder / f"{kind}-{x64}-1-0.npz")
+        stored = store.read_npz(folder / f"{kind}-{x64}-1-1-0.npz")
         params = parallel.replicate(
             jax.tree.unflatten(structure, [stored[str(i)] for i in range(len(stored))])
         )
@@ -90,10 +99,10 @@ def _fit(trainer: Trainer, state: TrainState, shown: Any, steps: int) -> TrainSt
     return state
 
 
-def _distance(folder: Path, name: str, devices: int, seed: int) -> float:
+def _distance(folder: Path, name: str, split: tuple[int, int], seed: int) -> float:
     """Returns the largest relative L2 distance over leaves to the weights of one device."""
     norm = np.linalg.norm
-    a, b = (store.read_npz(folder / f"{name}-{n}-{seed}.npz") for n in (1, devices))
+    a, b = (store.read_npz(folder / f"{name}-{n}-{m}-{seed}.npz") for n, m in ((1, 1), split))
     pairs = ((a[name].astype(np.float64), b[name].astype(np.float64)) for name in a)
     return max(float(norm(x - y) / max(norm(x), 1e-12)) for x, y in pairs)
 
@@ -108,9 +117,9 @@ def main() -> None:
         folder = Path(name)
         for kind in ("diffusion", "classifier"):
             for x64 in (False, True):
-                for devices in DEVICES:
+                for devices, microbatches in SPLITS[kind]:
                     process = context.Process(
-                        target=trained, args=(kind, devices, x64, steps, folder)
+                        target=trained, args=(kind, devices, microbatches, x64, steps, folder)
                     )
                     process.start()
                     process.join()
@@ -118,22 +127,23 @@ def main() -> None:
                         raise SystemExit(
                             f"error: {kind} on {devices} devices: ended with {process.exitcode}"
                         )
-                for devices in DEVICES[1:]:
+                for split in SPLITS[kind][1:]:
                     found = [
-                        _distance(folder, f"{kind}-{x64}", devices, seed) for seed in range(SEEDS)
+                        _distance(folder, f"{kind}-{x64}", split, seed) for seed in range(SEEDS)
                     ]
                     line = {
                         "network": kind,
                         "device": store.read_json(folder / "device.json"),
                         "precision": "float64" if x64 else "float32",
-                        "devices": devices,
+                        "devices": split[0],
+                        "microbatches": split[1],
                         "steps": steps,
                         "seeds": SEEDS,
                         "relative_l2": float(f"{np.median(found):.3g}"),
                         "largest": float(f"{max(found):.3g}"),
                     }
                     print(json.dumps(line), flush=True)
-        digests = [store.read_json(folder / f"diffusion-False-{n}.json") for n in DEVICES]
+        digests = [store.read_json(folder / f"diffusion-False-{n}-1.json") for n in DEVICES]
         device = store.read_json(folder / "device.json")
         line = {"images_drawn": IMAGES, "device": device, "devices": DEVICES}
         line["one_digest"] = len(set(digests)) == 1

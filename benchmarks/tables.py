@@ -101,10 +101,10 @@ def kinds_of_work(lines: Sequence[Line]) -> str:
 
 def over_devices(lines: Sequence[Line]) -> str:
     """Returns the table of `benchmarks.devices`."""
-    columns = ["network", "precision", "devices", "steps", "seeds"]
+    columns = ["network", "precision", "devices", "microbatches", "steps", "seeds"]
     body = []
     for line in lines:
-        row = [str(line[column]) for column in columns]
+        row = [str({"microbatches": 1, **line}[column]) for column in columns]
         body.append([*row, f"{line['relative_l2']:.1e}", f"{line['largest']:.1e}"])
     header = [*columns, "relative L2 distance to one device, median", "largest"]
     return table("The same training on more devices: `benchmarks.devices`", header, body)

@@ -272,6 +272,9 @@ class DiffusionConfig(TrainingConfig):
     ema_decay: float = field(
         0.999, "decay of the averaged weights, which sample; 0: no averaging", BELOW_ONE
     )
+    microbatches: int = field(
+        1, "parts of a batch that a device takes one after the other: less memory", POSITIVE
+    )
     process: str = field("edm", "noise process: ddpm (Ho et al. 2020) | edm (Karras et al. 2022)")
     condition_on: str = field(
         "label",

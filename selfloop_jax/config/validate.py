@@ -140,6 +140,10 @@ def check_devices(config: Config, devices: int) -> None:
         # All devices run one program, so all take the same number of rows.
         if batch % devices:
             refuse(field, batch, f"a multiple of the {devices} devices")
+    parts = config.diffusion.microbatches
+    if config.diffusion.batch // devices % parts:
+        must = f"a divisor of {config.diffusion.batch // devices}, the images of a step per device"
+        refuse("diffusion.microbatches", parts, must)
 
 
 def classifiers(config: Config) -> tuple[str, ...]:

@@ -67,7 +67,11 @@ def make_trainer(
     """The generator's trainer for images of `side` pixels."""
     bound = partial(loss, model=model, process=process, section=section)
     return step.make_trainer(
-        partial(_init, model=model, side=side), bound, section, steps_per_dispatch
+        partial(_init, model=model, side=side),
+        bound,
+        section,
+        steps_per_dispatch,
+        microbatches=section.microbatches,
     )
 
 

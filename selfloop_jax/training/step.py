@@ -70,10 +70,44 @@ def optimizer(
     return optax.inject_hyperparams(build)(learning_rate=0.0, total_steps=1.0)
 
 
+def _in_parts(gradient: Callable, parts: int) -> Callable:
+    """The same means over a batch, of one part after another, which needs the memory of one part.
+
+    gradient: (params, statistics, batch, key) -> ((loss, (statistics, metrics)), gradients), means
+    over the examples; it must leave the statistics as they are.
+    """
+    if parts == 1:
+        return gradient
+
+    def in_parts(params, stats, batch, key):
+        rows = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+        first = jax.tree.map(lambda x: x[0], rows)
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(gradient, params, stats, first, key),
+        )
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(params, stats, part, key)), None
+
+        total, _ = jax.lax.scan(add, zeros, rows)
+        (value, (_, metrics)), grads = jax.tree.map(lambda x: x / parts, total)
+        return (value, (stats, metrics)), grads
+
+    return in_parts
+
+
 def make_step(
-    loss: Loss, tx: optax.GradientTransformation, ema_decay: float, trainable: Trainable = train_all
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    ema_decay: float,
+    trainable: Trainable = train_all,
+    microbatches: int = 1,
 ) -> Callable:
     """The step (state, batch, key) -> (state, metrics), with means over all devices.
+
+    microbatches: parts of a device's batch whose gradients are taken one after the other; above 1
+    for networks without BatchNorm alone, whose statistics would be those of a part.
 
     The average of weights warms up: its decay is min(ema_decay, (1 + step) / (10 + step)). The
     running statistics of BatchNorm are averaged with the same decay. Once the learning rate has
@@ -97,7 +131,7 @@ def make_step(
         return loss(with_frozen(params, jax.lax.stop_gradient(params)), *rest)
 
     def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
-        gradient = jax.value_and_grad(loss_of_trainable, has_aux=True)
+        gradient = _in_parts(jax.value_and_grad(loss_of_trainable, has_aux=True), microbatches)
         (value, (stats, metrics)), grads = gradient(state.params, state.batch_stats, batch, key)
         grads, metrics = jax.lax.pmean((grads, {"loss": value, **metrics}), parallel.AXIS)
         # Optax raises floats to integer powers, which strict promotion refuses.
@@ -145,6 +179,7 @@ def make_trainer(
     section: TrainingConfig,
     steps_per_dispatch: int,
     trainable: Trainable = train_all,
+    microbatches: int = 1,
 ) -> Trainer:
     """`init(key)` gives a network's variables: `params` and perhaps `batch_stats`."""
     tx = optimizer(section, trainable)
@@ -164,7 +199,9 @@ def make_trainer(
     return Trainer(
         init=jax.jit(new, out_shardings=place, compiler_options=quickly),
         start=jax.jit(start, out_shardings=place),
-        program=parallel.train_program(make_step(loss, tx, section.ema_decay, trainable)),
+        program=parallel.train_program(
+            make_step(loss, tx, section.ema_decay, trainable, microbatches)
+        ),
         loss=loss,
         # Shapes alone, nothing is computed: what checkpoints are restored into.
         abstract=jax.eval_shape(lambda key: start(new(key), 0.0, 1.0), jax.random.key(0)),

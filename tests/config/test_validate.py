@@ -105,6 +105,16 @@ def test_a_choice_must_stand_in_its_table():
         configs.check_choice("pool.rule", "mix", {"replace": 1, "fresh": 2})
 
 
+def test_the_images_of_a_device_are_split_into_microbatches():
+    parts = {"diffusion.batch": 64, "diffusion.microbatches": 4}
+    configs.check_devices(config_with(parts), 4)
+    with pytest.raises(
+        UsageError,
+        match=r"^diffusion.microbatches = 3: must be a divisor of 16, the images of a step per ",
+    ):
+        configs.check_devices(config_with(parts | {"diffusion.microbatches": 3}), 4)
+
+
 def test_batches_are_split_over_the_devices():
     configs.check_devices(configs.Config(), 8)
     odd = {"annotator.batch": 100}

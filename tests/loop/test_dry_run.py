@@ -21,7 +21,8 @@ def test_a_control_takes_disk_and_memory_for_what_it_trains_alone():
     assert alone < branched < loop
     # Four generations of two kinds of networks and images, of which a branch brings one.
     assert loop - alone == pytest.approx(4 * (branched - alone), abs=4)
-    assert mib("memory", control) < mib("memory")
+    states = "memory per device, states"
+    assert mib(states, control) < mib(states)
 
 
 def test_memory_counts_the_images_that_an_annotator_learns_from():
@@ -33,5 +34,28 @@ def test_memory_counts_the_images_that_an_annotator_learns_from():
             *("sample.count=100", "loop.generations=1", "pool.rule=replace"),
         )
     ]
-    annotated = mib("memory", *given, "--config.loop.group_source=annotator")
-    assert annotated - mib("memory", *given) >= 2400 * 3072 // 2**20
+    pool = "memory per device, pool"
+    annotated = mib(pool, *given, "--config.loop.group_source=annotator")
+    assert annotated - mib(pool, *given) >= 2400 * 3072 // 2**20
+
+
+def test_activations_are_those_of_a_microbatch():
+    def line(*arguments: str) -> tuple[int, ...]:
+        """Images at a time, and those that fit on each card, of the generator."""
+        done = runs.call(runs.CONFIG, "--dry_run", *arguments)
+        found = re.search(
+            r"^activations, diffusion: up to [\d.]+ MiB an image, \d+ MiB for (\d+) images at a "
+            r"time; cards of 24, 40 and 80 GB hold about (\d+), (\d+) and (\d+)$",
+            done.stdout,
+            re.MULTILINE,
+        )
+        assert found
+        return tuple(map(int, found.groups()))
+
+    whole, *cards = line("--config.diffusion.batch=64")
+    parts, *same_cards = line("--config.diffusion.batch=64", "--config.diffusion.microbatches=4")
+    assert whole == 4 * parts
+    assert cards == same_cards == sorted(cards)
+    again, *more = line("--config.diffusion.batch=64", "--config.diffusion.unet.remat=True")
+    assert again == whole
+    assert more[0] > 2 * cards[0]
