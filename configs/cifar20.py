@@ -68,19 +68,21 @@ def _small(config):
     config.diffusion.process = "ddpm"
     config.diffusion.unet.channels = 16
     config.diffusion.unet.multipliers = (1, 2)
-    config.diffusion.batch = 64
+    # Squares of 2x2 pixels as channels: four times as many images in the same time.
+    config.diffusion.unet.stem = 2
+    config.diffusion.batch = 128
     config.diffusion.steps = 4_000
-    config.diffusion.learning_rate = 2e-3
+    config.diffusion.learning_rate = 4e-3
     config.diffusion.augment.flip = True
     config.diffusion.later.steps = 800
-    config.diffusion.later.learning_rate = 5e-4
-    config.sample.count = 4_000
+    config.diffusion.later.learning_rate = 1e-3
+    config.sample.count = 8_000
     config.sample.batch_per_device = 250
-    for section in (config.classifier, config.annotator):
+    for section, steps in ((config.classifier, 800), (config.annotator, 2_400)):
         section.network = "resnet"
         section.stages = (1, 1, 1)
         section.width = 16
-        section.steps = 1_000
+        section.steps = steps
         section.learning_rate = 3e-3
         section.augment.crop = 2
     common.flip_and_decay(config)
