@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1)
     args = parser.parse_args()
     config = presets.preset(args.preset, args.precision, args.devices)
-    environment.configure(*presets.threads(config))
+    environment.configure(**configs.environment(config))
     device = environment.device_info()["device_kind"]
     serve(lambda: dataclasses.replace(build(config, args.case, args.steps), device=device))
 

@@ -31,7 +31,8 @@ from selfloop_jax.training import classifier, fit, generator
 preset, case, steps = sys.argv[1:]
 steps = int(steps)
 config = presets.preset(preset, devices=2)
-environment.configure(*presets.threads(config))
+threads = config.parallel
+environment.configure(threads.nproc, threads.cpu_devices, threads.deterministic)
 side = config.data.image_size
 if case == "diffusion_train":
     net, process = generator.build(config.diffusion, presets.CLASSES, 0)

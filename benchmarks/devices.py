@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from benchmarks import cases, presets
+from selfloop_jax import config as configs
 from selfloop_jax.runtime import environment, keys, parallel, store
 from selfloop_jax.sampling import sampler
 from selfloop_jax.training import classifier, fit, generator
@@ -49,7 +50,7 @@ def trained(
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", x64)
     config = presets.preset("quick", devices=devices)
-    environment.configure(*presets.threads(config))
+    environment.configure(**configs.environment(config))
     side = config.data.image_size
     if kind == "diffusion":
         section = dataclasses.replace(config.diffusion, microbatches=microbatches)

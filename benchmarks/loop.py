@@ -108,7 +108,7 @@ def main() -> None:
     fields = presets.load(args.config).get_config()
     fields.loop.generations = args.generations
     config = configs.typed(fields)
-    environment.configure(*presets.threads(config))
+    environment.configure(**configs.environment(config))
     clock = Clock()
     timed = timed_context(config, clock)
     study, outside = by_phase(clock)

@@ -35,11 +35,6 @@ def preset(name: str, precision: str = "float32", devices: int = 1) -> configs.C
     return configs.typed(config)
 
 
-def threads(config: configs.Config) -> tuple[int, int, bool]:
-    """Returns the arguments of `environment.configure`."""
-    return config.parallel.nproc, config.parallel.cpu_devices, config.parallel.deterministic
-
-
 def for_peers(config: configs.Config) -> dict[str, Any]:
     """Returns layer lists, batch sizes and the other settings that a peer has to match."""
     side = config.data.image_size

@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--shorter", type=int, default=2)
     args = parser.parse_args()
     config = shortened(presets.load(args.config).get_config(), args.shorter)
-    environment.configure(*presets.threads(config))
+    environment.configure(**configs.environment(config))
     context = setup.open_run(config, lambda: False)
     study = self_consuming.STUDY
     with tempfile.TemporaryDirectory() as folder:

@@ -104,7 +104,7 @@ def matmul_peak(precision: str) -> float:
 def measure(preset: str, case: str, precision: str, devices: int, rounds: int) -> None:
     """Measures one case and prints its line."""
     config = presets.preset(preset, precision, devices)
-    environment.configure(*presets.threads(config))
+    environment.configure(**configs.environment(config))
     started = time.perf_counter()
     built = cases.build(config, case, steps=8 if case.endswith("train") else 1)
     built.call()

@@ -190,7 +190,7 @@ def markdown(found: list[dict[str, Any]]) -> str:
 def speed(choices: list[str], rounds: int) -> None:
     """Prints images per second of the quickstart's U-Net for solvers with their steps, in turn."""
     config = presets.preset("quick")
-    environment.configure(*presets.threads(config))
+    environment.configure(**configs.environment(config))
     built = {}
     for choice in choices:
         solver, steps = choice.split(":")

@@ -7,4 +7,6 @@
 # ~/.cache/selfloop_jax.
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 ensure_venv requirements.txt requirements/cuda.txt
+# Without it a machine whose driver fails would train on the CPU.
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}"
 exec "$VENV/bin/python" -m selfloop_jax.main "$@"

@@ -16,7 +16,7 @@ export JAX_COORDINATOR_ADDRESS="localhost:${PORT:-$("$VENV/bin/python" -c "$free
 export JAX_NUM_PROCESSES="$processes"
 started=()
 for ((i = 0; i < processes; i++)); do
-    JAX_PROCESS_ID="$i" "$VENV/bin/python" -m selfloop_jax.main "$@" "--config.parallel.processes=$processes" &
+    JAX_PROCESS_ID="$i" "$VENV/bin/python" -m selfloop_jax.main "$@" &
     started+=($!)
 done
 trap 'kill -TERM "${started[@]}" 2> /dev/null || true' TERM INT

@@ -131,9 +131,8 @@ def _run(config: Config, workdir: Path, options: flags.FlagValues) -> int:
     from selfloop_jax.runtime import environment, multihost
 
     configs.check(config)
-    parallel = config.parallel
-    environment.configure(parallel.nproc, parallel.cpu_devices, parallel.deterministic)
-    multihost.connect(parallel.processes)
+    environment.configure(**configs.environment(config))
+    multihost.connect(config.parallel.processes)
     stop = _Stop().listen()
     # Imported here: they need jax, whose environment is set by now.
     from selfloop_jax.loop import replay, runner

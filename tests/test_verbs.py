@@ -30,7 +30,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def same_backend(monkeypatch):
     """The programs run in this process, whose backend has started."""
-    monkeypatch.setattr(environment, "configure", lambda *_: None)
+    monkeypatch.setattr(environment, "configure", lambda **_: None)
 
 
 def said(capsys):

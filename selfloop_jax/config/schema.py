@@ -425,9 +425,18 @@ class CheckpointConfig:
 class ParallelConfig:
     """Processes, devices, and what decides bits besides."""
 
-    processes: int = field(1, "processes of the run, each with its own devices", POSITIVE)
+    processes: int = field(
+        0,
+        "processes of the run, each with its own devices; 0: as many as were started",
+        at_least(0),
+    )
     cpu_devices: int = field(2, "devices of a process on a CPU", POSITIVE)
     nproc: int = field(2, "threads of the CPU backend", POSITIVE)
+    matmul_precision: str = field(
+        "default",
+        "of float32 products; default: TF32 on NVIDIA, one pass of bfloat16 on a TPU",
+        choices("default", "high", "highest"),
+    )
     steps_per_dispatch: int = field(
         0, "training steps in one program; 0: one on a CPU, up to ten elsewhere", at_least(0)
     )

@@ -181,6 +181,12 @@ def activation_dtype(config: Config) -> str | None:
     return None if precision == "float32" else precision
 
 
+def environment(config: Config) -> dict[str, Any]:
+    """The arguments of `runtime.environment.configure`."""
+    names = ("nproc", "cpu_devices", "deterministic", "matmul_precision")
+    return {name: getattr(config.parallel, name) for name in names}
+
+
 def _step_counts(config: Config) -> dict[str, int]:
     """By field, the numbers of steps that must be whole numbers of dispatches."""
     counts = {

@@ -127,8 +127,8 @@ def _asked_by(config: Config) -> Asked:
 
 def environment_of(config: Config) -> None:
     """Fixes threads and devices as a run with this config does, before a backend starts."""
-    section = config.parallel
-    environment.configure(section.nproc, section.cpu_devices, section.deterministic)
+    environment.configure(**configs.environment(config))
+    environment.start_backend()
 
 
 def pixels(images: np.ndarray) -> np.ndarray:

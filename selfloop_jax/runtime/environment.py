@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -27,6 +28,13 @@ PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections"),
     *("scikit-learn", "mlxtend"),
 )
+# Platforms, the packages that JAX has for them, and the devices in DEV that show one.
+ACCELERATORS = (
+    ("tpu", ("libtpu",), ("accel[0-9]*", "vfio/[0-9]*")),
+    ("gpu", ("jax_cuda12_plugin", "jax_cuda13_plugin"), ("nvidia[0-9]*",)),
+)
+DEV = Path("/dev")
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 # JAX's switches that decide bits, each with the value that JAX gives it. Environment variables of
 # the same names in capitals change them.
 SWITCHES = {
@@ -61,7 +69,9 @@ SWITCHES = {
 }
 
 
-def configure(nproc: int, cpu_devices: int, deterministic: bool) -> None:
+def configure(
+    nproc: int, cpu_devices: int, deterministic: bool, matmul_precision: str = "default"
+) -> None:
     """Fixes threads, CPU devices and compiler flags; call it before the first use of a backend.
 
     The arguments are fields of section `parallel`. Also fixes JAX's switches, turns on the
@@ -69,10 +79,17 @@ def configure(nproc: int, cpu_devices: int, deterministic: bool) -> None:
     environment variable gives a switch another value.
     """
     _fix_switches()
-    _keep_freed_memory()
-    # XLA reads the size of its thread pool from NPROC. Bits on a CPU depend on that size, so the
-    # config fixes it, and the manifest records it.
-    os.environ["NPROC"] = str(nproc)
+    if matmul_precision != "default":
+        jax.config.update("jax_default_matmul_precision", matmul_precision)
+    if expected_platform() == "cpu":
+        _fix_threads(nproc)
+        _keep_freed_memory()
+    else:
+        # These threads compile, which decides no bit.
+        os.environ["NPROC"] = str(len(os.sched_getaffinity(0)))
+        # JAX takes 0.75 of a GPU's memory by itself. Either spelling of the user's stays.
+        if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
+            os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.92")
     # XLA reads its flags when the backend starts, not on `import jax`: this is early enough. A
     # value that the user has set stays.
     flags = os.environ.get("XLA_FLAGS", "")
@@ -84,6 +101,52 @@ def configure(nproc: int, cpu_devices: int, deterministic: bool) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/selfloop_jax"))
     # By default JAX keeps only programs that took a second to compile. A run has many smaller ones.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def expected_platform() -> str:
+    """Returns `cpu`, `gpu` or `tpu`: what JAX will run on, as far as can be seen before it starts.
+
+    JAX_PLATFORMS decides; without it, whether there is a device with JAX's package for it.
+    """
+    asked = str(jax.config.values["jax_platforms"] or "").partition(",")[0]
+    if asked:
+        return {"cuda": "gpu", "rocm": "gpu", "gpu": "gpu", "tpu": "tpu"}.get(asked, "cpu")
+    for kind, packages, devices in ACCELERATORS:
+        installed = any(importlib.util.find_spec(package) for package in packages)
+        if installed and any(any(DEV.glob(pattern)) for pattern in devices):
+            return kind
+    return "cpu"
+
+
+def start_backend() -> None:
+    """Starts JAX's backend.
+
+    UsageError where the platform that was asked for, or that this machine has, does not start: JAX
+    itself would go on, on the CPU.
+    """
+    expected = expected_platform()
+    try:
+        found = jax.default_backend()
+    except RuntimeError as error:
+        asked = jax.config.values["jax_platforms"]
+        why = str(error).splitlines()[0]
+        raise UsageError(f"JAX_PLATFORMS = {asked}: does not start: {why}") from error
+    if found == "cpu" and expected != "cpu":
+        raise UsageError(
+            f"JAX_PLATFORMS is unset: must be cpu to run on the CPU of this machine, because JAX "
+            f"could not start its {expected.upper()} (JAX_PLATFORMS={expected} shows why)"
+        )
+
+
+def _fix_threads(nproc: int) -> None:
+    """Fixes the size of the CPU backend's thread pool, on which its bits depend."""
+    # XLA reads it from PJRT_NPROC, or else from NPROC, which the manifest records.
+    other = os.environ.get("PJRT_NPROC", str(nproc))
+    if other != str(nproc):
+        raise UsageError(
+            f"PJRT_NPROC = {other}: must be unset, because parallel.nproc = {nproc} decides"
+        )
+    os.environ["NPROC"] = str(nproc)
 
 
 def _fix_switches() -> None:
@@ -148,9 +211,29 @@ def device_info() -> dict[str, Any]:
         "device_kind": kind,
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),
-        "nproc": os.environ.get("NPROC", ""),
+        "nproc": os.environ.get("NPROC", "") if device.platform == "cpu" else "",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def accelerator() -> dict[str, str]:
+    """Returns versions of what runs a GPU or TPU: driver, runtime and packages; {} on a CPU.
+
+    Those of CUDA that were not installed as Python packages are known by the runtime's own version
+    alone.
+    """
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return {}
+    found = {"runtime": device.client.platform_version.replace("\n", " ")}
+    if NVIDIA_DRIVER.exists():
+        # The first line names the kernel module and its version.
+        found["driver"] = NVIDIA_DRIVER.read_text().partition("\n")[0]
+    for package in importlib.metadata.distributions():
+        name = package.metadata["Name"].lower()
+        if name.startswith(("nvidia-", "jax-cuda", "libtpu")):
+            found[name] = package.version
+    return dict(sorted(found.items()))
 
 
 def cuda_capability() -> tuple[int, int]:
@@ -178,11 +261,13 @@ def _cpu_name() -> str:
 
 def manifest(stand_in: str | None) -> store.Json:
     """What the bits of a run depend on besides its config, and the state of the code."""
+    software = accelerator()
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "python": platform.python_version(),
         **versions,
         **device_info(),
+        **({"accelerator": software} if software else {}),
         "selfloop_jax": __version__,
         "stand_in": stand_in,
         "git": git_state(),

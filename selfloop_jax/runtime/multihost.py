@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from selfloop_jax.errors import RunError, UsageError
-from selfloop_jax.runtime import store
+from selfloop_jax.runtime import environment, store
 
 T = TypeVar("T")
 CONNECT_SECONDS = 120.0  # that processes wait for each other at the start
@@ -27,47 +27,64 @@ MEETING_SECONDS = 2.0  # about how often processes exchange whether one of them 
 MEETING_CALLS = 20  # and after how many dispatches at most, since the pace can change
 
 
-def connect(processes: int) -> None:
-    """Joins the `parallel.processes` of a run; call it before the first use of a backend.
+# Where launchers say how many processes they have started, each inside such a process alone.
+STARTED = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
-    Ranks come from the environment of a cluster (SLURM, TPU, Open MPI), or from
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. UsageError where they are not as
-    many as configured, do not connect, or a variable holds no such number.
+
+def connect(processes: int) -> None:
+    """Joins the processes of a run; call it before the first use of a backend.
+
+    processes: those of `parallel.processes`, 0: as many as were started. Their number and ranks
+    come from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from the environment
+    of a cluster (SLURM, TPU, Open MPI). UsageError where they are not as many as configured, do not
+    connect, or a variable holds no such number.
     """
-    started = _number("JAX_NUM_PROCESSES")
+    _connect(processes)
+    environment.start_backend()
+    # Always, since a backend can bring processes of its own, as that of a TPU slice does: several
+    # that each believe to be alone would write to one workdir.
+    if processes and jax.process_count() != processes:
+        _refuse(processes, jax.process_count())
+    store.leading = is_primary()
+
+
+def _connect(processes: int) -> None:
+    numbers = {name: _number(name) for name in STARTED}
+    started = next((number for number in numbers.values() if number is not None), None)
     rank = _number("JAX_PROCESS_ID")
-    # Checked for one process as well: several that each believe to be alone would write to one
-    # workdir.
-    if started is not None and started != processes:
+    if processes and started is not None and started != processes:
         _refuse(processes, started)
-    if rank is not None and rank >= processes:
-        raise UsageError(f"JAX_PROCESS_ID = {rank}: must be below parallel.processes = {processes}")
-    if processes == 1:
+    expected = processes or started
+    if rank is not None and rank >= (expected or 1):
+        raise UsageError(
+            f"JAX_PROCESS_ID = {rank}: must be below {expected or 1}, the number of processes"
+        )
+    # The workers of a TPU slice are known to JAX alone.
+    asks_jax = expected is None and environment.expected_platform() == "tpu"
+    if expected in (None, 1) and not asks_jax:
         return
     # `initialize` blocks in C++ and its own end is an abort. A timer in another thread can still
     # print one line and exit.
-    patience = threading.Timer(CONNECT_SECONDS, _give_up, [processes])
+    patience = threading.Timer(CONNECT_SECONDS, _give_up, [expected])
     patience.daemon = True
     patience.start()
     try:
         jax.distributed.initialize(
             os.environ.get("JAX_COORDINATOR_ADDRESS"),
-            started,
+            numbers["JAX_NUM_PROCESSES"],
             rank,
             initialization_timeout=int(CONNECT_SECONDS) + 60,  # its own end is an abort
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
+        if asks_jax:
+            return  # a TPU outside Google's cloud
         why = str(error).splitlines()[0]
         raise UsageError(
             f"parallel.processes = {processes}: could not connect to the other processes: {why}"
         ) from error
     finally:
         patience.cancel()
-    # SLURM and TPU environments bring their own count, which need not be the config's.
-    if jax.process_count() != processes:
-        _refuse(processes, jax.process_count())
-    store.leading = is_primary()
 
 
 def _number(variable: str) -> int | None:
@@ -80,10 +97,10 @@ def _number(variable: str) -> int | None:
     return int(text)
 
 
-def _give_up(processes: int) -> None:
+def _give_up(expected: int | None) -> None:
     """Ends this process, which is blocked in a call that cannot be interrupted."""
     print(
-        f"error: parallel.processes = {processes}: not all of them connected to "
+        f"error: not all {expected or 'the'} processes connected to "
         f"{os.environ.get('JAX_COORDINATOR_ADDRESS', 'the coordinator')} within "
         f"{CONNECT_SECONDS:g} seconds",
         file=sys.stderr,

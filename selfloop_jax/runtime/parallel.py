@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from selfloop_jax.errors import RunError
-from selfloop_jax.runtime import multihost, store
+from selfloop_jax.runtime import multihost
 
 AXIS = "devices"
 Tree = Any
@@ -154,19 +154,68 @@ def map_over_devices(function: Callable) -> Callable:
 
 
 def check_replicas(tree: Tree, where: str) -> None:
-    """Raises RunError unless every device holds the same bits.
+    """Raises RunError, naming the leaf, unless every device of every process holds the same bits.
 
     They differ where a step lacks a mean over devices.
     """
-    if jax.process_count() > 1:
-        # Each process compares its first copy with the other processes, then its copies with each
-        # other.
-        leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-        multihost.check_equal(store.digest_arrays(leaves), where)
-    if jax.local_device_count() == 1:
+    if jax.device_count() == 1:
         return
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        first, *others = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-        # Bytes and not values: a NaN then equals itself, and 0.0 differs from -0.0.
-        if any(first.tobytes() != other.tobytes() for other in others):
+    every = fingerprints(tree)
+    differs = (every != every[0]).any(axis=0)
+    for (path, _), differ in zip(
+        jax.tree_util.tree_flatten_with_path(tree)[0], differs, strict=True
+    ):
+        if differ:
             raise RunError(f"{where}: devices disagree on {jax.tree_util.keystr(path)}")
+
+
+def fingerprints(tree: Tree) -> np.ndarray:
+    """uint32[devices,leaves]: a hash of each device's copy of each leaf of a replicated tree.
+
+    The sum modulo 2^32 of its mixed 32-bit words. A change of one word always changes it, and of
+    several with all but certainty. Sums of integers are the same in any order.
+    """
+    if jax.default_backend() != "cpu":
+        # Each device reads its own copy; only the hashes travel.
+        found: np.ndarray = _device_fingerprints()(tree, np.zeros(jax.device_count(), np.uint8))
+        return found
+    # The devices' memory is the host's here, and the program takes seconds to compile.
+    copies = [leaf.addressable_shards for leaf in jax.tree.leaves(tree)]
+    own = [
+        [_host_fingerprint(np.asarray(copy[device].data)) for copy in copies]
+        for device in range(jax.local_device_count())
+    ]
+    return multihost.gather(np.array(own, np.uint32).reshape(len(own), -1))
+
+
+def _mixed(words: Any, place: Any) -> Any:
+    """uint32[N] words and their places 0.. -> uint32[N], NumPy or JAX: one to one for each place.
+
+    The finalizer of MurmurHash3 (Appleby, public domain), on the word xor a number of its place.
+    Without it the sum would not see two changed signs.
+    """
+    mixed = words ^ (place * np.uint32(0x9E3779B9))
+    mixed = (mixed ^ (mixed >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    mixed = (mixed ^ (mixed >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return mixed ^ (mixed >> np.uint32(16))
+
+
+def _host_fingerprint(array: np.ndarray) -> np.uint32:
+    words = np.ravel(array).view(f"uint{8 * min(array.dtype.itemsize, 4)}").astype(np.uint32)
+    return np.sum(_mixed(words, np.arange(len(words), dtype=np.uint32)), dtype=np.uint32)
+
+
+@cache
+def _device_fingerprints() -> Callable:
+    """The same on the devices."""
+
+    def one(leaf: jax.Array) -> jax.Array:
+        kind = jnp.dtype(f"uint{8 * min(leaf.dtype.itemsize, 4)}")
+        bits = leaf.astype(kind) if leaf.dtype == bool else jax.lax.bitcast_convert_type(leaf, kind)
+        words = bits.astype(jnp.uint32).reshape(-1)
+        return jnp.sum(_mixed(words, jax.lax.iota(jnp.uint32, words.size)), dtype=jnp.uint32)
+
+    def all_of_them(tree: Tree, _: jax.Array) -> jax.Array:
+        return jnp.stack([one(leaf) for leaf in jax.tree.leaves(tree)])[None]
+
+    return map_over_devices(all_of_them)

@@ -15,11 +15,12 @@ from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
 
 # Fields that may change on resume without touching a bit, by how their names begin.
-MAY_CHANGE = ("log.", "report.")
+MAY_CHANGE = ("log.", "report.", "parallel.processes")  # the manifest has the processes
 # Fields of the manifest that decide bits; the others are recorded, not compared.
 BIT_RELEVANT = (
     *("python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("platform", "device_kind", "device_count", "process_count", "nproc", "xla_flags"),
+    "accelerator",
 )
 
 
@@ -195,9 +196,9 @@ def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -
     # Compared with the last entry: a difference that was accepted once is not asked for again.
     changed = manifest_difference(entries[-1], manifest) if entries else None
     if changed and not accept:
-        made_with = entries[-1].get(changed)
+        now, made_with = (store.flatten(one).get(changed) for one in (manifest, entries[-1]))
         raise UsageError(
-            f"{changed} = {manifest[changed]}: the run in {workdir} was made with {made_with}; its "
+            f"{changed} = {now}: the run in {workdir} was made with {made_with}; its "
             "bits may differ: pass --accept_manifest to continue, marked as not exact"
         )
     if changed or not entries:
@@ -221,7 +222,11 @@ def manifest_of(workdir: Path, record: store.Json) -> store.Json:
 
 def manifest_difference(old: store.Json, new: store.Json) -> str | None:
     """The first field that decides bits and differs, or None."""
-    return next((field for field in BIT_RELEVANT if old.get(field) != new.get(field)), None)
+    old, new = store.flatten(old), store.flatten(new)
+    for name in dict.fromkeys([*old, *new]):
+        if name.partition(".")[0] in BIT_RELEVANT and old.get(name) != new.get(name):
+            return name
+    return None
 
 
 def check_same_config(

@@ -182,8 +182,8 @@ def _prepare(config: Config, register: Path | None) -> None:
     from selfloop_jax.diffusion import solvers
     from selfloop_jax.runtime import environment
 
-    threads = config.parallel
-    environment.configure(threads.nproc, threads.cpu_devices, threads.deterministic)
+    environment.configure(**configs.environment(config))
+    environment.start_backend()
     if register:
         configs.run_file("--register", register)
     check_registered(lambda: solvers.check(config))

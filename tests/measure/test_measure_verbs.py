@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def same_backend(monkeypatch):
     """The programs run in this process, whose backend has started."""
-    monkeypatch.setattr(environment, "configure", lambda *_: None)
+    monkeypatch.setattr(environment, "configure", lambda **_: None)
 
 
 def found(capsys, *arguments):

@@ -117,7 +117,7 @@ def as_pytorch_fid(pixels):
 )
 def test_the_users_weights_give_the_features(name, prepare, tmp_path, capsys, monkeypatch):
     """From images and a file to the numbers, with a network of one layer on small images."""
-    monkeypatch.setattr(environment, "configure", lambda *_: None)
+    monkeypatch.setattr(environment, "configure", lambda **_: None)
     monkeypatch.setattr(pretrained, "BATCH", 3)
     monkeypatch.setattr(inception, "Inception", Small)
     monkeypatch.setattr(inception, "SIDE", 75)

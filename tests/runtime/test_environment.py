@@ -1,15 +1,19 @@
 """What decides bits besides the config: JAX's switches, compilations, the state of the code."""
 
+import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 import runs
 
+from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import environment
 
 
@@ -61,6 +65,92 @@ def test_a_variable_may_set_the_usual_value_and_all_else_is_overruled():
     )
     done = program(code, JAX_ENABLE_X64="false", JAX_RANDOM_SEED_OFFSET="0")
     assert (done.returncode, done.stdout.strip()) == (0, "False True"), done.stderr
+
+
+def test_another_size_of_the_thread_pool_is_refused():
+    done = runs.main(runs.CONFIG, "--dry_run", environment={"PJRT_NPROC": "7"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: PJRT_NPROC = 7: must be unset, because parallel.nproc = 2 decides\n"
+    )
+
+
+def test_a_platform_that_does_not_start_is_one_line(tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    done = runs.main(runs.CONFIG, workdir, environment={"JAX_PLATFORMS": "tpu,cpu"})
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: JAX_PLATFORMS = tpu,cpu: does not start: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "package", "expected"),
+    [
+        ("nvidia0", "jax_cuda12_plugin", "gpu"),
+        ("nvidia0", "jax_cuda13_plugin", "gpu"),
+        ("accel3", "libtpu", "tpu"),
+        ("vfio/0", "libtpu", "tpu"),
+        ("nvidia0", "libtpu", "cpu"),  # JAX has nothing for this device
+        ("nvidiactl", "jax_cuda12_plugin", "cpu"),  # a driver, and no device
+        ("null", "jax_cuda12_plugin", "cpu"),
+    ],
+)
+def test_the_cpu_is_not_taken_in_place_of_an_accelerator_without_a_word(
+    device, package, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(environment, "DEV", tmp_path)
+    (tmp_path / device).parent.mkdir(exist_ok=True)
+    (tmp_path / device).touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == package or None)
+    assert environment.expected_platform() == expected
+    if expected == "cpu":
+        environment.start_backend()
+        return
+    with pytest.raises(UsageError, match=r"^JAX_PLATFORMS is unset: must be cpu to run on the CPU"):
+        environment.start_backend()
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [("cuda,cpu", "gpu"), ("tpu", "tpu"), ("cpu", "cpu"), ("rocm", "gpu")],
+)
+def test_the_platform_is_the_one_asked_for(asked, expected):
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", asked)
+    try:
+        assert environment.expected_platform() == expected
+    finally:
+        jax.config.update("jax_platforms", before)
+
+
+def test_the_precision_of_products_is_that_of_the_config():
+    code = (
+        "import jax; from selfloop_jax.runtime import environment;"
+        "environment.configure(2, 1, True, matmul_precision='highest');"
+        "print(jax.jit(lambda x: x @ x).lower(jax.numpy.ones((2, 2))).as_text())"
+    )
+    assert "precision = [HIGHEST, HIGHEST]" in program(code).stdout
+
+
+def test_versions_of_a_gpu_are_recorded(monkeypatch, tmp_path):
+    assert environment.accelerator() == {}
+    client = SimpleNamespace(platform_version="PJRT C API\ncuda 12090")
+    device = SimpleNamespace(platform="gpu", client=client)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04\nGCC version:\n")
+    monkeypatch.setattr(environment, "NVIDIA_DRIVER", driver)
+    packages = [
+        SimpleNamespace(metadata={"Name": name}, version=version)
+        for name, version in (("nvidia-cudnn-cu12", "9.19"), ("numpy", "2.0"))
+    ]
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: packages)
+    assert environment.accelerator() == {
+        "driver": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04",
+        "nvidia-cudnn-cu12": "9.19",
+        "runtime": "PJRT C API cuda 12090",
+    }
 
 
 def test_compilations_are_counted_from_each_call_on_by_one_listener(monkeypatch):

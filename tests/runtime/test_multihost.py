@@ -9,12 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 import runs
 
+from selfloop_jax.errors import UsageError
+from selfloop_jax.runtime import multihost
 from selfloop_jax.runtime.workdir import lock
 
-PROCESSES = ["--config.parallel.processes=2", "--config.parallel.cpu_devices=2"]
+PROCESSES = ["--config.parallel.cpu_devices=2"]
 RUN = ["--config.loop.generations=2"]
 
 
@@ -176,15 +179,60 @@ def test_a_process_that_never_connects_ends_the_run_with_an_error(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert "error: parallel.processes = 2: not all of them connected to localhost:" in done.stderr
+    assert "error: not all 2 processes connected to localhost:" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_wrong_number_of_processes_is_a_usage_error(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-    done = runs.call_run(tmp_path / "run")
+    done = runs.call_run(tmp_path / "run", "--config.parallel.processes=1")
     assert done.returncode == 2
     assert done.stderr == "error: parallel.processes = 1: must be 2, as many as were started\n"
+
+
+def test_a_backend_with_processes_of_its_own_must_have_as_many_as_configured(monkeypatch):
+    """As that of a TPU slice, whose shells name no other worker."""
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(UsageError, match=r"^parallel.processes = 1: must be 4, as many as were s"):
+        multihost.connect(1)
+    multihost.connect(0)
+
+
+SLURM = """
+import jax
+from jax._src import xla_bridge
+from selfloop_jax.runtime import environment, multihost
+environment.configure(2, 1, True)
+multihost.connect(0)
+print(jax.process_index(), jax.process_count(), xla_bridge.CUDA_VISIBLE_DEVICES.value)
+"""
+
+
+def test_tasks_of_slurm_find_each_other_and_take_the_one_gpu_that_each_sees():
+    """Without a variable of launch/slurm.sh, JAX takes the GPU of the task's number on its node."""
+    job = free_port() % 2**12  # JAX derives the port from it
+    slurm = {"JOB_ID": str(job), "STEP_NODELIST": "localhost", "NTASKS": "2"}
+    found = {}
+    for own in ({}, {"JAX_LOCAL_DEVICE_IDS": "0"}):
+        tasks = []
+        for task in "01":
+            names = slurm | {"STEP_NUM_TASKS": "2", "PROCID": task, "LOCALID": task}
+            variables = {f"SLURM_{name}": value for name, value in names.items()}
+            tasks.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", SLURM],
+                    cwd=runs.ROOT,
+                    env={**os.environ, **variables, **own},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        # All are waited for before any output is looked at.
+        said = [task.communicate() for task in tasks]
+        assert [task.returncode for task in tasks] == [0, 0], said
+        found[len(own)] = [out.strip().splitlines()[-1] for out, _ in said]
+    assert found == {0: ["0 2 0", "1 2 1"], 1: ["0 2 0", "1 2 0"]}
 
 
 @pytest.mark.parametrize(
@@ -192,7 +240,8 @@ def test_a_wrong_number_of_processes_is_a_usage_error(tmp_path, monkeypatch):
     [
         ("JAX_NUM_PROCESSES", "two", "a whole number"),
         ("JAX_PROCESS_ID", "1.0", "a whole number"),
-        ("JAX_PROCESS_ID", "1", "below parallel.processes = 1"),
+        ("JAX_PROCESS_ID", "1", "below 1, the number of processes"),
+        ("SLURM_STEP_NUM_TASKS", "2(x2)", "a whole number"),
     ],
 )
 def test_a_variable_without_a_fitting_number_is_a_usage_error(
@@ -232,8 +281,53 @@ def test_slurm_starts_one_process_per_task_and_says_how_to_resume(tmp_path):
     (tmp_path / "srun").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = launch(
-        "slurm.sh", "--config=x", PATH=path, SLURM_NTASKS="8", SLURM_SUBMIT_DIR=str(runs.ROOT)
+        "slurm.sh",
+        "--config=x",
+        PATH=path,
+        REQUEUE="0",
+        SLURM_NTASKS="8",
+        SLURM_SUBMIT_DIR=str(runs.ROOT),
     )
     assert done.returncode == 143
-    assert done.stdout.endswith("-m selfloop_jax.main --config=x --config.parallel.processes=8\n")
+    assert done.stdout.endswith("-m selfloop_jax.main --config=x\n")
     assert "the same command resumes" in done.stderr
+
+
+def slurm(folder: Path, **variables: str) -> tuple[subprocess.CompletedProcess, str]:
+    """launch/slurm.sh with commands that say what they were called with: and what they said."""
+    said = folder / "said"
+    for name, code in (("srun", 143), ("scontrol", 0)):
+        text = f'env | grep -E "^(JAX|SRUN)" >> {said}\necho {name} "$@" >> {said}\nexit {code}\n'
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{text}")
+        (folder / name).chmod(0o755)
+    path = f"{folder}:{os.environ['PATH']}"
+    common = {"SLURM_NTASKS": "4", "SLURM_SUBMIT_DIR": str(runs.ROOT), "SLURM_JOB_ID": "7"}
+    done = launch("slurm.sh", "--config=x", **({"PATH": path} | common | variables))
+    return done, said.read_text() if said.exists() else ""
+
+
+def test_slurm_binds_each_task_to_its_gpu_and_queues_a_stopped_job_again(tmp_path):
+    done, said = slurm(
+        tmp_path, SLURM_GPUS_ON_NODE="4", SLURM_NTASKS_PER_NODE="4", SLURM_CPUS_PER_TASK="6"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "queued again" in done.stderr
+    assert {
+        *("JAX_LOCAL_DEVICE_IDS=0", "SRUN_CPUS_PER_TASK=6", "JAX_PLATFORMS=cuda,cpu"),
+        "scontrol requeue 7",
+    } <= set(said.splitlines())
+
+
+def test_slurm_leaves_queueing_again_to_the_user_where_asked(tmp_path):
+    done, said = slurm(tmp_path, REQUEUE="0")
+    assert done.returncode == 143
+    assert "scontrol" not in said
+    assert "JAX_PLATFORMS=cuda,cpu" not in said  # a partition without GPUs
+
+
+def test_slurm_refuses_tasks_that_share_a_gpu_or_leave_one(tmp_path):
+    done, said = slurm(tmp_path, SLURM_GPUS_ON_NODE="2", SLURM_NTASKS_PER_NODE="4")
+    assert (done.returncode, said) == (2, "")
+    assert done.stderr == (
+        "error: --ntasks-per-node=4: must be 2, one task for each GPU of a node\n"
+    )

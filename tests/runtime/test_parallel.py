@@ -372,6 +372,39 @@ def test_check_replicas_names_the_leaf_whose_copies_differ(values):
         parallel.check_replicas(state, "generation 1, classifier, step 5")
 
 
+def test_fingerprints_are_the_same_on_the_devices_and_on_the_host(monkeypatch):
+    random = np.random.default_rng(0)
+    tree = {
+        "float32": random.normal(size=(3, 5, 2)).astype(np.float32),
+        "bfloat16": random.normal(size=7).astype(jnp.bfloat16),
+        "int32": random.integers(-9, 9, (70_000,), np.int32),
+        "uint8": random.integers(0, 9, (2, 3), np.uint8),
+        "bool": random.random(9) < 0.5,
+        "scalar": np.float32(3),
+    }
+    placed = parallel.replicate(tree)
+    host = parallel.fingerprints(placed)
+    assert host.shape == (4, len(tree))
+    assert len(np.unique(host[0])) == len(tree)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_array_equal(parallel.fingerprints(placed), host)
+    kernel = copies([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0], [1.0, 2.0]])  # two words exchanged
+    with pytest.raises(RunError, match=r"devices disagree on \['kernel'\]"):
+        parallel.check_replicas({"kernel": kernel}, "test")
+
+
+def test_changes_of_single_bits_all_change_the_fingerprint():
+    words = np.random.default_rng(0).integers(0, 2**32, 300, np.uint32)
+    found = {int(parallel.fingerprints({"w": parallel.replicate(words)})[0, 0])}
+    for place in range(300):
+        other = words.copy()
+        other[place] ^= np.uint32(1 << place % 32)
+        found.add(int(parallel.fingerprints({"w": parallel.replicate(other)})[0, 0]))
+    words[:2] ^= np.uint32(1 << 31)  # two signs: a plain sum of products would not change
+    found.add(int(parallel.fingerprints({"w": parallel.replicate(words)})[0, 0]))
+    assert len(found) == 302
+
+
 def test_a_forgotten_mean_over_devices_is_found():
     def step(state, batch, key):
         return Weights(state.step + 1, state.w + jnp.sum(batch["position"])), {}

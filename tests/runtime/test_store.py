@@ -555,6 +555,16 @@ def test_what_decides_bits_is_named_when_it_changes(tmp_path, field):
     assert manifest_difference(MANIFEST, MANIFEST | {field: "new"}) == field
 
 
+def test_a_changed_driver_or_library_of_a_gpu_is_named(tmp_path):
+    found = MANIFEST | {"accelerator": {"driver": "580", "nvidia-cudnn-cu12": "9.19"}}
+    other = MANIFEST | {"accelerator": {"driver": "580", "nvidia-cudnn-cu12": "9.20"}}
+    write_or_check_manifest(tmp_path, found, accept=False)
+    with pytest.raises(
+        UsageError, match=r"^accelerator.nvidia-cudnn-cu12 = 9.20: .* was made with 9.19;"
+    ):
+        write_or_check_manifest(tmp_path, other, accept=False)
+
+
 def test_an_accepted_manifest_is_appended_and_each_record_keeps_its_own(tmp_path):
     other = MANIFEST | {"jax": "new"}
     assert write_or_check_manifest(tmp_path, MANIFEST, accept=False) == 0
