@@ -1,16 +1,25 @@
 """Checkpoints of one training phase by Orbax, each with its own sha256 digest."""
 
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as orbax
 from orbax.checkpoint import v1 as ocp
 
 from selfloop_jax.config import Config
 from selfloop_jax.errors import RunError
-from selfloop_jax.runtime import parallel, store
+from selfloop_jax.runtime import multihost, parallel, store
 from selfloop_jax.training.step import Trainer, TrainState, Variables, ema_variables
+
+# Process 0 saves by itself. By default, and always in the first version of Orbax's new interface, a
+# save waits for all processes, by programs of their devices, which are training.
+ALONE = orbax.options.MultiprocessingOptions(
+    active_processes={0}, barrier_sync_key_prefix="checkpoint"
+)
 
 
 class Checkpoints:
@@ -28,26 +37,34 @@ class Checkpoints:
         """Writes the digest, then the checkpoint; the step exists once Orbax has renamed it.
 
         state holds host arrays: all devices hold the same bits, and Orbax takes less than half the
-        time for host arrays.
+        time for host arrays. Of several processes, process 0 writes, without waiting for others.
         """
         path = self.directory / str(step)
         # Orbax does not write an existing step: it returns False without an error.
-        if path.exists():
+        if not store.leading or path.exists():
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         store.check_space(path, 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         store.write_json(self._digest_path(step), {"step": step, "sha256": state_digest(state)})
-        policy = ocp.training.preservation_policies.LatestN(self.keep)
         try:
-            with ocp.training.Checkpointer(
-                self.directory, preservation_policy=policy, cleanup_tmp_directories=True
+            with orbax.Checkpointer(
+                orbax.PyTreeCheckpointHandler(multiprocessing_options=ALONE),
+                multiprocessing_options=ALONE,
             ) as checkpointer:
-                checkpointer.save(step, state, force=True)
+                checkpointer.save(path, orbax.args.PyTreeSave(state))
         except Exception as error:  # a full or read-only disk arrives as tensorstore's ValueError
             raise RunError(f"{path}: not saved: {_first_line(error)}") from error
-        # Orbax has deleted older steps; their digests go too.
-        for path in self.directory.glob("*.json"):
-            if store.leading and path.stem.isdigit() and int(path.stem) not in self.steps():
+        self._remove_others(self.steps()[-self.keep :])
+
+    def _remove_others(self, kept: list[int]) -> None:
+        """Removes older checkpoints, and what killed saves have left."""
+        names = {str(step) for step in kept}
+        for path in self.directory.iterdir():
+            if path.is_dir() and path.name not in names:
+                # By another name first: a kill must not leave half a checkpoint under its own.
+                path = path.rename(path.with_name(f"removed-{path.name}"))
+                shutil.rmtree(path)
+            elif path.suffix == ".json" and path.stem not in names:
                 path.unlink()
 
     def steps(self) -> list[int]:
@@ -81,6 +98,55 @@ class Checkpoints:
 
     def _digest_path(self, step: int) -> Path:
         return self.directory / f"{step}.json"
+
+
+class Saver:
+    """Saves states in a thread while training goes on, one at a time."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+        self._thread = ThreadPoolExecutor(1)
+        self._saving: Future[None] | None = None
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits for a save under way, without a word of its errors: `wait` raises them."""
+        self._thread.shutdown()
+
+    def save(self, step: int, state: TrainState, where: str) -> None:
+        """Returns once a copy of the state is on the host; raises what `wait` does."""
+        self.wait()
+        self._saving = self._thread.submit(self._save, step, on_host(state), where)
+
+    def _save(self, step: int, state: TrainState, where: str) -> None:
+        check_finite(state, where)
+        self._checkpoints.save(step, state)
+
+    def wait(self) -> None:
+        """Waits for the last save, on all processes; RunError where it failed."""
+        if self._saving:
+            saving, self._saving = self._saving, None
+            saving.result()
+            multihost.barrier()  # the other processes find it on disk
+
+
+def on_host(state: TrainState) -> TrainState:
+    """A copy of the state in host arrays that no later step touches."""
+    found: TrainState = jax.device_get(state)
+    # On a CPU these are the devices' own memory, which the next step takes for its result.
+    return jax.tree.map(np.array, found) if jax.default_backend() == "cpu" else found
+
+
+def check_finite(state: TrainState, where: str) -> None:
+    """Raises RunError unless all weights are finite.
+
+    The loss that was checked last is older than the last update.
+    """
+    weights = (state.params, state.ema_params, state.batch_stats, state.ema_batch_stats)
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(weights)):
+        raise RunError(f"{where}: weights are not finite")
 
 
 def load_weights(

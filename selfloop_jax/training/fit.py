@@ -5,13 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from selfloop_jax.data.images import Images, batch_indices
 from selfloop_jax.errors import RunError
 from selfloop_jax.runtime import keys, log, parallel, rng
-from selfloop_jax.training.checkpoints import Checkpoints
+from selfloop_jax.training.checkpoints import Checkpoints, Saver
 from selfloop_jax.training.step import Trainer, TrainState, Variables
 
 
@@ -104,34 +103,39 @@ def _fit(job: Job) -> Fitted:
     # Too many computations in flight can deadlock a CPU device.
     in_flight: deque[Any] = deque()
     progress.begin(first, job.steps, trainer.batch)
-    for step in range(first, job.steps, per_dispatch):
-        steps = range(step, step + per_dispatch)
-        order = (*job.key_path, "order")
-        index = np.stack([batch_indices(order, size, trainer.batch, s) for s in steps])
-        if job.placement == "device":
-            # Only the indices travel: the program gathers the batch from the pool on the device.
-            rows = {"index": index}
-            on_device = arrays
-        else:
-            rows = {name: array[index] for name, array in arrays.items()}
-            on_device = {}
-        state, metrics = trainer.program(state, on_device, parallel.shard_steps(rows), noise_key)
-        parallel.limit_in_flight(in_flight, metrics, per_dispatch)
-        done = step + per_dispatch
-        progress.record(done, metrics)
-        # Asked once per step: all processes of a run must ask equally often to agree.
-        stopping = job.stop()
-        where = f"{progress.where}, step {done}"
-        if step == first:
-            # A forgotten mean over devices shows after one step, before hours are spent.
-            parallel.check_replicas(state, where)
-        if stopping or done % checkpoints.interval == 0 or done >= job.steps:
-            # Reads the outstanding losses first: one that is not finite raises and is not saved.
-            progress.flush()
-            parallel.check_replicas(state, where)
-            _save(checkpoints, done, state, where)
-        if stopping and done < job.steps:
-            raise Preempted(where)
+    with Saver(checkpoints) as saver:
+        for step in range(first, job.steps, per_dispatch):
+            steps = range(step, step + per_dispatch)
+            order = (*job.key_path, "order")
+            index = np.stack([batch_indices(order, size, trainer.batch, s) for s in steps])
+            if job.placement == "device":
+                # Only the indices travel: the program gathers the batch on the device.
+                rows = {"index": index}
+                on_device = arrays
+            else:
+                rows = {name: array[index] for name, array in arrays.items()}
+                on_device = {}
+            state, metrics = trainer.program(
+                state, on_device, parallel.shard_steps(rows), noise_key
+            )
+            parallel.limit_in_flight(in_flight, metrics, per_dispatch)
+            done = step + per_dispatch
+            progress.record(done, metrics)
+            # Asked once per step: all processes of a run must ask equally often to agree.
+            stopping = job.stop()
+            where = f"{progress.where}, step {done}"
+            if step == first:
+                # A forgotten mean over devices shows after one step, before hours are spent.
+                parallel.check_replicas(state, where)
+            if stopping or done % checkpoints.interval == 0 or done >= job.steps:
+                # Reads the outstanding losses first: one that is not finite raises, unsaved.
+                progress.flush()
+                parallel.check_replicas(state, where)
+                saver.save(done, state, where)
+            if stopping and done < job.steps:
+                saver.wait()
+                raise Preempted(where)
+        saver.wait()
     progress.end()
     return Fitted(checkpoints.digest(job.steps), state, progress.rate)
 
@@ -150,23 +154,3 @@ def _resumed(trainer: Trainer, checkpoints: Checkpoints) -> TrainState | None:
             f"{trainer.steps_per_dispatch} steps at a time: remove the folder to train it again"
         )
     return parallel.replicate(saved)
-
-
-def _save(checkpoints: Checkpoints, step: int, state: TrainState, where: str) -> None:
-    """Saves a copy on the host.
-
-    The copy is released on return: on a CPU it would keep the state from being donated.
-    """
-    on_host = jax.device_get(state)
-    check_finite(on_host, where)
-    checkpoints.save(step, on_host)
-
-
-def check_finite(state: TrainState, where: str) -> None:
-    """Raises RunError unless all weights are finite.
-
-    The loss that was checked last is older than the last update.
-    """
-    weights = (state.params, state.ema_params, state.batch_stats, state.ema_batch_stats)
-    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(weights)):
-        raise RunError(f"{where}: weights are not finite")

@@ -1,7 +1,7 @@
 """Tests the optimizer against NumPy, and `fit`: resuming, checkpoints, damage, NaN losses."""
 
 import json
-import shutil
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from selfloop_jax.data.images import Images
 from selfloop_jax.errors import RunError
 from selfloop_jax.runtime import environment, log, parallel
 from selfloop_jax.training import fit as fitting
-from selfloop_jax.training.checkpoints import Checkpoints, state_digest
+from selfloop_jax.training.checkpoints import Checkpoints, Saver, state_digest
 from selfloop_jax.training.fit import Preempted, put_on_devices
 from selfloop_jax.training.step import ema_variables, make_trainer
 
@@ -425,7 +425,7 @@ def test_a_flipped_bit_of_a_weight_is_found(trainers, checkpoint, tmp_path, bit)
 
 
 def test_a_checkpoint_that_orbax_cannot_read_is_damaged(trainers, checkpoint, tmp_path):
-    shutil.rmtree(tmp_path / "5" / "state")
+    (tmp_path / "5" / "manifest.ocdbt").unlink()
     assert_damaged(checkpoint, trainers[1], tmp_path / "5")
 
 
@@ -453,6 +453,7 @@ def test_remains_of_a_killed_save_are_ignored(trainers, checkpoint, tmp_path):
     checkpoint.save(7, state_of(trainers[1], 7))
     assert checkpoint.steps() == [7]
     assert state_digest(checkpoint.newest(trainers[1].abstract)) == checkpoint.digest(7)
+    assert not half.exists()
 
 
 @pytest.mark.parametrize(
@@ -475,3 +476,44 @@ def test_weights_that_are_not_finite_are_not_saved(trainers, tmp_path):
     with pytest.raises(RunError, match="generation 3, toy, step 1: weights are not finite"):
         fit(trainers[1], tmp_path, steps=1, rate=np.inf)
     assert not list(tmp_path.glob("toy/1"))
+
+
+class SlowDisk(Checkpoints):
+    """Waits for `go` before it saves."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.go = threading.Event()
+
+    def save(self, step, state):
+        assert self.go.wait(60)
+        super().save(step, state)
+
+
+def test_training_goes_on_while_a_state_is_saved(trainers, tmp_path):
+    trainer = trainers[1]
+    checkpoints = SlowDisk(tmp_path, INTERVAL, 1)
+    state = state_of(trainer, 1)
+    expected = state_digest(state)
+    pool = put_on_devices(fitting.training_columns(POOL), 16, "device")
+    rows = parallel.shard_steps({"index": np.arange(BATCH, dtype=np.int32)[None]})
+    with Saver(checkpoints) as saver:
+        saver.save(1, state, "here")
+        # A step takes the memory of the state, whose copy waits for the disk.
+        state, _ = trainer.program(state, pool, rows, parallel.replicate(jax.random.key(0)))
+        assert state_digest(state) != expected
+        assert checkpoints.steps() == []
+        checkpoints.go.set()
+        saver.wait()
+        assert checkpoints.digest(1) == expected
+        assert state_digest(checkpoints.load(1, trainer.abstract)) == expected
+
+
+def test_a_failed_save_is_raised_by_the_next_wait(trainers, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "file", INTERVAL, 1)
+    (tmp_path / "file").write_text("no folder")
+    with Saver(checkpoints) as saver:
+        saver.save(1, state_of(trainers[1], 1), "here")
+        with pytest.raises((RunError, OSError)):
+            saver.wait()
+        saver.wait()  # raised once
