@@ -38,7 +38,7 @@ def run(
         workdir.check_config(path, config.to_dict(), study.grows)
     context = study.open(config, multihost.agree_on_stop(stop))
     manifest = environment.manifest(context.stand_in)
-    bit_relevant = {name: manifest[name] for name in workdir.BIT_RELEVANT}
+    bit_relevant = {name: manifest.get(name) for name in workdir.BIT_RELEVANT}
     # Processes that disagree would train on without an error, to bits that nobody can repeat.
     multihost.check_same_on_all(
         {"config": config.to_dict(), "inputs": context.inputs, **bit_relevant}

@@ -1,25 +1,17 @@
 """Checkpoints of one training phase by Orbax, each with its own sha256 digest."""
 
-import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as orbax
 from orbax.checkpoint import v1 as ocp
 
 from selfloop_jax.config import Config
 from selfloop_jax.errors import RunError
-from selfloop_jax.runtime import multihost, parallel, store
+from selfloop_jax.runtime import parallel, store
 from selfloop_jax.training.step import Trainer, TrainState, Variables, ema_variables
-
-# Process 0 saves by itself. By default, and always in the first version of Orbax's new interface, a
-# save waits for all processes, by programs of their devices, which are training.
-ALONE = orbax.options.MultiprocessingOptions(
-    active_processes={0}, barrier_sync_key_prefix="checkpoint"
-)
 
 
 class Checkpoints:
@@ -37,34 +29,26 @@ class Checkpoints:
         """Writes the digest, then the checkpoint; the step exists once Orbax has renamed it.
 
         state holds host arrays: all devices hold the same bits, and Orbax takes less than half the
-        time for host arrays. Of several processes, process 0 writes, without waiting for others.
+        time for host arrays.
         """
         path = self.directory / str(step)
         # Orbax does not write an existing step: it returns False without an error.
-        if not store.leading or path.exists():
+        if path.exists():
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         store.check_space(path, 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         store.write_json(self._digest_path(step), {"step": step, "sha256": state_digest(state)})
+        policy = ocp.training.preservation_policies.LatestN(self.keep)
         try:
-            with orbax.Checkpointer(
-                orbax.PyTreeCheckpointHandler(multiprocessing_options=ALONE),
-                multiprocessing_options=ALONE,
+            with ocp.training.Checkpointer(
+                self.directory, preservation_policy=policy, cleanup_tmp_directories=True
             ) as checkpointer:
-                checkpointer.save(path, orbax.args.PyTreeSave(state))
+                checkpointer.save(step, state, force=True)
         except Exception as error:  # a full or read-only disk arrives as tensorstore's ValueError
             raise RunError(f"{path}: not saved: {_first_line(error)}") from error
-        self._remove_others(self.steps()[-self.keep :])
-
-    def _remove_others(self, kept: list[int]) -> None:
-        """Removes older checkpoints, and what killed saves have left."""
-        names = {str(step) for step in kept}
-        for path in self.directory.iterdir():
-            if path.is_dir() and path.name not in names:
-                # By another name first: a kill must not leave half a checkpoint under its own.
-                path = path.rename(path.with_name(f"removed-{path.name}"))
-                shutil.rmtree(path)
-            elif path.suffix == ".json" and path.stem not in names:
+        # Orbax has deleted older steps; their digests go too.
+        for path in self.directory.glob("*.json"):
+            if store.leading and path.stem.isdigit() and int(path.stem) not in self.steps():
                 path.unlink()
 
     def steps(self) -> list[int]:
@@ -101,7 +85,11 @@ class Checkpoints:
 
 
 class Saver:
-    """Saves states in a thread while training goes on, one at a time."""
+    """Saves states in a thread while training continues, one at a time.
+
+    With several processes training waits: Orbax has them all wait for each other, by programs of
+    their devices, which would mix with the training's.
+    """
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
@@ -118,18 +106,21 @@ class Saver:
     def save(self, step: int, state: TrainState, where: str) -> None:
         """Returns once a copy of the state is on the host; raises what `wait` does."""
         self.wait()
-        self._saving = self._thread.submit(self._save, step, on_host(state), where)
+        copy = on_host(state)
+        if jax.process_count() > 1:
+            self._save(step, copy, where)
+        else:
+            self._saving = self._thread.submit(self._save, step, copy, where)
 
     def _save(self, step: int, state: TrainState, where: str) -> None:
         check_finite(state, where)
         self._checkpoints.save(step, state)
 
     def wait(self) -> None:
-        """Waits for the last save, on all processes; RunError where it failed."""
+        """Waits for the last save; RunError where it failed."""
         if self._saving:
             saving, self._saving = self._saving, None
             saving.result()
-            multihost.barrier()  # the other processes find it on disk
 
 
 def on_host(state: TrainState) -> TrainState:

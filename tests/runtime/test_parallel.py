@@ -40,6 +40,7 @@ SECTION = SimpleNamespace(
     adam_b2=0.99,
     ema_decay=0.3,
     label_dropout=0.3,
+    microbatches=1,
     augment=FlipConfig(flip=True),
     normalize="unit",
     freeze=False,

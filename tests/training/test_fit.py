@@ -1,6 +1,7 @@
 """Tests the optimizer against NumPy, and `fit`: resuming, checkpoints, damage, NaN losses."""
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -425,7 +426,7 @@ def test_a_flipped_bit_of_a_weight_is_found(trainers, checkpoint, tmp_path, bit)
 
 
 def test_a_checkpoint_that_orbax_cannot_read_is_damaged(trainers, checkpoint, tmp_path):
-    (tmp_path / "5" / "manifest.ocdbt").unlink()
+    shutil.rmtree(tmp_path / "5" / "state")
     assert_damaged(checkpoint, trainers[1], tmp_path / "5")
 
 
@@ -453,7 +454,6 @@ def test_remains_of_a_killed_save_are_ignored(trainers, checkpoint, tmp_path):
     checkpoint.save(7, state_of(trainers[1], 7))
     assert checkpoint.steps() == [7]
     assert state_digest(checkpoint.newest(trainers[1].abstract)) == checkpoint.digest(7)
-    assert not half.exists()
 
 
 @pytest.mark.parametrize(
@@ -490,7 +490,7 @@ class SlowDisk(Checkpoints):
         super().save(step, state)
 
 
-def test_training_goes_on_while_a_state_is_saved(trainers, tmp_path):
+def test_training_continues_while_a_state_is_saved(trainers, tmp_path):
     trainer = trainers[1]
     checkpoints = SlowDisk(tmp_path, INTERVAL, 1)
     state = state_of(trainer, 1)
