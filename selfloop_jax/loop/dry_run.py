@@ -1,6 +1,5 @@
 """`--dry_run` of the loop: what a run will be and cost, before anything is decoded or trained."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -211,13 +210,10 @@ def _activations(config: Config, networks: Networks, memory: int) -> list[str]:
         fit = [max(0, int((USABLE * card * GB - fixed) / each)) for card in CARDS]
         lines.append(
             f"activations, {name}: up to {each / MIB:.2f} MiB an image, {images * each / MIB:.0f} "
-            f"MiB for {images} images at a time; cards of {_list(CARDS)} GB hold about {_list(fit)}"
+            f"MiB for {images} images at a time; cards of "
+            f"{'/'.join(map(str, CARDS))} GB hold about {'/'.join(map(str, fit))}"
         )
     return lines
-
-
-def _list(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:-1])) + f" and {numbers[-1]}"
 
 
 def _bytes(tree: Any) -> int:

@@ -45,7 +45,7 @@ def test_activations_are_those_of_a_microbatch():
         done = runs.call(runs.CONFIG, "--dry_run", *arguments)
         found = re.search(
             r"^activations, diffusion: up to [\d.]+ MiB an image, \d+ MiB for (\d+) images at a "
-            r"time; cards of 24, 40 and 80 GB hold about (\d+), (\d+) and (\d+)$",
+            r"time; cards of 24/40/80 GB hold about (\d+)/(\d+)/(\d+)$",
             done.stdout,
             re.MULTILINE,
         )
