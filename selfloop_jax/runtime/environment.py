@@ -125,16 +125,17 @@ def start_backend() -> None:
     itself would go on, on the CPU.
     """
     expected = expected_platform()
+    asked = jax.config.values["jax_platforms"]
     try:
         found = jax.default_backend()
     except RuntimeError as error:
-        asked = jax.config.values["jax_platforms"]
         why = str(error).splitlines()[0]
         raise UsageError(f"JAX_PLATFORMS = {asked}: does not start: {why}") from error
     if found == "cpu" and expected != "cpu":
+        given = f"= {asked}" if asked else "is unset"
         raise UsageError(
-            f"JAX_PLATFORMS is unset: must be cpu to run on the CPU of this machine, because JAX "
-            f"could not start its {expected.upper()} (JAX_PLATFORMS={expected} shows why)"
+            f"JAX_PLATFORMS {given}: must be cpu to run on the CPU, because JAX could not start a "
+            f"{expected.upper()} of this machine (JAX_PLATFORMS={expected} shows why)"
         )
 
 

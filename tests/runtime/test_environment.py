@@ -111,6 +111,15 @@ def test_the_cpu_is_not_taken_in_place_of_an_accelerator_without_a_word(
         environment.start_backend()
 
 
+def test_a_platform_whose_package_is_missing_is_one_line(tmp_path):
+    """JAX passes over it without an error, to the next one named."""
+    workdir = f"--workdir={tmp_path / 'run'}"
+    done = runs.main(runs.CONFIG, workdir, environment={"JAX_PLATFORMS": "cuda,cpu"})
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: JAX_PLATFORMS = cuda,cpu: must be cpu to run on the CPU")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [("cuda,cpu", "gpu"), ("tpu", "tpu"), ("cpu", "cpu"), ("rocm", "gpu")],
