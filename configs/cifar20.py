@@ -9,9 +9,10 @@ class alone, so a classifier of fine labels, trained on the real images of gener
 frozen (`annotator`), gives generated images their groups. Networks: the DDPM U-Net of Ho et al.
 2020 (128 channels, 1-2-2-2, two blocks, attention at 16 pixels), ResNet-18.
 
-For one GPU of 16 GB and up; time: not yet measured. `--dry_run` prints sizes. `small` has 16 pixels
-and small networks, for two CPU cores; not yet run either. `sweep(out)` lists its loops and
-controls, for three seeds, natural and biased.
+For one GPU of 16 GB and up; not yet run. Training the generators of a seed takes about 1.2 hours at
+the speed that an earlier commit had on one H200 (docs/performance.md), the rest some minutes.
+`--dry_run` prints sizes. `small` has 16 pixels and small networks, for two CPU cores; not yet run.
+`sweep(out)` lists its loops and controls, for three seeds, natural and biased.
 
     python -m selfloop_jax.main --config=configs/cifar20.py            # biased
     python -m selfloop_jax.main --config=configs/cifar20.py:unbiased
@@ -59,6 +60,7 @@ def _full(config):
     common.resnet(config, "resnet18", steps=12_000, crop=4)
     common.flip_and_decay(config)
     config.checkpoint.interval_steps = 2_000
+    config.parallel.precision = "bfloat16"
 
 
 def _small(config):

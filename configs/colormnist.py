@@ -11,7 +11,9 @@ digit's own colour with probability 0.9. Held-out digits come in every colour. P
 later generators are fine-tuned.
 
 `mnist5k` took 338 s and 1.3 GiB, with a former solver of more evaluations, on two cores of a busy
-shared AMD EPYC server; `full` is for one GPU, its time not yet measured.
+shared AMD EPYC server; `full` is for one GPU of 16 GB and up; not yet run. By the FLOPs that
+`benchmarks.lowering` counts it takes 11 minutes at 40 % of an H100's 800 TFLOP/s, which networks
+of this size do not reach.
 
     python -m selfloop_jax.main --config=configs/colormnist.py                 # mnist5k,biased
     python -m selfloop_jax.main --config=configs/colormnist.py:mnist5k,unbiased
@@ -63,3 +65,4 @@ def _full(config):
     common.resnet(config, "resnet18", steps=2_000, crop=2)
     config.checkpoint.interval_steps = 1_000
     config.log.every_steps = 100
+    config.parallel.precision = "bfloat16"

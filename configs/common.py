@@ -110,3 +110,4 @@ def tiny(config: ConfigDict) -> None:
     config.measure.replicates = 100
     config.checkpoint.interval_steps = 20
     config.log.every_steps = 10
+    config.parallel.precision = "float32"  # bfloat16 is slow on a CPU

@@ -7,9 +7,10 @@ images out, `biased` gives each class one group at a share of 0.9. A classifier 
 on the real images (`annotator`), gives generated images their groups. Training does not mirror
 images: switch `augment.flip` on where left and right mean nothing.
 
-`large`, the default: 32 pixels, for one GPU; time: not yet measured. `small`: 8 pixels, for a
-laptop's CPU; the example of docs/your_data.md took 3 minutes and 1.7 GiB on two cores of a shared
-AMD EPYC server.
+`large`, the default: 32 pixels, for one GPU of 8 GB and up; not yet run on one. By the FLOPs that
+`benchmarks.lowering` counts it takes 3 minutes at 40 % of an H100's 800 TFLOP/s, which networks of
+this size do not reach. `small`: 8 pixels, for a laptop's CPU; the example of docs/your_data.md took
+3 minutes and 1.7 GiB on two cores of a shared AMD EPYC server.
 
     python -m selfloop_jax.main --config=configs/folder.py --config.data.folder.dir=my_images
     ... --config=configs/folder.py:small,unbiased --config.data.folder.dir=my_images
@@ -43,6 +44,7 @@ def _large(config):
     config.sample.count = 1_000
     config.sample.batch_per_device = 250
     common.resnet(config, "resnet18", steps=2_000, crop=4)
+    config.parallel.precision = "bfloat16"
 
 
 def _small(config):

@@ -22,7 +22,7 @@ STUDIES = {  # arguments, and the number of parameters of the generator
     "digits_study.py": (":replace,unbiased", 173_875),
     "mnist_study.py": (":replace,unbiased", 173_875),
     "cifar20.py": (":unbiased", 35_750_000),
-    "hardimagenet.py": (":128,unbiased", 281_000_000),
+    "hardimagenet.py": (":128,unbiased", 94_140_000),
     "folder.py": (":biased", None),
 }
 
