@@ -418,6 +418,9 @@ class CheckpointConfig:
     interval_steps: int = field(
         500, "steps between two, and so the most that a stop can cost", POSITIVE
     )
+    interval_minutes: float = field(
+        10.0, "minutes between two, where that many steps take longer", POSITIVE
+    )
     keep: int = field(1, "checkpoints kept of a network", POSITIVE)
 
 
@@ -438,7 +441,10 @@ class ParallelConfig:
         choices("default", "high", "highest"),
     )
     steps_per_dispatch: int = field(
-        0, "training steps in one program; 0: one on a CPU, up to ten elsewhere", at_least(0)
+        0,
+        "training steps in one program; 0: one on a CPU, elsewhere the most up to ten that divide "
+        "all numbers of steps",
+        at_least(0),
     )
     deterministic: bool = field(True, "refuse kernels on a GPU whose results vary")
     precision: str = field(

@@ -219,7 +219,9 @@ class Artifacts:
     def checkpoints(self, phase: str) -> Checkpoints:
         """The checkpoints of a training phase."""
         section = self.context.config.checkpoint
-        return Checkpoints(self.folder / phase, section.interval_steps, section.keep)
+        return Checkpoints(
+            self.folder / phase, section.interval_steps, section.keep, section.interval_minutes
+        )
 
     def weights(self, phase: str) -> step.Variables:
         """The network that a training phase ended with, on the devices."""

@@ -36,7 +36,7 @@ def replay(study: Study, config: Config, path: Path, number: int, stop: Callable
     if len(workdir.records(path, number)) < number:
         raise UsageError(f"--replay={number}: a generation before it is missing in {path}")
     study.check(config)
-    context = study.open(config, multihost.agree_on_stop(stop))
+    context = study.open(config, multihost.agree(stop))
     workdir.check_inputs(path, context.inputs)
     made_under = workdir.manifest_of(path, record)
     changed = workdir.manifest_difference(made_under, environment.manifest(context.stand_in))

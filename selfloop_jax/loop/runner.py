@@ -36,7 +36,7 @@ def run(
     workdir.check_version(path, f"--workdir={path}")
     if (path / "config.json").exists():
         workdir.check_config(path, config.to_dict(), study.grows)
-    context = study.open(config, multihost.agree_on_stop(stop))
+    context = study.open(config, multihost.agree(stop))
     manifest = environment.manifest(context.stand_in)
     bit_relevant = {name: manifest.get(name) for name in workdir.BIT_RELEVANT}
     # Processes that disagree would train on without an error, to bits that nobody can repeat.

@@ -185,14 +185,15 @@ def check_same_on_all(facts: store.Json) -> None:
                 )
 
 
-def agree_on_stop(stop: Callable[[], bool]) -> Callable[[], bool]:
-    """A `stop` that becomes true on all processes at the same call, once it is true on one.
+def agree(ask: Callable[[], bool], seconds: float = MEETING_SECONDS) -> Callable[[], bool]:
+    """An `ask` that becomes true on all processes at the same call, once it is true on one.
 
-    All processes must call it equally often. They exchange answers after a number of calls that
-    process 0 estimates from its pace.
+    All processes must call it equally often. They exchange answers about every `seconds`, after a
+    number of calls that process 0 estimates from its pace.
     """
     if jax.process_count() == 1:
-        return stop
+        return ask
+    most = round(MEETING_CALLS * seconds / MEETING_SECONDS)
     # The first call exchanges at once: there is no pace yet to estimate from.
     left = 1
     calls = 0
@@ -205,10 +206,10 @@ def agree_on_stop(stop: Callable[[], bool]) -> Callable[[], bool]:
         if left:
             return False
         pace = (time.perf_counter() - since) / calls
-        answers = gather(np.array([[float(stop()), pace]]))
+        answers = gather(np.array([[float(ask()), pace]]))
         # The pace of process 0 alone counts. With estimates of their own, processes would exchange
         # at different calls and block.
-        left = int(np.clip(MEETING_SECONDS / answers[0, 1], 1, MEETING_CALLS))
+        left = int(np.clip(seconds / answers[0, 1], 1, most))
         calls = 0
         since = time.perf_counter()
         return bool(answers[:, 0].any())

@@ -1,16 +1,19 @@
 """Checkpoints of one training phase by Orbax, each with its own sha256 digest."""
 
+import math
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint
 from orbax.checkpoint import v1 as ocp
 
 from selfloop_jax.config import Config
 from selfloop_jax.errors import RunError
-from selfloop_jax.runtime import parallel, store
+from selfloop_jax.runtime import multihost, parallel, store
 from selfloop_jax.training.step import Trainer, TrainState, Variables, ema_variables
 
 
@@ -20,35 +23,40 @@ class Checkpoints:
     Orbax restores a flipped data byte silently, so every load compares a digest of our own.
     """
 
-    def __init__(self, directory: Path, interval: int, keep: int):
+    def __init__(self, directory: Path, interval: int, keep: int, minutes: float = math.inf):
+        """interval, minutes: most steps and time between two. keep: checkpoints that stay."""
         self.directory = directory.absolute()  # Orbax takes absolute paths only
         self.interval = interval
+        self.minutes = minutes
         self.keep = keep
 
     def save(self, step: int, state: TrainState) -> None:
         """Writes the digest, then the checkpoint; the step exists once Orbax has renamed it.
 
         state holds host arrays: all devices hold the same bits, and Orbax takes less than half the
-        time for host arrays.
+        time for host arrays. Of several processes, process 0 writes, without waiting for others.
         """
         path = self.directory / str(step)
-        # Orbax does not write an existing step: it returns False without an error.
-        if path.exists():
+        if not store.leading or path.exists():
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         store.check_space(path, 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         store.write_json(self._digest_path(step), {"step": step, "sha256": state_digest(state)})
-        policy = ocp.training.preservation_policies.LatestN(self.keep)
         try:
-            with ocp.training.Checkpointer(
-                self.directory, preservation_policy=policy, cleanup_tmp_directories=True
-            ) as checkpointer:
-                checkpointer.save(step, state, force=True)
+            _write(path, state)
         except Exception as error:  # a full or read-only disk arrives as tensorstore's ValueError
             raise RunError(f"{path}: not saved: {_first_line(error)}") from error
-        # Orbax has deleted older steps; their digests go too.
-        for path in self.directory.glob("*.json"):
-            if store.leading and path.stem.isdigit() and int(path.stem) not in self.steps():
+        self._remove_others(self.steps()[-self.keep :])
+
+    def _remove_others(self, kept: list[int]) -> None:
+        """Removes older checkpoints, and what killed saves have left."""
+        names = {str(step) for step in kept}
+        for path in self.directory.iterdir():
+            if path.is_dir() and path.name not in names:
+                # By another name first: a kill must not leave half a checkpoint under its own.
+                path = path.rename(path.with_name(f"removed-{path.name}"))
+                shutil.rmtree(path)
+            elif path.suffix == ".json" and path.stem not in names:
                 path.unlink()
 
     def steps(self) -> list[int]:
@@ -68,7 +76,7 @@ class Checkpoints:
         """
         path = self.directory / str(step)
         try:
-            state = ocp.load(path, jax.tree.map(_on_host, abstract))
+            state = _read(path, jax.tree.map(_on_host, abstract))
         except Exception as error:  # Orbax and tensorstore raise many kinds on damaged files.
             raise RunError(f"{path}: damaged checkpoint: {_first_line(error)}") from error
         found = state_digest(state)
@@ -85,11 +93,7 @@ class Checkpoints:
 
 
 class Saver:
-    """Saves states in a thread while training continues, one at a time.
-
-    With several processes training waits: Orbax has them all wait for each other, by programs of
-    their devices, which would mix with the training's.
-    """
+    """Saves states in a thread while training continues, one at a time."""
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
@@ -106,21 +110,18 @@ class Saver:
     def save(self, step: int, state: TrainState, where: str) -> None:
         """Returns once a copy of the state is on the host; raises what `wait` does."""
         self.wait()
-        copy = on_host(state)
-        if jax.process_count() > 1:
-            self._save(step, copy, where)
-        else:
-            self._saving = self._thread.submit(self._save, step, copy, where)
+        self._saving = self._thread.submit(self._save, step, on_host(state), where)
 
     def _save(self, step: int, state: TrainState, where: str) -> None:
         check_finite(state, where)
         self._checkpoints.save(step, state)
 
     def wait(self) -> None:
-        """Waits for the last save; RunError where it failed."""
+        """Waits for the last save, on all processes; RunError where it failed."""
         if self._saving:
             saving, self._saving = self._saving, None
             saving.result()
+            multihost.barrier()  # the other processes find it on disk
 
 
 def on_host(state: TrainState) -> TrainState:
@@ -157,7 +158,7 @@ def load_weights(
 def saved_weights(directory: Path) -> Any:
     """The EMA weights of the newest checkpoint in a folder, host arrays; not verified."""
     newest = max(int(path.name) for path in directory.iterdir() if path.name.isdigit())
-    return ocp.load((directory / str(newest)).absolute())["ema_params"]
+    return _read((directory / str(newest)).absolute())["ema_params"]
 
 
 def state_digest(state: TrainState) -> str:
@@ -166,6 +167,27 @@ def state_digest(state: TrainState) -> str:
     return store.digest_arrays(
         {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
     )
+
+
+# By default Orbax has all processes of a run wait for each other, by programs of their devices.
+# Here each one reads by itself, and process 0 writes by itself while the devices are training.
+
+
+def _write(path: Path, state: TrainState) -> None:
+    """A checkpoint by Orbax. Its new interface has the processes compare the path in any case."""
+    me = jax.process_index()
+    alone = orbax.checkpoint.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    handler = orbax.checkpoint.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with orbax.checkpoint.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        checkpointer.save(path, orbax.checkpoint.args.PyTreeSave(state))
+
+
+def _read(path: Path, abstract: Any = None) -> Any:
+    """The tree of host arrays of a checkpoint, in the structure of `abstract` where it is given."""
+    me = ocp.multihost.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    with ocp.Context(multiprocessing_options=alone):
+        return ocp.load(path, abstract)
 
 
 def _on_host(leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The loop over training steps: data order, resume, preemption and checkpoints."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ import numpy as np
 
 from selfloop_jax.data.images import Images, batch_indices
 from selfloop_jax.errors import RunError
-from selfloop_jax.runtime import keys, log, parallel, rng
+from selfloop_jax.runtime import keys, log, multihost, parallel, rng
 from selfloop_jax.training.checkpoints import Checkpoints, Saver
 from selfloop_jax.training.step import Trainer, TrainState, Variables
+
+# Processes agree on a save by time; each exchange has the devices wait, so it is rare.
+LATE_MEETING_SECONDS = 30.0
 
 
 class Preempted(Exception):
@@ -80,10 +84,11 @@ def put_on_devices(
 def fit(jobs: Sequence[Job]) -> list[Fitted]:
     """Trains every job to its last step, one after the other.
 
-    A job resumes from its newest checkpoint. It saves every `checkpoints.interval` steps and at the
-    end; when `stop()` is true it saves and raises Preempted. Data order and keys follow from the
-    key path and the step alone. Raises RunError on a loss that is not finite, and on devices whose
-    states differ (compared bit for bit after the first step and at every checkpoint).
+    A job resumes from its newest checkpoint. It saves every `checkpoints.interval` steps, or after
+    `checkpoints.minutes` where that comes first, and at the end; when `stop()` is true it saves and
+    raises Preempted. Data order and keys follow from the key path and the step alone. Raises
+    RunError on a loss that is not finite, and on devices whose states differ (compared bit for bit
+    after the first step and at every checkpoint).
     """
     return [_fit(job) for job in jobs]
 
@@ -102,6 +107,10 @@ def _fit(job: Job) -> Fitted:
     noise_key = parallel.replicate(keys.key((*job.key_path, "noise")))
     # Too many computations in flight can deadlock a CPU device.
     in_flight: deque[Any] = deque()
+    saved = time.monotonic()
+    late = multihost.agree(
+        lambda: time.monotonic() - saved > 60 * checkpoints.minutes, LATE_MEETING_SECONDS
+    )
     progress.begin(first, job.steps, trainer.batch)
     with Saver(checkpoints) as saver:
         for step in range(first, job.steps, per_dispatch):
@@ -121,17 +130,19 @@ def _fit(job: Job) -> Fitted:
             parallel.limit_in_flight(in_flight, metrics, per_dispatch)
             done = step + per_dispatch
             progress.record(done, metrics)
-            # Asked once per step: all processes of a run must ask equally often to agree.
+            # Asked once per dispatch: all processes must ask equally often to agree.
             stopping = job.stop()
+            saving = late() or stopping or done % checkpoints.interval == 0 or done >= job.steps
             where = f"{progress.where}, step {done}"
             if step == first:
                 # A forgotten mean over devices shows after one step, before hours are spent.
                 parallel.check_replicas(state, where)
-            if stopping or done % checkpoints.interval == 0 or done >= job.steps:
+            if saving:
                 # Reads the outstanding losses first: one that is not finite raises, unsaved.
                 progress.flush()
                 parallel.check_replicas(state, where)
                 saver.save(done, state, where)
+                saved = time.monotonic()
             if stopping and done < job.steps:
                 saver.wait()
                 raise Preempted(where)

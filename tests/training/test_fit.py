@@ -1,7 +1,7 @@
 """Tests the optimizer against NumPy, and `fit`: resuming, checkpoints, damage, NaN losses."""
 
 import json
-import shutil
+import math
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -187,10 +187,11 @@ def fit(
     rate=0.05,
     pool=POOL,
     every=2,
+    minutes=math.inf,
 ):
     folder.mkdir(exist_ok=True)
     progress = log.Progress(log.Metrics(folder / "metrics.jsonl"), 3, "toy", every)
-    checkpoints = Checkpoints(folder / "toy", interval, keep)
+    checkpoints = Checkpoints(folder / "toy", interval, keep, minutes)
     job = fitting.Job(
         trainer=trainer,
         columns=fitting.training_columns(pool),
@@ -227,6 +228,15 @@ def stop_at_call(number):
 def whole(trainers, tmp_path_factory):
     """Returns digests of uninterrupted runs by steps per dispatch."""
     return {k: fit(trainers[k], tmp_path_factory.mktemp(f"whole{k}")) for k in (1, 2)}
+
+
+def test_a_training_whose_interval_takes_long_saves_by_time(trainers, whole, tmp_path):
+    """Whatever the time, it saves after every dispatch here, and the bits are the same."""
+    folder = tmp_path / "run"
+    assert fit(trainers[1], folder, interval=1_000, keep=100, minutes=1e-9) == whole[1]
+    assert saved(folder) == list(range(1, STEPS + 1))
+    assert fit(trainers[1], tmp_path / "slow", interval=1_000, keep=100, minutes=1e9) == whole[1]
+    assert saved(tmp_path / "slow") == [STEPS]
 
 
 @pytest.mark.parametrize(("k", "dispatch"), [(1, 1), (1, 2), (1, 5), (2, 1), (2, 2)])
@@ -426,7 +436,7 @@ def test_a_flipped_bit_of_a_weight_is_found(trainers, checkpoint, tmp_path, bit)
 
 
 def test_a_checkpoint_that_orbax_cannot_read_is_damaged(trainers, checkpoint, tmp_path):
-    shutil.rmtree(tmp_path / "5" / "state")
+    (tmp_path / "5" / "_METADATA").unlink()
     assert_damaged(checkpoint, trainers[1], tmp_path / "5")
 
 
@@ -454,6 +464,7 @@ def test_remains_of_a_killed_save_are_ignored(trainers, checkpoint, tmp_path):
     checkpoint.save(7, state_of(trainers[1], 7))
     assert checkpoint.steps() == [7]
     assert state_digest(checkpoint.newest(trainers[1].abstract)) == checkpoint.digest(7)
+    assert not half.exists()
 
 
 @pytest.mark.parametrize(
