@@ -128,11 +128,12 @@ def _given(options: flags.FlagValues) -> list[str]:
 def _run(config: Config, workdir: Path, options: flags.FlagValues) -> int:
     """Fixes the environment before the first use of a backend, then runs what was asked for."""
     from selfloop_jax import config as configs
-    from selfloop_jax.runtime import environment, multihost
+    from selfloop_jax.runtime import environment, multihost, parallel
 
     configs.check(config)
     environment.configure(**configs.environment(config))
     multihost.connect(config.parallel.processes)
+    parallel.meet()
     stop = _Stop().listen()
     # Imported here: they need jax, whose environment is set by now.
     from selfloop_jax.loop import replay, runner

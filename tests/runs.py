@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -132,6 +133,48 @@ class Process:
         """Waits for the end; returns exit code and log."""
         self.wait(lambda: False, every=0.05)
         return self.process.returncode, self.output.read_text()
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as sock:
+        sock.bind(("localhost", 0))
+        port: int = sock.getsockname()[1]
+    return port
+
+
+def one_of_two(process: int, port: int) -> dict[str, str]:
+    """The environment of one of two processes that make a run together."""
+    names = {
+        "COORDINATOR_ADDRESS": f"localhost:{port}",
+        "NUM_PROCESSES": "2",
+        "PROCESS_ID": str(process),
+    }
+    return {**os.environ, **{f"JAX_{name}": value for name, value in names.items()}}
+
+
+# Of a run that two processes make: two generations, two devices for each process.
+TWO = ["--config.loop.generations=2", "--config.parallel.cpu_devices=2"]
+
+
+def start_two(workdir: Path, *extra: str, second: tuple[str, ...] = ()) -> list[Process]:
+    """Starts both processes of a shrunk run; `second` are further arguments of process 1."""
+    port = free_port()
+    processes = []
+    for process in (0, 1):
+        line = command(workdir, *TWO, *extra, *(second if process else ()))
+        processes.append(Process(line, workdir, f"process{process}", one_of_two(process, port)))
+    return processes
+
+
+def end_all(processes: list[Process]) -> tuple[list[int], list[str]]:
+    """Waits for all processes; returns their exit codes and what they printed."""
+    try:
+        codes, said = zip(*(process.end() for process in processes), strict=True)
+    finally:
+        for process in processes:
+            process.kill()  # one that is left, where another gave no sign of life
+    return list(codes), list(said)
 
 
 def _files(folder: Path) -> list[Path]:

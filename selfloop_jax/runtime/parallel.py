@@ -26,7 +26,7 @@ IN_FLIGHT = 8
 
 
 @cache
-def _devices() -> list[jax.Device]:
+def devices() -> list[jax.Device]:
     """All devices in the order of the axis: those of one process are neighbours."""
     # The place in this list decides an example's place in the global batch, so all processes need
     # the same order.
@@ -36,13 +36,25 @@ def _devices() -> list[jax.Device]:
 @cache
 def _sharding(spec: PartitionSpec) -> NamedSharding:
     # A process can place arrays on its own devices alone.
-    own = [device for device in _devices() if device.process_index == jax.process_index()]
+    own = [device for device in devices() if device.process_index == jax.process_index()]
     return NamedSharding(Mesh(np.array(own), (AXIS,)), spec)
 
 
 def device_count() -> int:
     """Devices that a batch is split over."""
     return jax.device_count()
+
+
+def meet() -> None:
+    """Connects the devices of all processes; call it once, when all processes have just started.
+
+    On CPUs the first collective connects them and gives up after 30 s (Gloo's default, which XLA
+    leaves). Before the first step a process can be later than that: it compiles, or makes a cache.
+    """
+    if jax.process_count() > 1:
+        total = jax.pmap(lambda x: jax.lax.psum(x, AXIS), AXIS, devices=devices())
+        jax.block_until_ready(total(np.ones(jax.local_device_count())))
+        multihost.barrier()
 
 
 def replicated() -> NamedSharding:
@@ -124,7 +136,7 @@ def train_program(step: Callable) -> Callable:
         out_axes=(None, None),
         # The new state takes the memory of the old one; large networks would not fit twice.
         donate_argnums=(0,),
-        devices=_devices(),
+        devices=devices(),
     )
 
 
@@ -142,7 +154,7 @@ def map_over_devices(function: Callable) -> Callable:
     shared is replicated. N must be a multiple of the device count. Every process has the whole
     result on its host when a call returns.
     """
-    program = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=_devices())
+    program = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=devices())
 
     def call(shared: Tree, rows: Tree) -> Tree:
         out = jax.device_get(program(shared, shard(rows)))

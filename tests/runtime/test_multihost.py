@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -17,45 +17,6 @@ from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import multihost
 from selfloop_jax.runtime.workdir import lock
 
-PROCESSES = ["--config.parallel.cpu_devices=2"]
-RUN = ["--config.loop.generations=2"]
-
-
-def environment(process: int, port: int) -> dict[str, str]:
-    names = {
-        "COORDINATOR_ADDRESS": f"localhost:{port}",
-        "NUM_PROCESSES": "2",
-        "PROCESS_ID": str(process),
-    }
-    return {**os.environ, **{f"JAX_{name}": value for name, value in names.items()}}
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("localhost", 0))
-        return sock.getsockname()[1]
-
-
-def start(workdir: Path, *extra: str, second: tuple[str, ...] = ()) -> list[runs.Process]:
-    """Starts both processes of a shrunk run; `second` are further arguments of process 1."""
-    port = free_port()
-    processes = []
-    for process in (0, 1):
-        command = runs.command(workdir, *PROCESSES, *RUN, *extra, *(second if process else ()))
-        name = f"process{process}"
-        processes.append(runs.Process(command, workdir, name, environment(process, port)))
-    return processes
-
-
-def end(processes: list[runs.Process]) -> tuple[list[int], list[str]]:
-    """Waits for both processes; returns their exit codes and what they printed."""
-    try:
-        codes, said = zip(*(process.end() for process in processes), strict=True)
-    finally:
-        for process in processes:
-            process.kill()  # one that is left, where the other gave no sign of life
-    return list(codes), list(said)
-
 
 def digests(workdir: Path) -> list[dict]:
     return [
@@ -64,19 +25,29 @@ def digests(workdir: Path) -> list[dict]:
     ]
 
 
-def interrupt(workdir: Path, file: str, process: int, sent: int) -> tuple[list[int], list[str]]:
-    """Signals one process once a file exists; returns exit codes and output of both."""
-    processes = start(workdir)
+def interrupt(
+    workdir: Path, file: str, process: int, sent: int, frozen: float = 0.0
+) -> tuple[list[int], list[str]]:
+    """Signals one process once a file exists; returns exit codes and output of both.
+
+    frozen: seconds that it does not run before it gets the signal, as on a machine under load.
+    """
+    processes = runs.start_two(workdir)
     signalled, other = processes[process], processes[1 - process]
     moment = workdir / file
     try:
         signalled.wait(lambda: moment.exists() or not other.running(), every=0.01)
+        if frozen:
+            signalled.send_signal(signal.SIGSTOP)
+            time.sleep(frozen)
         signalled.send_signal(sent)
+        if frozen:
+            signalled.send_signal(signal.SIGCONT)
     except BaseException:
         for each in processes:
             each.kill()
         raise
-    return end(processes)
+    return runs.end_all(processes)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +57,7 @@ def made(tmp_path_factory) -> Path:
     Its replay in one go shows that the bits are those of a run that nobody stopped.
     """
     workdir = tmp_path_factory.mktemp("two") / "run"
-    codes, said = interrupt(workdir, "gen_0000/pool.json", 1, signal.SIGTERM)
+    codes, said = interrupt(workdir, "gen_0000/pool.json", 1, signal.SIGTERM, frozen=10)
     assert codes == [143, 143], said
     assert "stopped at generation 0" in said[0]
     # A killed process prints nothing. The other one must end too, with an error code.
@@ -97,7 +68,7 @@ def made(tmp_path_factory) -> Path:
         # It says so, be it in a program, saving a checkpoint, or between both.
         ended = said[1 - killed]
         assert "another task died" in ended or "error: " in ended
-    codes, said = end(start(workdir))
+    codes, said = runs.end_all(runs.start_two(workdir))
     assert codes == [0, 0], said
     assert "generation 1 done" in said[0]
     assert said[1] == ""  # only process 0 logs
@@ -108,7 +79,7 @@ def test_a_run_with_a_process_stopped_or_killed_replays_in_one_go_to_the_same_bi
     """The first thing that a phase of generation 0 writes is a line of metrics.jsonl."""
     workdir = Path(shutil.copytree(made, tmp_path / "run"))
     with lock(workdir):  # as a run under way has it
-        codes, said = end(start(workdir, "--replay=0"))
+        codes, said = runs.end_all(runs.start_two(workdir, "--replay=0"))
     assert codes == [0, 0], said
     assert "generation 0: identical" in said[0]
     assert not (workdir / ".replay").exists()
@@ -125,7 +96,7 @@ def test_two_processes_generate_the_images_of_one_from_the_same_weights(made, tm
     config["loop"]["generations"] = 1
     (workdir / "config.json").write_text(json.dumps(config))
     one = ("--config.loop.generations=1", "--config.parallel.cpu_devices=4", "--accept_manifest")
-    done = runs.call_run(workdir, *RUN, *one)
+    done = runs.call_run(workdir, "--config.loop.generations=2", *one)
     assert done.returncode == 0, done.stderr
     (alone,), both = digests(workdir), digests(made)[0]
     assert alone["diffusion"] == both["diffusion"]  # kept, not trained again
@@ -135,15 +106,42 @@ def test_two_processes_generate_the_images_of_one_from_the_same_weights(made, tm
 
 def test_a_second_replay_by_two_processes_is_refused_meanwhile(made):
     with lock(made, ".replay.lock", "replay"):
-        codes, said = end(start(made, "--replay=0"))
+        codes, said = runs.end_all(runs.start_two(made, "--replay=0"))
     assert codes[0] == 2
     assert codes[1] != 0
     assert said[0] == f"error: --workdir={made}: another replay is using it\n"
 
 
+LATE = """
+import sys, time
+import jax, numpy as np
+from selfloop_jax.runtime import environment, multihost, parallel
+environment.configure(nproc=1, cpu_devices=2, deterministic=True)
+multihost.connect(2)
+parallel.meet()
+time.sleep(jax.process_index() * float(sys.argv[1]))
+total = lambda _, rows: jax.lax.psum(rows.sum(), parallel.AXIS)[None]
+print(parallel.map_over_devices(total)(np.zeros(1), np.arange(8.0)), file=sys.stderr)
+"""
+
+
+def test_a_process_may_come_to_its_first_step_much_later(tmp_path):
+    """Later than the 30 s after which connecting the devices fails."""
+    port = runs.free_port()
+    processes = [
+        runs.Process(
+            [sys.executable, "-c", LATE, "35"], tmp_path, f"late{n}", runs.one_of_two(n, port)
+        )
+        for n in (0, 1)
+    ]
+    codes, said = runs.end_all(processes)
+    assert codes == [0, 0], said
+    assert [text.split() for text in said] == [["[28.", "28.", "28.", "28.]"]] * 2
+
+
 def test_processes_with_different_configs_end_with_an_error(tmp_path):
     workdir = tmp_path / "run"
-    codes, said = end(start(workdir, second=("--config.diffusion.batch=64",)))
+    codes, said = runs.end_all(runs.start_two(workdir, second=("--config.diffusion.batch=64",)))
     assert codes == [2, 2]
     for text in said:
         assert (
@@ -155,7 +153,7 @@ def test_processes_with_different_configs_end_with_an_error(tmp_path):
 def test_a_workdir_in_use_ends_both_processes(made, tmp_path):
     workdir = Path(shutil.copytree(made, tmp_path / "run"))
     with lock(workdir):
-        codes, said = end(start(workdir, "--config.loop.generations=3"))
+        codes, said = runs.end_all(runs.start_two(workdir, "--config.loop.generations=3"))
     assert codes[0] == 2
     assert codes[1] != 0
     assert said[0] == f"error: --workdir={workdir}: another run is using it\n"
@@ -172,9 +170,9 @@ sys.exit(main.main(sys.argv))
 
 def test_a_process_that_never_connects_ends_the_run_with_an_error(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", IMPATIENT, *runs.command(tmp_path / "run", *PROCESSES)[3:]],
+        [sys.executable, "-c", IMPATIENT, *runs.command(tmp_path / "run", *runs.TWO)[3:]],
         cwd=runs.ROOT,
-        env=environment(1, free_port()),
+        env=runs.one_of_two(1, runs.free_port()),
         capture_output=True,
         text=True,
     )
@@ -210,7 +208,7 @@ print(jax.process_index(), jax.process_count(), xla_bridge.CUDA_VISIBLE_DEVICES.
 
 def test_tasks_of_slurm_find_each_other_and_take_the_one_gpu_that_each_sees():
     """Without a variable of launch/slurm.sh, JAX takes the GPU of the task's number on its node."""
-    job = free_port() % 2**12  # JAX derives the port from it
+    job = runs.free_port() % 2**12  # JAX derives the port from it
     slurm = {"JOB_ID": str(job), "STEP_NODELIST": "localhost", "NTASKS": "2"}
     found = {}
     for own in ({}, {"JAX_LOCAL_DEVICE_IDS": "0"}):
