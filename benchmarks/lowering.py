@@ -9,9 +9,16 @@ The output is a JSON line per config and program:
   images            that they are for
   argument_bytes    of state, pool, batch indices and keys
   activation_bytes  that the loss keeps for its gradient, before XLA merges any; training alone
+
+    pip install libtpu     # of the version in requirements/lock-*.txt; no TPU is needed
+    python -m benchmarks.lowering --platform=tpu --topology=v5e:1x1 --configs=quickstart.py
+
+compiles each program for one chip of a TPU as well, in minutes, and adds `temporary_bytes`, what
+the program takes on the chip in addition to its arguments and results, and `compiled_flops`.
 """
 
 import argparse
+import contextlib
 import json
 import re
 import time
@@ -20,15 +27,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
+from jax.experimental import topologies
 
 from benchmarks import presets
 from selfloop_jax import config as configs
 from selfloop_jax.data import sources
 from selfloop_jax.loop.context import Networks
-from selfloop_jax.runtime import environment
+from selfloop_jax.runtime import environment, parallel
 from selfloop_jax.sampling import sampler
 from selfloop_jax.training import classifier, step
 
@@ -106,11 +115,20 @@ def _shape(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def lower(program: Program, platform: str) -> dict[str, Any]:
-    """Returns what a program is on a platform, without compiling it."""
+def lower(program: Program, platform: str, chip: jax.Device | None = None) -> dict[str, Any]:
+    """Returns what a program is on a platform.
+
+    chip: of a topology, which the program is compiled for; None: it is not compiled.
+    """
     started = time.perf_counter()
-    lowered = jax.jit(program.function).trace(*program.arguments)
-    lowered = lowered.lower(lowering_platforms=(platform,))
+    arguments = program.arguments
+    if chip:
+        place = jax.sharding.SingleDeviceSharding(chip)
+        arguments = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), arguments
+        )
+    traced = jax.jit(program.function).trace(*arguments)
+    lowered = traced.lower(lowering_platforms=(platform,))
     found = {
         "program": program.name,
         "platform": platform,
@@ -121,6 +139,14 @@ def lower(program: Program, platform: str) -> dict[str, Any]:
         "activation_bytes": program.activation_bytes,
         "lowering_seconds": round(time.perf_counter() - started, 1),
     }
+    if chip:
+        started = time.perf_counter()
+        compiled = lowered.compile()
+        found |= {
+            "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+            "compiled_flops": float(compiled.cost_analysis()["flops"]),
+            "compiling_seconds": round(time.perf_counter() - started, 1),
+        }
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -134,12 +160,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--platform", choices=tuple(PLATFORMS), required=True)
     parser.add_argument("--configs", default=",".join(SHIPPED))
+    parser.add_argument("--topology", help="of one TPU chip, such as v5e:1x1, to compile for")
     args = parser.parse_args(argv)
     environment.configure(nproc=2, cpu_devices=1, deterministic=True)
-    for name in re.split(r",(?=\w+\.py)", args.configs):  # arguments have commas of their own
-        config = read(name)
-        for program in programs(config, args.platform):
-            print(json.dumps({"config": name, **lower(program, args.platform)}), flush=True)
+    chip = _chip(args.topology) if args.topology else None
+    # Programs of a run map over these devices.
+    devices = mock.patch.object(parallel, "devices", return_value=[chip])
+    with devices if chip else contextlib.nullcontext():
+        for name in re.split(r",(?=\w+\.py)", args.configs):  # arguments have commas of their own
+            for program in programs(read(name), args.platform):
+                found = lower(program, args.platform, chip)
+                print(json.dumps({"config": name, **found}), flush=True)
+
+
+def _chip(name: str) -> jax.Device:
+    """The chip of a TPU topology, by libtpu, which describes and compiles for any."""
+    found = topologies.get_topology_desc(
+        platform="tpu", topology_name=name, chips_per_host_bounds=(1, 1, 1)
+    )
+    return found.devices[0]
 
 
 if __name__ == "__main__":
