@@ -15,7 +15,7 @@ from selfloop_jax.errors import UsageError
 from selfloop_jax.loop import control_images
 from selfloop_jax.loop.context import GenerationRun, RunContext, trains_annotator
 from selfloop_jax.measure import features
-from selfloop_jax.runtime import multihost, parallel, store, tensorboard
+from selfloop_jax.runtime import environment, log, multihost, parallel, store, tensorboard
 from selfloop_jax.training import augment, classifier
 
 PREVIEWS_PER_CLASS = 8
@@ -40,7 +40,11 @@ def check_given(config: Config, given: Collection[str]) -> None:
 def open_run(config: Config, stop: Callable[[], bool]) -> RunContext:
     """Reads the real images and builds the networks; process 0 decodes for all others."""
     data = multihost.process_zero_first(lambda: load(config))
-    return RunContext(config, data, stop)
+    context = RunContext(config, data, stop)
+    steps = context.networks.trainers["diffusion"].steps_per_dispatch
+    if environment.device_info()["platform"] != "cpu" or steps > 1:
+        log.say(f"training steps in one program: {steps} (parallel.steps_per_dispatch)")
+    return context
 
 
 def load(config: Config, prepare: bool = True) -> dataset.Dataset:

@@ -171,5 +171,7 @@ def test_rarer_settings_run_and_repeat_exactly(name, tmp_path):
     done = runs.call(*command)
     assert done.returncode == 0, done.stderr
     assert record(tmp_path / "run", 1)["compilations"] == 0
+    says_steps = "training steps in one program: 4 (parallel.steps_per_dispatch)" in done.stderr
+    assert says_steps == ("parallel.steps_per_dispatch=4" in VARIANTS[name])
     again = runs.call(f"--workdir={tmp_path / 'run'}", "--replay=1")
     assert again.returncode == 0, again.stderr
