@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from selfloop_jax.config import Config, check_override, share_folder, typed
+from selfloop_jax.config import Config, check_override, local_path, share_folder, typed
 from selfloop_jax.config.stored import read_config
 from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime.cli import one_line_errors
@@ -78,7 +78,7 @@ def _check_contradictions(options: flags.FlagValues) -> None:
 
 def _config_and_workdir(options: flags.FlagValues) -> tuple[Config, Path]:
     """The config that the flags describe, or a replay finds in the workdir; and the workdir."""
-    workdir = Path(options.workdir) if options.workdir else None
+    workdir = local_path("--workdir", options.workdir) if options.workdir else None
     if options.config is None:
         if options.replay is None or workdir is None:
             raise UsageError("--config: missing; must be a file, for example configs/quickstart.py")

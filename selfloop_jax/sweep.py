@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from selfloop_jax.analysis import listed_runs
-from selfloop_jax.config import run_file, typed
+from selfloop_jax.config import local_path, run_file, typed
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
 from selfloop_jax.runtime.cli import Parser, one_line_errors
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--lists", default="sweep", help="functions of the config, with commas between"
     )
-    parser.add_argument("--out", type=Path, default=None, help="default: runs/<config>")
+    parser.add_argument("--out", help="default: runs/<config>")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     args, others = parser.parse_known_args(argv)
     for flag in others:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized argument: {flag}")
     if args.jobs < 1:
         raise UsageError(f"--jobs={args.jobs}: must be > 0")
-    out = args.out or Path("runs") / args.config.stem
+    out = local_path("--out", args.out) if args.out else Path("runs") / args.config.stem
     lists = {name: stages(args.config, name, out) for name in args.lists.split(",")}
     every = list(itertools.chain(*lists.values()))
     names = {key: [one[0] for one in itertools.chain(*value)] for key, value in lists.items()}

@@ -68,6 +68,14 @@ WRONG = {
         [C, "--config.classifier.network=alexnet", "--workdir=/nonexistent/run"],
         "classifier.network = alexnet: must be one of resnet | ",
     ),
+    "a bucket for the run": (
+        [C, "--workdir=gs://bucket/run"],
+        "--workdir=gs://bucket/run: must be a path of this machine: a bucket has no locks",
+    ),
+    "a bucket for the caches": (
+        [C, "--config.data.cache_dir=gs://bucket/run"],
+        "data.cache_dir = gs://bucket/run: must be a path of this machine: a bucket has no locks",
+    ),
     "no process": (
         [C, "--config.diffusion.process=edm2"],
         "diffusion.process = edm2: must be one of ddpm | edm",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from selfloop_jax.config.fields import leaves
@@ -13,6 +14,9 @@ from selfloop_jax.config.schema import (
     TrainingConfig,
 )
 from selfloop_jax.errors import UsageError
+
+BUCKET = "://"
+LOCAL = "a path of this machine: a bucket has no locks"
 
 
 def refuse(field: str, value: Any, must: str) -> NoReturn:
@@ -28,12 +32,25 @@ def check_choice(field: str, value: str, table: Iterable[str]) -> None:
         refuse(field, value, f"one of {' | '.join(names)}")
 
 
+def local_path(flag: str, text: str) -> Path:
+    """The path that a flag names; UsageError for the address of a bucket, as gs://bucket/run.
+
+    As a path it would name a folder `gs:` of this machine. A run locks its files, which buckets
+    cannot do.
+    """
+    if BUCKET in text:
+        raise UsageError(f"{flag}={text}: must be {LOCAL}")
+    return Path(text)
+
+
 def check(config: Config) -> None:
     """Raises UsageError in one line naming field, value and rule."""
     # Rules of single fields come first: those across fields divide by numbers that must be
     # positive.
     for field, value, declared in leaves(config):
         _check_finite(field, value)
+        if isinstance(value, str) and BUCKET in value:
+            refuse(field, value, LOCAL)
         rule = declared.metadata["rule"]
         if rule and not rule.holds(value):
             refuse(field, value, rule.words)
