@@ -21,6 +21,7 @@ from benchmarks import (
     lowering,
     presets,
     profile,
+    saves,
     speed,
     tables,
     variance,
@@ -94,6 +95,13 @@ def test_a_program_that_dies_is_an_error_with_its_exit_code(monkeypatch):
     monkeypatch.chdir(runs.ROOT)
     with pytest.raises(SystemExit, match="ended with 3"):
         compare.Program([sys.executable, "-c", "raise SystemExit(3)"], ".", 1)
+
+
+def test_a_save_takes_longer_than_training_waits_for_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(saves, "LEAVES", 4)
+    found = saves.measure(400_000, 2, tmp_path)
+    assert found["gib"] == pytest.approx(16 * 400_000 / 2**30, abs=0.005)
+    assert 0 <= found["waits_seconds"] < found["whole_low"] <= found["whole_seconds"]
 
 
 def test_shares_of_the_kinds_of_work_add_up_to_one():
