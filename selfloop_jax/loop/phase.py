@@ -34,14 +34,28 @@ def always(run: Any) -> bool:
     return True
 
 
+def halve(field: str) -> Callable[[Any], str]:
+    """The memory hint of a phase that takes half of it with half of the number in a field."""
+
+    def hint(run: Any) -> str:
+        section, name = field.split(".")
+        value = getattr(getattr(run.context.config, section), name)
+        return f"set {field} = {max(1, value // 2)}"
+
+    return hint
+
+
+MEASURES_LESS = halve("measure.batch")
+
+
 @dataclass(frozen=True)
 class Phase(Generic[Run, Inputs, Outputs]):
     """One phase of a study.
 
     read(run) gives verified inputs from disk. compute takes a list of inputs, one per replica, and
     gives as many outputs; it touches no file except through the checkpoints and progress that its
-    inputs carry. write(run, outputs) writes the artifacts. memory_hint says which field to change
-    when a device runs out of memory.
+    inputs carry. write(run, outputs) writes the artifacts. memory_hint(run) says what to set when a
+    device runs out of memory.
     """
 
     name: str
@@ -49,7 +63,7 @@ class Phase(Generic[Run, Inputs, Outputs]):
     compute: Callable[[Sequence[Inputs]], list[Outputs]]
     write: Callable[[Run, Outputs], Result]
     applies: Callable[[Run], bool] = always
-    memory_hint: str = "lower measure.batch"
+    memory_hint: Callable[[Run], str] = MEASURES_LESS
 
     def run(self, run: Run) -> Result:
         """Reads, computes and writes one stage."""

@@ -21,7 +21,7 @@ from selfloop_jax.loop.context import (
     repeats,
     trains_annotator,
 )
-from selfloop_jax.loop.phase import Phase, Result, each
+from selfloop_jax.loop.phase import Phase, Result, each, halve
 from selfloop_jax.loop.samples import REQUESTED, path_of
 from selfloop_jax.runtime import parallel, store
 from selfloop_jax.sampling import requests, sampler
@@ -77,7 +77,7 @@ def _training_phase(
     images: Callable[[GenerationRun], Images],
     start: Callable[[GenerationRun], step.Variables | None],
     applies: Callable[[GenerationRun], bool],
-    memory_hint: str,
+    memory_hint: Callable[[GenerationRun], str],
 ) -> Phase:
     """The phase that trains the network `name` on `images(run)`, from `start(run)`."""
     return Phase(
@@ -97,19 +97,24 @@ def _measures_generated_only(run: GenerationRun) -> bool:
     return wanted != "never" and not first_only and run.trains_generator
 
 
+def _more_microbatches(run: GenerationRun) -> str:
+    """The memory hint of the generator, whose batch stays as it is."""
+    return f"set diffusion.microbatches = {2 * run.context.config.diffusion.microbatches}"
+
+
 DIFFUSION = _training_phase(
     "diffusion",
     images=lambda run: run.pool,
     start=lambda run: _previous(run, "diffusion"),
     applies=lambda run: run.trains_generator,
-    memory_hint="lower diffusion.batch or set diffusion.unet.remat = True",
+    memory_hint=_more_microbatches,
 )
 CLASSIFIER = _training_phase(
     "classifier",
     images=lambda run: run.pool,
     start=lambda run: _previous(run, "classifier"),
     applies=lambda run: True,
-    memory_hint="lower classifier.batch",
+    memory_hint=halve("classifier.batch"),
 )
 
 
@@ -136,7 +141,7 @@ CLASSIFIER_REPEATS = Phase(
     read=_read_repeats,
     compute=each(fit.fit),
     write=_write_repeats,
-    memory_hint="lower classifier.batch",
+    memory_hint=halve("classifier.batch"),
 )
 # For the classification accuracy score (CAS) of arXiv 1905.10887.
 GENERATED_CLASSIFIER = _training_phase(
@@ -144,7 +149,7 @@ GENERATED_CLASSIFIER = _training_phase(
     images=lambda run: run.samples(run.number),
     start=lambda run: None,
     applies=_measures_generated_only,
-    memory_hint="lower classifier.batch",
+    memory_hint=halve("classifier.batch"),
 )
 
 # ------------------------------------------------------------------------------------------------
@@ -208,7 +213,7 @@ ANNOTATOR = Phase(
     read=_read_annotating,
     compute=_annotate,
     write=_write_annotator,
-    memory_hint="lower annotator.batch",
+    memory_hint=halve("annotator.batch"),
 )
 
 # ------------------------------------------------------------------------------------------------
@@ -300,7 +305,7 @@ SAMPLE = Phase(
     read=_read_sampling,
     compute=_sample,
     write=_write_samples,
-    memory_hint="lower sample.batch_per_device",
+    memory_hint=halve("sample.batch_per_device"),
 )
 
 
@@ -355,5 +360,4 @@ LABEL = Phase(
     read=_read_labelling,
     compute=each(labelling.label),
     write=_write_labels,
-    memory_hint="lower measure.batch",
 )

@@ -157,15 +157,15 @@ def _entry(result: Result, run: StageRun, seconds: float) -> store.Json:
 
 
 def _run_phase(phase: Phase, run: StageRun) -> Result:
-    """Runs a phase; RunError that names what to lower where a device runs out of memory."""
+    """Runs a phase; RunError that says what to set where a device runs out of memory."""
     where = f"generation {run.number}, {phase.name}"
     try:
         return phase.run(run)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise RunError(
-                f"{where}: out of memory: {phase.memory_hint}; a pool that is too large can stay "
-                "on the host with data.placement = host"
+                f"{where}: out of memory: {phase.memory_hint(run)}; a pool that is too large can "
+                "stay on the host with data.placement = host"
             ) from error
         if jax.process_count() == 1:
             raise  # no other process can have failed: this is a bug, so its traceback is shown

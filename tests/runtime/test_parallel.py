@@ -12,6 +12,7 @@ import optax
 import pytest
 from flax import struct
 
+from selfloop_jax import config as configs
 from selfloop_jax.config import FlipConfig
 from selfloop_jax.data.images import Images, batch_indices
 from selfloop_jax.diffusion import processes
@@ -215,16 +216,19 @@ def fit(trainer, folder, placement):
 
 
 @pytest.mark.parametrize(
-    ("phase", "lower"), [("diffusion", "diffusion.batch"), ("sample", "sample.batch_per_device")]
+    ("phase", "field"),
+    [("diffusion", "diffusion.microbatches = 2"), ("sample", "sample.batch_per_device = 50")],
 )
-def test_out_of_memory_names_what_to_lower(phase, lower, tmp_path):
+def test_out_of_memory_says_what_to_set(phase, field, tmp_path):
     def full(_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
 
     (found,) = [one for one in self_consuming.STUDY.phases if one.name == phase]
     small = replace(self_consuming.STUDY, phases=(replace(found, read=full, applies=always),))
-    run = context.GenerationRun(None, 3, tmp_path, tmp_path)
-    with pytest.raises(RunError, match=rf"^generation 3, {phase}: out of memory: lower {lower}"):
+    config = configs.typed(configs.default())
+    config = replace(config, sample=replace(config.sample, batch_per_device=100))
+    run = context.GenerationRun(SimpleNamespace(config=config), 3, tmp_path, tmp_path)
+    with pytest.raises(RunError, match=rf"^generation 3, {phase}: out of memory: set {field}; "):
         runner.run_stage(small, run, entry=0)
 
 
