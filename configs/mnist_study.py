@@ -129,7 +129,11 @@ def ablation(out):
     runs = []
     for seed in ABLATION_SEEDS:
         for name, other in ABLATIONS.items():
-            shared = {"seed": seed, "loop.branch_from": f"{out}/zero-biased-{seed}"} | other
+            # Samples of other steps make another generation 0.
+            zero = (
+                {} if name == "sampler_steps" else {"loop.branch_from": f"{out}/zero-biased-{seed}"}
+            )
+            shared = {"seed": seed} | zero | other
             runs.append((f"{name}-replace-biased-{seed}", "replace,biased", shared))
             if "classifier.later.steps" in other:
                 control = shared | {"loop.control": "fresh_real"}

@@ -11,7 +11,9 @@ from runs import ROOT, call, main
 from selfloop_jax import config as configs
 from selfloop_jax.config import parse_arg
 from selfloop_jax.errors import UsageError
-from selfloop_jax.loop import setup
+from selfloop_jax.loop import other_run, setup
+from selfloop_jax.loop.branch import NOT_READ_BY_GENERATION_0
+from selfloop_jax.runtime.store import write_json
 
 CONFIGS = sorted({path.name for path in (ROOT / "configs").glob("*.py")} - {"common.py"})
 
@@ -103,6 +105,34 @@ def every_argument(name):
 def get_config(name, arg):
     configs.share_folder(ROOT / "configs" / name)
     return runpy.run_path(str(ROOT / "configs" / name))["get_config"](arg)
+
+
+LISTS = {
+    "digits_study.py": ("sweep", "response", "samplers"),
+    "mnist_study.py": ("curve", "sweep", "ablation"),
+    "cifar20.py": ("sweep",),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_listed_runs_can_start_from_the_generation_0_that_they_name(name, tmp_path):
+    module = runpy.run_path(str(ROOT / "configs" / name))
+    made = set()
+    for stage in itertools.chain(*(module[one](str(tmp_path)) for one in LISTS[name])):
+        for run, argument, overrides in stage:
+            config = get_config(name, argument)
+            config.update_from_flattened_dict(overrides)
+            typed = configs.typed(config)
+            if typed.loop.branch_from:
+                assert typed.loop.branch_from in made
+                other_run.check(
+                    typed,
+                    Path(typed.loop.branch_from),
+                    "loop.branch_from",
+                    NOT_READ_BY_GENERATION_0,
+                )
+            write_json(tmp_path / run / "config.json", typed.to_dict())
+        made |= {str(tmp_path / run) for run, _, _ in stage}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
