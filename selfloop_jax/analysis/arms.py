@@ -45,11 +45,16 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """The values of its fields; a value that needs it gets the last word of its field."""
+        """The values of its fields; a value that needs it gets the last word of its field.
+
+        Where several fields end in that word it gets all of the field.
+        """
+        ends = Counter(field.rsplit(".", 1)[-1] for field in self.fields)
         words = []  # "rho 0.5, accumulate": a rule needs no field, a number does
         for field, value in self.fields.items():
             if self._distinguishes(field, value):
-                name = field.rsplit(".", 1)[-1]
+                end = field.rsplit(".", 1)[-1]
+                name = end if ends[end] == 1 else field.removeprefix(FIELD)
                 words.append(value if _is_word(value) else f"{name} {value}")
         if words:
             return ", ".join(words)

@@ -149,9 +149,13 @@ def law(side: Sequence[Row]) -> Law | None:
 def _composition(row: Row) -> str:
     """The fields of the bias: rows of one composition differ in seed and number of images."""
     prefix = f"{DATA}bias."
-    fields = {name: value for name, value in row.items() if name.startswith(prefix)}
-    words = (f"{name.removeprefix(prefix)} {value}" for name, value in fields.items())
-    return ", ".join(words) or "one composition"
+    fields = {
+        name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
+    }
+    kind = fields.pop("kind", "")
+    # A kind that has a field of its own name reads no other.
+    words = [f"{name} {value}" for name, value in fields.items() if kind in (name, "")]
+    return ", ".join(words) or kind or "one composition"
 
 
 def table(row: Row, name: str) -> np.ndarray:

@@ -49,6 +49,7 @@ WHAT = {
     OTHER_CHANGE: "the run's own gap in generation 0 plus the mean change of the other half's "
     "loops of generated images alone",
 }
+LONGEST_NAME = 40  # characters of a composition in a table
 MARGIN = 0.01  # what a forecast may lose to no change where the real images are kept
 TERMS = {
     "own": "log(1 + n)",
@@ -122,7 +123,8 @@ def composition_table(found: Law) -> Table:
         gaps = found.gaps[[one == name for one in found.compositions]]
         off = gaps[:, 0] - gaps[:, 1]
         cells = (f"{off.mean():+.3f}", f"{off.min():+.3f} to {off.max():+.3f}")
-        rows.append((name, str(len(gaps)), f"{gaps[:, 1].mean():.3f}", *cells))
+        shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+        rows.append((shown, str(len(gaps)), f"{gaps[:, 1].mean():.3f}", *cells))
     caption = (
         "Gap of the law minus the observed one, over classifiers of one composition and several "
         "numbers of images, which the fit has seen: what the law is off by, whatever the forecast."

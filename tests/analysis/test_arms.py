@@ -1,12 +1,14 @@
 """Arms: runs that differ only in their seed, their controls, and intervals over seeds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 from workdirs import GAP, edit, make_arm, make_study, make_workdir, set_metric
 
 from selfloop_jax.analysis import arms
-from selfloop_jax.analysis.numbers import rows
+from selfloop_jax.analysis.numbers import FIELD, rows
 from selfloop_jax.analysis.runs import read_runs
 
 
@@ -121,3 +123,10 @@ def test_names_show_numbers_with_their_field(tmp_path):
     paths = [make_workdir(tmp_path / rule, 1, rule=rule) for rule in ("0.5", "replace")]
     names = [arm.name for arm in arms.arms(rows(read_runs(paths)))]
     assert names == ["rule 0.5", "replace"]
+
+
+def test_names_say_which_of_two_fields_of_one_last_word_is_meant(tmp_path):
+    (arm,) = arms.arms(rows(read_runs([make_workdir(tmp_path / "run", 1)])))
+    steps = {f"{FIELD}{name}.later.steps": "600" for name in ("diffusion", "classifier")}
+    shown = replace(arm, fields=steps | {f"{FIELD}data.bias.rho": "0.5"}).name
+    assert shown == "diffusion.later.steps 600, classifier.later.steps 600, rho 0.5"
