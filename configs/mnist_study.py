@@ -12,6 +12,8 @@ controls, which train classifiers alone. `curve(out)` lists classifiers of real 
 and compositions, and of other seeds, for the forecast. `ablation(out)` repeats the loop under
 `replace` with other numbers of steps.
 
+All runs took 13 hours in their phases, two at a time on two cores of shared AMD EPYC servers.
+
     python -m selfloop_jax.sweep configs/mnist_study.py --lists=sweep,curve,ablation
     python -m selfloop_jax.main --config=configs/mnist_study.py:replace,biased    # one arm
     python -m selfloop_jax.main --config=configs/mnist_study.py:tiny              # a first look
