@@ -3,7 +3,7 @@
     python -m benchmarks.cases --preset=small --case=sample [--precision=bfloat16] [--devices=2]
 
 `benchmarks.compare` starts it. It makes steps as `training.fit` does: the host makes the batch
-indices, and every step is one dispatch.
+indices, and a dispatch has as many steps as in a run on the same platform.
 """
 
 import argparse
@@ -39,22 +39,25 @@ def pool(side: int) -> images.Images:
 
 
 def build(config: configs.Config, case: str, steps: int = 1) -> Case:
-    """Returns one case of a config; a call of a training case makes `steps` steps."""
+    """Returns one case of a config; a call of a training case makes at least `steps` steps."""
     dtype = configs.activation_dtype(config)
+    side = config.data.image_size
+    per_dispatch = steps_per_dispatch(config)
     if case in ("diffusion_train", "sample"):
         net, process = generator.build(config.diffusion, presets.CLASSES, 0, dtype)
-        trainer = generator.make_trainer(net, process, config.diffusion, config.data.image_size, 1)
+        trainer = generator.make_trainer(net, process, config.diffusion, side, per_dispatch)
         if case == "sample":
-            sample = sampler.make_sampler(net, process, config.sample, config.data.image_size)
-            return _sampling(config, trainer, sample)
-        return _training(config, trainer, steps)
+            return _sampling(
+                config, trainer, sampler.make_sampler(net, process, config.sample, side)
+            )
+        return training(trainer, side, steps)
     net = classifier.build(config.classifier, presets.CLASSES, dtype)
-    trainer = classifier.make_trainer(net, config.classifier, config.data.image_size, 1)
+    trainer = classifier.make_trainer(net, config.classifier, side, per_dispatch)
     if case == "classifier_train":
-        return _training(config, trainer, steps)
+        return training(trainer, side, steps)
     predict = classifier.make_predict(net, config.classifier, config.measure.batch)
     weights = trainer.init(jax.random.key(0))
-    pixels = pool(config.data.image_size).pixels
+    pixels = pool(side).pixels
     shown = np.concatenate([pixels] * (-(-config.measure.batch // len(pixels))))[
         : config.measure.batch
     ]
@@ -65,26 +68,34 @@ def _run(function: Callable, *arguments: Any) -> None:
     function(*arguments)
 
 
-def _training(config: configs.Config, trainer: step.Trainer, steps: int) -> Case:
-    shown = pool(config.data.image_size)
+def steps_per_dispatch(config: configs.Config) -> int:
+    """Returns how many training steps a run dispatches at once on this platform."""
+    return configs.steps_per_dispatch(config, environment.device_info()["platform"])
+
+
+def training(trainer: step.Trainer, side: int, steps: int) -> Case:
+    """Returns whole dispatches of at least `steps` training steps on images of `side` pixels."""
+    shown = pool(side)
     arrays = fit.put_on_devices(fit.training_columns(shown), len(shown), "device")
     key = parallel.replicate(keys.key((0, "noise")))
-    state = trainer.start(trainer.init(jax.random.key(0)), 1e-4, 1e6)
-    held = {"state": state, "step": 0}
+    per_dispatch = trainer.steps_per_dispatch
+    dispatches = -(-steps // per_dispatch)
+    held = {"state": trainer.start(trainer.init(jax.random.key(0)), 1e-4, 1e6), "step": 0}
 
     def call() -> None:
-        under_way: deque[Any] = deque()
-        for _ in range(steps):
-            index = images.batch_indices((0, "order"), len(shown), trainer.batch, held["step"])[
-                None
-            ]
-            rows = parallel.shard_steps({"index": index})
+        in_flight: deque[Any] = deque()
+        for _ in range(dispatches):
+            numbers = range(held["step"], held["step"] + per_dispatch)
+            order = (0, "order")
+            index = [images.batch_indices(order, len(shown), trainer.batch, n) for n in numbers]
+            rows = parallel.shard_steps({"index": np.stack(index)})
             held["state"], metrics = trainer.program(held["state"], arrays, rows, key)
-            parallel.limit_in_flight(under_way, metrics)
-            held["step"] += 1
+            parallel.limit_in_flight(in_flight, metrics, per_dispatch)
+            held["step"] += per_dispatch
         jax.block_until_ready(held["state"])
 
-    return Case(call, trainer.batch * steps, trainer.parameters)
+    count = trainer.batch * per_dispatch * dispatches
+    return Case(call, count, trainer.parameters, steps_per_dispatch=per_dispatch)
 
 
 def _sampling(config: configs.Config, trainer: step.Trainer, sample: Callable) -> Case:

@@ -105,7 +105,9 @@ def steps_of_a_call(args: argparse.Namespace, preset: str, case: str, devices: i
         return 1
     with ours(args, preset, case, devices, 1) as trial:
         rate = max(trial.call() for _ in range(3))
-        return max(1, round(CALL_SECONDS * rate / trial.facts["images"]))
+        # Its calls are one dispatch each.
+        batch = trial.facts["images"] // trial.facts["steps_per_dispatch"]
+        return max(1, round(CALL_SECONDS * rate / batch))
 
 
 def in_turn(a: Program, b: Program, rounds: int) -> dict[str, Any]:
@@ -145,6 +147,7 @@ def compare(
         "device": a.facts["device"],
         "devices": devices,
         "mode": mode,
+        "steps_per_dispatch": a.facts["steps_per_dispatch"],
         **found,
         "parameters": a.facts["parameters"],
         "parameters_of_peer": b.facts["parameters"],

@@ -13,6 +13,8 @@ import multiprocessing
 import resource
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -73,10 +75,20 @@ def _flops(lowered: Any) -> float:
     return float(lowered.compile().cost_analysis()["flops"])
 
 
-def matmul_peak(precision: str) -> float:
+def median_seconds(call: Callable[[], Any], rounds: int) -> float:
+    """Returns the median seconds of a call, which waits for its own end."""
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def matmul_peak(precision: str, size: int = 0) -> float:
     """Returns FLOP/s of a large matrix product on all devices at once."""
     on_cpu = jax.default_backend() == "cpu"
-    n = 2048 if on_cpu else 8192
+    n = size or (2048 if on_cpu else 8192)
     products = 4 if on_cpu else 32
 
     def product(_, row):
@@ -101,20 +113,19 @@ def matmul_peak(precision: str) -> float:
     return products * 2 * n**3 * jax.device_count() / min(seconds)
 
 
-def measure(preset: str, case: str, precision: str, devices: int, rounds: int) -> None:
+def measure(
+    preset: str, case: str, precision: str, devices: int, deterministic: bool, rounds: int
+) -> None:
     """Measures one case and prints its line."""
     config = presets.preset(preset, precision, devices)
+    config = replace(config, parallel=replace(config.parallel, deterministic=deterministic))
     environment.configure(**configs.environment(config))
     started = time.perf_counter()
-    built = cases.build(config, case, steps=8 if case.endswith("train") else 1)
+    # As many dispatches as a run has in flight, where a dispatch has several steps.
+    built = cases.build(config, case, steps=max(8, 3 * cases.steps_per_dispatch(config)))
     built.call()
     first = time.perf_counter() - started
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        built.call()
-        seconds.append(time.perf_counter() - started)
-    rate = built.images / statistics.median(seconds)
+    rate = built.images / median_seconds(built.call, rounds)
     memory = jax.devices()[0].memory_stats() or {}
     peak_bytes = memory.get(
         "peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -128,6 +139,8 @@ def measure(preset: str, case: str, precision: str, devices: int, rounds: int) -
         "devices": parallel.device_count(),
         "device": environment.device_info()["device_kind"],
         "parameters": built.parameters,
+        "steps_per_dispatch": built.steps_per_dispatch,
+        "deterministic": deterministic,
         "images_per_second": round(rate, 1),
         "first_call_seconds": round(first, 2),
         "peak_mib": round(peak_bytes / MIB),
@@ -146,13 +159,14 @@ def main() -> None:
     parser.add_argument("--cases", default=",".join(cases.CASES))
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--devices", type=int, default=2, help="CPU devices")
+    parser.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     for preset in args.presets.split(","):
         for case in args.cases.split(","):
-            arguments = (preset, case, args.precision, args.devices, args.rounds)
-            process = context.Process(target=measure, args=arguments)
+            settings = (args.precision, args.devices, args.deterministic, args.rounds)
+            process = context.Process(target=measure, args=(preset, case, *settings))
             process.start()
             process.join()
             if process.exitcode:

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Case:
-    """Work to time: `call()` processes `images` images and waits for the end."""
+    """Work to time: `call()` processes `images` images and waits for the end.
+
+    steps_per_dispatch: of training; 1 for other cases, and for a peer.
+    """
 
     call: Callable[[], None]
     images: int
     parameters: int
     device: str = ""
+    steps_per_dispatch: int = 1
 
 
 def serve(build: Callable[[], Case]) -> None:
@@ -27,8 +31,14 @@ def serve(build: Callable[[], Case]) -> None:
     started = time.perf_counter()
     case = build()
     case.call()
-    ready = {"images": case.images, "parameters": case.parameters, "device": case.device}
-    print(json.dumps(ready | {"first_call_seconds": time.perf_counter() - started}), flush=True)
+    ready = {
+        "images": case.images,
+        "parameters": case.parameters,
+        "device": case.device,
+        "steps_per_dispatch": case.steps_per_dispatch,
+        "first_call_seconds": time.perf_counter() - started,
+    }
+    print(json.dumps(ready), flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
         case.call()

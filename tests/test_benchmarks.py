@@ -65,6 +65,43 @@ def test_a_case_can_be_called_repeatedly(case):
         built.call()
 
 
+def test_a_case_dispatches_as_many_steps_as_a_run(monkeypatch):
+    config = presets.preset("quick", devices=4)
+    config = replace(
+        config,
+        classifier=replace(config.classifier, stages=(1,), width=4, batch=32),
+        parallel=replace(config.parallel, steps_per_dispatch=2),
+    )
+    built = cases.build(config, "classifier_train", steps=3)
+    assert (built.steps_per_dispatch, built.images) == (2, 4 * 32)
+    built.call()
+    assert {cases.steps_per_dispatch(presets.preset(name)) for name in presets.NAMES} == {1}
+    monkeypatch.setattr(cases.environment, "device_info", lambda: {"platform": "gpu"})
+    assert {cases.steps_per_dispatch(presets.preset(name)) for name in presets.NAMES} == {10}
+
+
+def test_steps_of_a_call_do_not_depend_on_the_dispatch(monkeypatch):
+    class Trial:
+        """Trains on 3,200 images a second in batches of 32."""
+
+        def __init__(self, steps):
+            self.facts = {"images": 32 * steps, "steps_per_dispatch": steps}
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def call(self):
+            return 3200.0
+
+    for steps_per_dispatch in (1, 10):
+        trial = Trial(steps_per_dispatch)
+        monkeypatch.setattr(compare, "ours", lambda *_, trial=trial: trial)
+        assert compare.steps_of_a_call(None, "quick", "classifier_train", 1) == 70
+
+
 def test_flops_grow_with_the_network():
     small, large = (presets.preset(name) for name in ("quick", "small"))
     for name in ("classifier_inference", "classifier_train"):
