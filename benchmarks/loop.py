@@ -102,10 +102,10 @@ def by_phase(clock: Clock) -> tuple[Study, dict[str, float]]:
 def main() -> None:
     """Prints a JSON line per generation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.py"))
+    parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--generations", type=int, default=3)
     args = parser.parse_args()
-    fields = presets.load(args.config).get_config()
+    fields = presets.read(args.config)
     fields.loop.generations = args.generations
     config = configs.typed(fields)
     environment.configure(**configs.environment(config))
@@ -123,7 +123,7 @@ def main() -> None:
             seconds = time.perf_counter() - started
             inside = clock.seconds - before
             line = {
-                "config": args.config.stem,
+                "config": Path(args.config).stem,
                 "device": environment.device_info()["device_kind"],
                 "generation": number,
                 "seconds": round(seconds, 2),

@@ -71,9 +71,7 @@ class Program:
 
 def read(name: str) -> configs.Config:
     """Returns a config of configs/ by `file.py` or `file.py:argument`."""
-    file, _, argument = name.partition(":")
-    module = presets.load(FOLDER / file)
-    return configs.typed(module.get_config(argument) if argument else module.get_config())
+    return configs.typed(presets.read(str(FOLDER / name)))
 
 
 def programs(config: configs.Config, platform: str) -> Iterator[Program]:
@@ -82,13 +80,9 @@ def programs(config: configs.Config, platform: str) -> Iterator[Program]:
     networks = Networks(config, known.classes or UNKNOWN, known.groups or UNKNOWN, 1.0)
     per_dispatch = configs.steps_per_dispatch(config, PLATFORMS[platform])
     side = config.data.image_size
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    pool = {"pixels": _shape(1_000, side, side, 3, dtype=np.uint8)}
-    pool |= {name: _shape(1_000) for name in ("label", "group")}
     for name, trainer in networks.trainers.items():
-        rows = {"index": _shape(1, per_dispatch, trainer.batch)}
+        arguments = training_arguments(trainer, side, per_dispatch)
         kept = trainer.batch * step.activation_bytes(trainer, side)
-        arguments = (trainer.abstract, pool, rows, key)
         yield Program(f"{name}_train", trainer.program, arguments, trainer.batch, kept)
     count = config.sample.batch_per_device
     generate = partial(
@@ -102,6 +96,7 @@ def programs(config: configs.Config, platform: str) -> Iterator[Program]:
         "id": _shape(count, dtype="uint32")
     }
     params = networks.trainers["diffusion"].abstract.params
+    key = _key()
     yield Program("sample", generate, ((params, key), rows), count)
     for name, net in networks.classifiers.items():
         state = networks.trainers[name].abstract
@@ -110,6 +105,20 @@ def programs(config: configs.Config, platform: str) -> Iterator[Program]:
         forward = partial(classifier.forward, model=net, section=getattr(config, name))
         pixels = _shape(batch, side, side, 3, dtype=np.uint8)
         yield Program(f"{name}_inference", forward, (weights, pixels), batch)
+
+
+def training_arguments(
+    trainer: step.Trainer, side: int, steps: int, images: int = 1_000, devices: int = 1
+) -> tuple[Any, ...]:
+    """Returns the shapes that a training program is called with: state, pool, indices and key."""
+    pool = {"pixels": _shape(images, side, side, 3, dtype=np.uint8)}
+    pool |= {name: _shape(images) for name in ("label", "group")}
+    rows = {"index": _shape(devices, steps, trainer.batch // devices)}
+    return trainer.abstract, pool, rows, _key()
+
+
+def _key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))
 
 
 def _shape(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:

@@ -54,6 +54,13 @@ def for_peers(config: configs.Config) -> dict[str, Any]:
     }
 
 
+def read(name: str) -> ConfigDict:
+    """Returns the config of a file: `path/file.py`, or `path/file.py:argument`."""
+    file, mark, argument = name.partition(".py:")
+    module = load(Path(f"{file}.py" if mark else name))
+    return module.get_config(argument) if argument else module.get_config()
+
+
 def load(path: Path) -> ModuleType:
     """Imports a file of configs/."""
     configs.share_folder(path)

@@ -73,10 +73,10 @@ def shares(found: Iterator[tuple[str, float]], device_seconds: float) -> dict[st
 def main() -> None:
     """Prints one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.py"))
+    parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--shorter", type=int, default=2)
     args = parser.parse_args()
-    config = shortened(presets.load(args.config).get_config(), args.shorter)
+    config = shortened(presets.read(args.config), args.shorter)
     environment.configure(**configs.environment(config))
     context = setup.open_run(config, lambda: False)
     study = self_consuming.STUDY
@@ -91,7 +91,7 @@ def main() -> None:
             seconds = time.perf_counter() - started
         found = shares(operations(trace), seconds * jax.local_device_count())
     line = {
-        "config": args.config.stem,
+        "config": Path(args.config).stem,
         "shorter": args.shorter,
         "device": environment.device_info()["device_kind"],
     }
