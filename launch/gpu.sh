@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One machine with one or several NVIDIA GPUs: installs JAX for CUDA 12, then runs the program.
-#   bash launch/gpu.sh --config=configs/hardimagenet.py --config.parallel.precision=bfloat16
+#   bash launch/gpu.sh --config=configs/hardimagenet.py
 # The program has run on one NVIDIA H200 (docs/performance.md), this script not yet. Operations are
 # deterministic, so bits repeat on the same card and versions; --config.parallel.deterministic=False
 # gives that up for speed, and the manifest records it. Compiled programs stay in
