@@ -3,6 +3,7 @@
 import fcntl
 import functools
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,21 +48,57 @@ for owner, name in (
     setattr(owner, name, kept(getattr(owner, name)))
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Path:
-    """A finished shrunk quickstart of three generations; a test that changes it works on a copy.
-
-    It is made once, in a process of its own; of several test processes the first one makes it.
-    """
-    folder = tmp_path_factory.getbasetemp()
+def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A run for all tests, made once: of several test processes the first one makes it."""
+    folder = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # that of all test processes
-    workdir = folder / "finished" / "run"
+    workdir = folder / name / "run"
     workdir.parent.mkdir(exist_ok=True)
     with open(workdir.parent / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not workdir.exists():
-            done = runs.run(workdir, "--config.report.enabled=True")
-            assert done.returncode == 0, done.stderr
-            assert done.stdout.strip() == f"report: {workdir / 'report.html'}"
+        if not (workdir.parent / "made").exists():
+            make(workdir)
+            (workdir.parent / "made").touch()
     return workdir
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A finished shrunk quickstart of three generations; a test that changes it works on a copy."""
+
+    def make(workdir: Path) -> None:
+        done = runs.run(workdir, "--config.report.enabled=True")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == f"report: {workdir / 'report.html'}"
+
+    return shared(tmp_path_factory, "finished", make)
+
+
+@pytest.fixture(scope="session")
+def made_by_two(tmp_path_factory) -> Path:
+    """A run of two processes, of which one was stopped or killed three times in generation 0.
+
+    Its replay in one go shows that the bits are those of a run that nobody stopped.
+    """
+
+    def make(workdir: Path) -> None:
+        codes, said = runs.interrupt_two(
+            workdir, "gen_0000/pool.json", 1, signal.SIGTERM, frozen=10
+        )
+        assert codes == [143, 143], said
+        assert "stopped at generation 0" in said[0]
+        # A killed process prints nothing. The other one must end too, with an error code.
+        for moment, killed in (("gen_0000/diffusion/16", 1), ("gen_0000/sample.json", 0)):
+            codes, said = runs.interrupt_two(workdir, moment, killed, signal.SIGKILL)
+            assert codes[killed] == -signal.SIGKILL
+            assert codes[1 - killed] not in (0, 143)
+            # It says so, be it in a program, saving a checkpoint, or between both.
+            ended = said[1 - killed]
+            assert "another task died" in ended or "error: " in ended
+        codes, said = runs.end_all(runs.start_two(workdir))
+        assert codes == [0, 0], said
+        assert "generation 1 done" in said[0]
+        assert said[1] == ""  # only process 0 logs
+
+    return shared(tmp_path_factory, "made_by_two", make)

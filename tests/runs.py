@@ -167,6 +167,31 @@ def start_two(workdir: Path, *extra: str, second: tuple[str, ...] = ()) -> list[
     return processes
 
 
+def interrupt_two(
+    workdir: Path, file: str, process: int, sent: int, frozen: float = 0.0
+) -> tuple[list[int], list[str]]:
+    """Signals one process once a file exists; returns exit codes and output of both.
+
+    frozen: seconds that it does not run before it gets the signal, as on a machine under load.
+    """
+    processes = start_two(workdir)
+    signalled, other = processes[process], processes[1 - process]
+    moment = workdir / file
+    try:
+        signalled.wait(lambda: moment.exists() or not other.running(), every=0.01)
+        if frozen:
+            signalled.send_signal(signal.SIGSTOP)
+            time.sleep(frozen)
+        signalled.send_signal(sent)
+        if frozen:
+            signalled.send_signal(signal.SIGCONT)
+    except BaseException:
+        for each in processes:
+            each.kill()
+        raise
+    return end_all(processes)
+
+
 def end_all(processes: list[Process]) -> tuple[list[int], list[str]]:
     """Waits for all processes; returns their exit codes and what they printed."""
     try:

@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -25,59 +23,11 @@ def digests(workdir: Path) -> list[dict]:
     ]
 
 
-def interrupt(
-    workdir: Path, file: str, process: int, sent: int, frozen: float = 0.0
-) -> tuple[list[int], list[str]]:
-    """Signals one process once a file exists; returns exit codes and output of both.
-
-    frozen: seconds that it does not run before it gets the signal, as on a machine under load.
-    """
-    processes = runs.start_two(workdir)
-    signalled, other = processes[process], processes[1 - process]
-    moment = workdir / file
-    try:
-        signalled.wait(lambda: moment.exists() or not other.running(), every=0.01)
-        if frozen:
-            signalled.send_signal(signal.SIGSTOP)
-            time.sleep(frozen)
-        signalled.send_signal(sent)
-        if frozen:
-            signalled.send_signal(signal.SIGCONT)
-    except BaseException:
-        for each in processes:
-            each.kill()
-        raise
-    return runs.end_all(processes)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """A run of two processes, of which one was stopped or killed three times in generation 0.
-
-    Its replay in one go shows that the bits are those of a run that nobody stopped.
-    """
-    workdir = tmp_path_factory.mktemp("two") / "run"
-    codes, said = interrupt(workdir, "gen_0000/pool.json", 1, signal.SIGTERM, frozen=10)
-    assert codes == [143, 143], said
-    assert "stopped at generation 0" in said[0]
-    # A killed process prints nothing. The other one must end too, with an error code.
-    for moment, killed in (("gen_0000/diffusion/16", 1), ("gen_0000/sample.json", 0)):
-        codes, said = interrupt(workdir, moment, killed, signal.SIGKILL)
-        assert codes[killed] == -signal.SIGKILL
-        assert codes[1 - killed] not in (0, 143)
-        # It says so, be it in a program, saving a checkpoint, or between both.
-        ended = said[1 - killed]
-        assert "another task died" in ended or "error: " in ended
-    codes, said = runs.end_all(runs.start_two(workdir))
-    assert codes == [0, 0], said
-    assert "generation 1 done" in said[0]
-    assert said[1] == ""  # only process 0 logs
-    return workdir
-
-
-def test_a_run_with_a_process_stopped_or_killed_replays_in_one_go_to_the_same_bits(made, tmp_path):
+def test_a_run_with_a_process_stopped_or_killed_replays_in_one_go_to_the_same_bits(
+    made_by_two, tmp_path
+):
     """The first thing that a phase of generation 0 writes is a line of metrics.jsonl."""
-    workdir = Path(shutil.copytree(made, tmp_path / "run"))
+    workdir = Path(shutil.copytree(made_by_two, tmp_path / "run"))
     with lock(workdir):  # as a run under way has it
         codes, said = runs.end_all(runs.start_two(workdir, "--replay=0"))
     assert codes == [0, 0], said
@@ -85,9 +35,9 @@ def test_a_run_with_a_process_stopped_or_killed_replays_in_one_go_to_the_same_bi
     assert not (workdir / ".replay").exists()
 
 
-def test_two_processes_generate_the_images_of_one_from_the_same_weights(made, tmp_path):
+def test_two_processes_generate_the_images_of_one_from_the_same_weights(made_by_two, tmp_path):
     """One process with as many devices samples from the weights of the two processes."""
-    workdir = Path(shutil.copytree(made, tmp_path / "run"))
+    workdir = Path(shutil.copytree(made_by_two, tmp_path / "run"))
     shutil.rmtree(workdir / "gen_0001")
     for name in ("sample", "label", "generated_classifier", "measure", "record"):
         (workdir / f"gen_0000/{name}.json").unlink()
@@ -98,18 +48,18 @@ def test_two_processes_generate_the_images_of_one_from_the_same_weights(made, tm
     one = ("--config.loop.generations=1", "--config.parallel.cpu_devices=4", "--accept_manifest")
     done = runs.call_run(workdir, "--config.loop.generations=2", *one)
     assert done.returncode == 0, done.stderr
-    (alone,), both = digests(workdir), digests(made)[0]
+    (alone,), both = digests(workdir), digests(made_by_two)[0]
     assert alone["diffusion"] == both["diffusion"]  # kept, not trained again
     assert alone["pixels"] == both["pixels"]
     assert alone["samples.npz"] == both["samples.npz"]
 
 
-def test_a_second_replay_by_two_processes_is_refused_meanwhile(made):
-    with lock(made, ".replay.lock", "replay"):
-        codes, said = runs.end_all(runs.start_two(made, "--replay=0"))
+def test_a_second_replay_by_two_processes_is_refused_meanwhile(made_by_two):
+    with lock(made_by_two, ".replay.lock", "replay"):
+        codes, said = runs.end_all(runs.start_two(made_by_two, "--replay=0"))
     assert codes[0] == 2
     assert codes[1] != 0
-    assert said[0] == f"error: --workdir={made}: another replay is using it\n"
+    assert said[0] == f"error: --workdir={made_by_two}: another replay is using it\n"
 
 
 LATE = """
@@ -150,8 +100,8 @@ def test_processes_with_different_configs_end_with_an_error(tmp_path):
     assert not (workdir / "config.json").exists()
 
 
-def test_a_workdir_in_use_ends_both_processes(made, tmp_path):
-    workdir = Path(shutil.copytree(made, tmp_path / "run"))
+def test_a_workdir_in_use_ends_both_processes(made_by_two, tmp_path):
+    workdir = Path(shutil.copytree(made_by_two, tmp_path / "run"))
     with lock(workdir):
         codes, said = runs.end_all(runs.start_two(workdir, "--config.loop.generations=3"))
     assert codes[0] == 2
