@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from selfloop_jax.config import PoolConfig
 from selfloop_jax.data import pool_rules
@@ -212,6 +211,8 @@ class TableNoise:
 def _quantile(u: np.ndarray, n: np.ndarray, p: np.ndarray) -> np.ndarray:
     """The smallest k with P(X <= k) >= u for binomial X, float64[N]; 0 < p < 1, n > 0 whole."""
     if n.max(initial=0) > MOST_SUMMED:
+        from scipy import stats  # here, because it takes a second to import and few runs need it
+
         return np.asarray(stats.binom.ppf(u, n, p))
     # Of failures where they are rarer: the sum starts at (1 - p)^n, which must not vanish.
     flipped = p > 0.5

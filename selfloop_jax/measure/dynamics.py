@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from selfloop_jax.config import PoolConfig
 from selfloop_jax.data import pool_rules
@@ -255,6 +255,8 @@ class Noise:
 
         n is rounded; where it is 0 or infinite the share stays as it is.
         """
+        from scipy import stats  # here, because it takes a second to import and few runs need it
+
         uniform = rng.inner_uniforms((*self.key_path, *name), self.shape)
         random = np.isfinite(n) & (np.asarray(n) > 0)
         # `ppf` needs n >= 1; where nothing is random its result is replaced.
