@@ -19,6 +19,7 @@ from benchmarks import (
     dynamics,
     gap_dynamics,
     lowering,
+    mnist_readings,
     presets,
     profile,
     saves,
@@ -27,6 +28,7 @@ from benchmarks import (
     variance,
 )
 from selfloop_jax import config as configs
+from selfloop_jax.analysis.numbers import read_csv
 from selfloop_jax.diffusion import processes
 from selfloop_jax.measure.learning_curve import LearningCurve
 from selfloop_jax.training import classifier
@@ -139,6 +141,18 @@ def test_a_save_takes_longer_than_training_waits_for_it(monkeypatch, tmp_path):
     found = saves.measure(400_000, 2, tmp_path)
     assert found["gib"] == pytest.approx(16 * 400_000 / 2**30, abs=0.005)
     assert 0 <= found["waits_seconds"] < found["whole_low"] <= found["whole_seconds"]
+
+
+def test_documented_readings_of_the_study_are_those_of_its_csv():
+    rows = read_csv(mnist_readings.TABLE)
+    biased, unbiased = (
+        mnist_readings.readings(mnist_readings.Half(rows, bias)) for bias in ("biased", "unbiased")
+    )
+    text = (runs.ROOT / "docs" / "results.md").read_text()
+    for number in (*biased["cas_ratio"], *unbiased["cas_ratio"]):
+        assert f"{number:.2f}" in text
+    assert biased["error_of_the_aligned_share"]["fitted from generation 0 on"] == 0.098
+    assert unbiased["error_of_the_aligned_share"]["fitted from generation 0 on"] is None
 
 
 def test_shares_of_the_kinds_of_work_add_up_to_one():
