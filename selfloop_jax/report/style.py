@@ -16,14 +16,14 @@ from matplotlib.ticker import MaxNLocator
 CSS = 100  # CSS pixels per inch: a figure 5 inches wide is shown 500 pixels wide
 DPI = 200  # two pixels per CSS pixel
 
+GREY = "#777777"
 # Okabe and Ito 2008, without the yellow that vanishes on white; then grey, and wine of Tol 2021.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9"),
-    *("#777777", "#882255"),
+    *(GREY, "#882255"),
 )
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
-GREY = "#777777"
 INK = "#222222"
 
 RC = {
