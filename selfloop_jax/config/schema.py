@@ -46,6 +46,11 @@ class FolderConfig:
     """Source `folder`."""
 
     dir: str = field("", "folder with train/ and test/")
+    label_column: str = field("label", "column of the tables with the class")
+    group_column: str = field("group", "column of the tables with the group")
+    ignore: tuple[str, ...] = field(
+        (), "patterns of paths in it, such as notes/*.json, that are left alone"
+    )
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,16 @@ ROWS = {
 SPLITS = ("train", "validation", "reserve", "test")
 
 
+OWN = {one.name for one in dataclasses.fields(FolderConfig)}
+
+
 # Nothing is set aside, so that train is what the source has.
 WHOLE = {"validation_share": 0.0, "reserve_share": 0.0}
 
 
 def section(root, **changes):
-    place = FolderConfig(changes.pop("dir", str(root / "mine")))
+    own = {name: changes.pop(name) for name in OWN & changes.keys()}
+    place = FolderConfig(**{"dir": str(root / "mine")} | own)
     fields = {"image_size": SIDE, "colorize": "none", "cache_dir": str(root / "cache")}
     return DataConfig(folder=place, **fields | WHOLE | changes)
 
@@ -496,6 +500,234 @@ def test_wrong_names_of_groups_are_refused(tmp_path, names, wanted):
     path = build(tmp_path) / "groups.txt"
     path.write_text(names)
     assert wanted.format(path=path) in refused(tmp_path)
+
+
+def class_folders(root, names=("cat", "dog")):
+    """<root>/mine with two images of each class in train and test."""
+    for split in ("train", "test"):
+        for i, name in enumerate(names):
+            for j in range(2):
+                draw(root / "mine" / split / name / f"{j}.png", 40 * i + 10 * j)
+    return root / "mine"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "metadata.csv",
+            "train.csv",
+            "labels.txt",
+            "annotations.json",
+            "data.parquet",
+            "Groups.txt",
+        ),
+        *("train/metadata.parquet", "train/Metadata.csv", "train/metadata.CSV", "train/labels.csv"),
+        *(
+            "train/metadata (1).csv",
+            "train/metadata.csv.txt",
+            "train/metadata.tsv",
+            "train/metadata",
+        ),
+        *("train/metadata.csv~", "train/metadata.csv.bak", "train/labels.xlsx", "train/groups.txt"),
+        *(
+            "train/cat/metadata.csv",
+            "test/cat/x.xml",
+            "extra/labels.csv",
+            "images.zip",
+            "train/a.npz",
+        ),
+    ],
+)
+def test_a_table_that_nobody_reads_is_refused_by_name(tmp_path, name):
+    mine = class_folders(tmp_path)
+    (mine / name).parent.mkdir(exist_ok=True)
+    (mine / name).write_text("file_name,label,group\n")
+    line = refused(tmp_path)
+    assert line.startswith(f"{mine / name}: not read: labels and groups must be in <split>/")
+    load(tmp_path, ignore=(name.replace("(1)", "*"),))
+
+
+def test_a_link_to_nowhere_is_no_table(tmp_path):
+    mine = class_folders(tmp_path)
+    (mine / "train" / "metadata.csv").symlink_to("nowhere.csv")
+    assert refused(tmp_path).startswith(f"{mine}/train/metadata.csv: not read")
+
+
+@pytest.mark.parametrize(
+    "name", ["val", "valid", "dev", "Train", "training", "testing", "eval", "test_set", "TEST"]
+)
+def test_a_split_of_another_name_is_refused(tmp_path, name):
+    mine = class_folders(tmp_path)
+    draw(mine / name / "cat" / "1.png", 0)
+    line = refused(tmp_path)
+    assert line.startswith(f"{mine}/{name}: not read: a split must be called train | test | ")
+    load(tmp_path, ignore=(name,))
+
+
+def test_what_is_left_alone_is_named(tmp_path, capsys):
+    mine = build(tmp_path)
+    for name in ("README.md", "LICENSE.txt", "Thumbs.db", ".cache/x.csv", "notes.doc"):
+        (mine / name).parent.mkdir(exist_ok=True)
+        (mine / name).touch()
+    for i in range(7):
+        draw(mine / "masks" / f"{i}.png", 0)
+        draw(mine / "train" / f"more{i}.png", 0)
+    rows = [(*row, "f") for row in ROWS["train"]]
+    (mine / "train" / "metadata.csv").write_text(table(rows, "file_name,label,group,sex"))
+    load(tmp_path)
+    said = capsys.readouterr().err
+    assert f"{mine}: train/metadata.csv does not list 7 images: more0.png, more1.png, " in said
+    assert f"{mine}: not read: LICENSE.txt, README.md, masks/ (7 files), notes.doc\n" in said
+    assert f"{mine}: train/metadata.csv: columns not read: sex\n" in said
+    assert "no groups" not in said
+    assert "Thumbs" not in said
+
+
+def test_images_without_groups_are_said_to_have_none(tmp_path, capsys):
+    class_folders(tmp_path)
+    load(tmp_path)
+    assert capsys.readouterr().err == (
+        "no groups: digits gives none, so no gap between groups can be measured\n"
+    )
+    load(tmp_path, colorize="two_colour")
+    assert "no groups" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "groups"),
+    [
+        ('{"file_name": "a.png", "label": "cat", "group": 1}\n\n'
+         '{"label": 7, "file_name": "b.jpg", "group": 0, "box": [1, 2]}\n'
+         '{"file_name": "c.webp", "label": "cat", "group": null}\n', [1, 0, -1]),
+        ('{"file_name": "a.png", "label": "cat", "group": "f"}\r\n'
+         '{"file_name": "b.jpg", "label": "7", "group": "m"}\r\n'
+         '{"file_name": "c.webp", "label": "cat"}', [0, 1, -1]),
+    ],
+)  # fmt: skip
+def test_a_table_of_json_lines_is_read(tmp_path, content, groups):
+    mine = build(tmp_path)
+    for split in ("train", "test"):
+        for name in ("a.png", "b.jpg", "c.webp"):
+            if split == "test":
+                draw(mine / split / name, 100)
+        (mine / split / "metadata.csv").unlink()
+        (mine / split / "metadata.jsonl").write_text(content, newline="")
+    source = load(tmp_path)
+    assert source.classes == ("7", "cat")
+    assert source.train.label.tolist() == [1, 0, 1]
+    assert source.train.group.tolist() == groups
+    (mine / "train" / "metadata.csv").write_text(table(ROWS["train"]))
+    assert refused(tmp_path).endswith("must be one table, not two")
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ("[1]\n", "row 1: must be an object"),
+        ('{"file_name": "a.png"\n', "row 1: not JSON"),
+        ('\n{"file_name": "a.png", "label": "x", "label": "y"}', "row 2: not JSON: a name occurs"),
+        ('{"file_name": "a.png", "label": ["x"]}', "row 1: label = ['x']: must be text or a"),
+        ('{"file_name": "a.png", "label": NaN}', "row 1: label = 'NaN': must be a name"),
+        ('{"file_name": "a.png"}', ": no column 'label' among ['file_name']"),
+        ('{"file_name": "a.png", "label": "x", "group": 1.5}', "row 1: group = '1.5': must be 0"),
+        ("[" * 100_000, "row 1: not JSON"),
+        ("", ": no column 'file_name' among []"),
+    ],
+)
+def test_a_wrong_table_of_json_lines_is_named(tmp_path, content, wanted):
+    path = build(tmp_path) / "train" / "metadata.jsonl"
+    path.with_suffix(".csv").unlink()
+    path.write_text(content)
+    line = refused(tmp_path)
+    assert line.startswith(str(path))
+    assert wanted in line
+
+
+def test_columns_of_other_names_are_taken_where_they_are_named(tmp_path):
+    mine = build(tmp_path)
+    for split in ("train", "test"):
+        rows = [(file, label, "fm"[int(group == 1)]) for file, label, group in ROWS[split]]
+        (mine / split / "metadata.csv").write_text(table(rows, "file_name,breed,sex"))
+    line = refused(tmp_path)
+    assert "no column 'label' among ['file_name', 'breed', 'sex']" in line
+    source = load(tmp_path, label_column="breed", group_column="sex")
+    assert source.groups == ("f", "m")
+    assert source.train.group.tolist() == [0, 1, 0, 0]
+    assert "no column 'age'" in refused(tmp_path, label_column="breed", group_column="age")
+    assert "must be another" in refused(tmp_path, label_column="sex", group_column="sex")
+
+
+@pytest.mark.parametrize("column", ["Group", "groups", "group_id", "gruop", "subgroup", "GROUP "])
+def test_a_column_that_is_nearly_ours_is_refused(tmp_path, column):
+    mine = build(tmp_path)
+    (mine / "train" / "metadata.csv").write_text(table(ROWS["train"], f"file_name,label,{column}"))
+    line = refused(tmp_path)
+    assert f"row 1: no column 'group' among ['file_name', 'label', '{column.strip()}']" in line
+    assert f"data.folder.group_column={column.strip()} takes another column" in line
+
+
+def test_groups_with_names(tmp_path):
+    mine = build(tmp_path)
+    named = {0: "red", 1: "green", "": "", -1: "-1"}
+    for split in ("train", "test"):
+        rows = [(file, label, named[group]) for file, label, group in ROWS[split]]
+        (mine / split / "metadata.csv").write_text(table(rows))
+    source = load(tmp_path)
+    assert source.groups == ("green", "red")
+    assert source.train.group.tolist() == [1, 0, 1, -1]
+    (mine / "groups.txt").write_text("red\ngreen\n")
+    assert load(tmp_path).groups == ("red", "green")
+    assert load(tmp_path).train.group.tolist() == [0, 1, 0, -1]
+    (mine / "groups.txt").write_text("red\nblue\n")
+    assert "row 3: group = 'green': must be a line of" in refused(tmp_path)
+
+
+def test_names_of_groups_without_any_row_of_a_group_are_refused(tmp_path):
+    mine = class_folders(tmp_path)
+    (mine / "groups.txt").write_text("red\ngreen\n")
+    assert "groups.txt: names groups, but no row of a table has one" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (("1", "01"), "'1' and '01' are one number".replace("'1' and '01'", "'01' and '1'")),
+        (("cop", "\u0441\u043e\u0440"), "'cop' and '\\u0441\\u043e\\u0440' look alike"),
+        (("Cat", "cat"), "'Cat' and 'cat' look alike"),
+        (("a\u200b", "a"), "label = 'a\\u200b': must not hold '\\u200b'"),
+        (
+            ("caf\udce9", "a"),
+            "label = 'caf\\udce9': must not hold '\\udce9', a byte that is not UTF-8",
+        ),
+    ],
+)
+def test_class_folders_that_look_alike_are_refused(tmp_path, names, wanted):
+    class_folders(tmp_path, names)
+    assert wanted in refused(tmp_path)
+
+
+def test_two_normal_forms_are_one_class(tmp_path):
+    mine = build(tmp_path)
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    rows = [("a.png", composed, 0), ("b.jpg", decomposed, 1), ("c.webp", "dog", 0)]
+    (mine / "train" / "metadata.csv").write_text(table(rows))
+    (mine / "test" / "metadata.csv").write_text(
+        table([("e.png", decomposed, 0), ("f.png", "dog", 1)])
+    )
+    assert load(tmp_path).classes == (composed, "dog")
+    draw(mine / "train" / f"{decomposed}.png", 0)
+    rows[0] = (f"{composed}.png", composed, 0)
+    (mine / "train" / "metadata.csv").write_text(table(rows))
+    assert "; there is 'cafe\\u0301.png', and the row has 'caf\\xe9.png'" in refused(tmp_path)
+
+
+def test_a_folder_that_looks_like_another_one_is_walked_once(tmp_path):
+    """A link that leads back does not make the walk endless."""
+    mine = class_folders(tmp_path)
+    (mine / "extra").mkdir()
+    (mine / "extra" / "back").symlink_to(mine)
+    load(tmp_path)
 
 
 KILLED = """

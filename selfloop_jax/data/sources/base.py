@@ -1,5 +1,6 @@
 """What a source of real images gives to `dataset`, before colours and bias."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from selfloop_jax.config import DataConfig
 from selfloop_jax.data.images import Images
 from selfloop_jax.data.splits import stratified_order
 from selfloop_jax.errors import UsageError
+from selfloop_jax.runtime.log import say
 
 TFDS = "tfds:"  # how data.source names a data set of TFDS
 
@@ -33,6 +35,15 @@ class Source:
     nested: bool = False
     probe: Images | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def say_no_groups(section: DataConfig, groups: Sequence[str]) -> None:
+    """Says, before images are decoded, that a source has no groups and gets no colours.
+
+    A study of groups that has lost its groups would be found only after the training.
+    """
+    if not groups and section.colorize == "none":
+        say(f"no groups: {section.source} gives none, so no gap between groups can be measured")
 
 
 def four_splits(

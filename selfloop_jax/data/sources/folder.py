@@ -1,36 +1,33 @@
 """The user's own images: a folder with train/ and test/.
 
-Labels come from a metadata.csv or from folders of classes. The layout is Hugging Face's
-imagefolder: `<split>/metadata.csv` with columns `file_name,label[,group]`, or
-`<split>/<class>/<image>`. Classes are those of train, and each needs images in train and in test. A
-group is an integer; a subgroup (class, group) without a test image is counted, not refused:
-measures leave it out. docs/your_data.md is the same for users.
+Labels come from a table or from folders of classes. The layout is Hugging Face's imagefolder:
+`<split>/metadata.csv` (or metadata.jsonl) with columns `file_name,label[,group]`, or
+`<split>/<class>/<image>`. Classes are those of train, and each needs images in train and in test.
+Groups are integers or names; a subgroup (class, group) without a test image is counted, not
+refused: measures leave it out. docs/your_data.md is the same for users.
 """
 
-import csv
-import io
 import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from selfloop_jax.config import DataConfig
-from selfloop_jax.data import cache, colorize
+from selfloop_jax.config import DataConfig, refuse
+from selfloop_jax.data import cache, colorize, names
 from selfloop_jax.data.decode import SUFFIXES, decode_all
 from selfloop_jax.data.images import REAL, UNKNOWN, Images, is_nested
-from selfloop_jax.data.sources.base import Missing, Outline, Source, four_splits
+from selfloop_jax.data.sources import folder_files, folder_tables
+from selfloop_jax.data.sources.base import Missing, Outline, Source, four_splits, say_no_groups
+from selfloop_jax.data.sources.folder_tables import FILE, Columns, Record
 from selfloop_jax.errors import UsageError
+from selfloop_jax.runtime.log import say
 
 REQUIRED = ("train", "test")
-
-
-# Ids count the rows in this order, whether or not a row's image can be read.
-SPLITS = (*REQUIRED, "validation", "reserve")
 
 
 NAMED = 100  # bad images that the record names
@@ -54,17 +51,22 @@ def load(section: DataConfig, prepare: bool) -> Source:
     anything is cached.
     """
     root = _root(section.folder.dir)
-    skip = section.on_bad_image == "skip"
-    # One dictionary for all splits: an image in train and test would be measured on what it
-    # trained.
-    places: dict[str | tuple[int, int], str] = {}
+    files = folder_files.find(root, section.folder.ignore)
+    records, unread = _records(section, root, files)
+    _check_files(root, records, section.on_bad_image == "skip")
+    groups, number = _groups(root, records)
     splits = {
-        name: _rows(root / name, skip, places) for name in SPLITS if os.path.isdir(root / name)
+        split: [Row(one.file, one.label, number[one.group], one.image) for one in rows]
+        for split, rows in records.items()
     }
     classes = _sorted({row.label for row in splits["train"]})
     for name, rows in splits.items():
         _check_labels(root / name, rows, classes)
-    groups = _groups(root, splits)
+    names.check_distinct(classes, f"{root}: classes")
+    say_no_groups(section, groups)
+    listed = {split: {os.path.normpath(row.file) for row in rows} for split, rows in splits.items()}
+    for line in [*folder_files.not_read(files, listed), *unread]:
+        say(f"{root}: {line}")
     outline = Outline(
         classes=len(classes),
         groups=len(groups) or _groups_given(section),
@@ -110,31 +112,72 @@ def _groups_given(section: DataConfig) -> int:
     return 1 if section.colorize == "none" else len(colorize.MODES[section.colorize].groups)
 
 
-def _rows(folder: Path, skip: bool, places: dict[str | tuple[int, int], str]) -> list[Row]:
-    """The rows of a split, their paths checked; with `skip` a file may be missing.
+def _records(
+    section: DataConfig, root: Path, files: folder_files.Found
+) -> tuple[dict[str, list[Record]], list[str]]:
+    """The rows of each split, labels and groups in their normal form, and lines of what is unread.
 
-    `places` says where each file of the splits before was listed, by its real path and, as a file
-    can have several, by device and inode; those of this split are added.
+    In the order of SPLITS: ids count the rows, whether or not a row's image can be read.
     """
-    table = folder / "metadata.csv"
-    rows = list(
-        _rows_from_csv(table) if os.path.isfile(table) else _rows_from_class_folders(folder)
-    )
-    home = os.path.realpath(folder)
-    for row in rows:
-        real = _checked_path(folder, home, row.file, row.place)
-        inode = _inode(real)
-        if not skip and inode is None:
-            raise UsageError(f"{row.place}: no such file in {folder}")
-        # The real path finds symbolic links, the inode hard links to one file.
-        for key in (real, inode):
-            if key in places:
-                raise UsageError(
-                    f"{row.place}: the same file as {places[key]}; an image must be listed only "
-                    "once"
-                )
-        places.update({key: row.place for key in (real, inode) if key is not None})
-    return rows
+    columns = Columns(section.folder.label_column, section.folder.group_column)
+    if len({FILE, columns.label, columns.group}) < 3:
+        refuse("data.folder.group_column", columns.group, "another column than file and label")
+    found: dict[str, list[Record]] = {}
+    lines = []
+    for split in folder_files.SPLITS:
+        if split in files.tables:
+            table = files.tables[split]
+            rows, unread = folder_tables.read(table, columns)
+            if unread:
+                lines.append(f"{split}/{table.name}: columns not read: {', '.join(unread)}")
+        elif split in files.images:
+            rows = list(_in_class_folders(root, split, section.folder.ignore))
+        else:
+            continue
+        found[split] = [_named(row) for row in rows]
+    return found, lines
+
+
+def _named(row: Record) -> Record:
+    """A row whose label and group are in their normal form."""
+    group = "" if row.group in ("", "-1") else names.normal(row.group, f"{row.place}: group")
+    return replace(row, label=names.normal(row.label, f"{row.place}: label"), group=group)
+
+
+def _check_files(root: Path, splits: Mapping[str, Sequence[Record]], skip: bool) -> None:
+    """Raises UsageError for a file outside of its split, listed twice or, without `skip`, missing.
+
+    Of all splits at once: an image in train and test would be measured on what it trained.
+    """
+    # By the real path and, as a file can have several, by device and inode.
+    places: dict[str | tuple[int, int], str] = {}
+    for split, rows in splits.items():
+        folder = root / split
+        home = os.path.realpath(folder)
+        for row in rows:
+            real = _checked_path(folder, home, row.file, row.image)
+            inode = _inode(real)
+            if not skip and inode is None:
+                raise UsageError(f"{row.image}: no such file in {folder}{_other_form(real)}")
+            # The real path finds symbolic links, the inode hard links to one file.
+            for key in (real, inode):
+                if key in places:
+                    raise UsageError(
+                        f"{row.image}: the same file as {places[key]}; an image must be listed "
+                        "only once"
+                    )
+            places.update({key: row.image for key in (real, inode) if key is not None})
+
+
+def _other_form(path: str) -> str:
+    """What there is in place of a file that is not there, where the two names look alike."""
+    folder, name = os.path.split(path)
+    try:
+        inside = os.listdir(folder)
+    except OSError:
+        return ""
+    alike = [one for one in inside if names.looks(one) == names.looks(name)]
+    return f"; there is {alike[0]!a}, and the row has {name!a}" if alike else ""
 
 
 def _inode(path: str) -> tuple[int, int] | None:
@@ -161,96 +204,32 @@ def _checked_path(folder: Path, home: str, file: str, place: str) -> str:
     return real
 
 
-def _rows_from_csv(path: Path) -> Iterator[Row]:
-    """The rows of a metadata.csv."""
-    table = _table(path)
-    header = [cell.strip() for cell in table[0][1]] if table else []
-    for column in ("file_name", "label", "group"):
-        count = header.count(column)
-        if count > 1 or (count == 0 and column != "group"):
-            fault = "two columns" if count else "no column"
-            raise UsageError(
-                f"{path}, row 1: {fault} {column!r} among {header}; must have file_name, label "
-                "and, where groups are known, group"
-            )
-    if len(table) == 1:
-        raise UsageError(f"{path}: it lists no image; there must be a row for each")
-    for number, cells in table[1:]:
-        place = f"{path}, row {number}"
-        if len(cells) != len(header):
-            raise UsageError(f"{place}: {len(cells)} cells under {len(header)} columns")
-        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-        if not row["label"]:
-            raise UsageError(f"{place}: label = '': must be a name or an integer")
-        group = _group(row.get("group", ""), place)
-        yield Row(
-            row["file_name"], row["label"], group, f"{place}, file_name = {row['file_name']!r}"
-        )
-
-
-def _table(path: Path) -> list[tuple[int, list[str]]]:
-    """The cells of a CSV, each row with its number in an editor; blank lines are left out."""
-    # newline="" leaves line ends to csv, since a quoted cell can hold some.
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    try:
-        return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
-    except csv.Error as error:
-        raise UsageError(f"{path}, row {reader.line_num}: not a CSV: {error}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        # Spreadsheets put a byte order mark first; utf-8-sig drops it.
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-
-
-def _group(text: str, place: str) -> int:
-    if text in ("", "-1"):
-        return UNKNOWN
-    # `int` would also read blanks, "1_0" and the digits of other scripts; ten digits may exceed
-    # int32.
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise UsageError(
-            f"{place}: group = {text!r}: must be 0, 1, ..., or -1 or empty where it is unknown"
-        )
-    return int(text)
-
-
-def _rows_from_class_folders(folder: Path) -> Iterator[Row]:
+def _in_class_folders(root: Path, split: str, ignore: Sequence[str]) -> Iterator[Record]:
     """The rows of a split with one folder per class, by class and name."""
-    inside = _visible(folder)
+    folder = root / split
+    inside = list(folder_files.visible(root, split, ignore))
     # An image without a class folder would otherwise be passed over in silence.
-    loose = [path for path in inside if not path.is_dir() and path.name.lower().endswith(SUFFIXES)]
-    if loose:
-        raise UsageError(
-            f"{loose[0]}: no class; without a metadata.csv, images must be in "
-            f"{folder.name}/<class>/"
-        )
-    classes = [path for path in inside if path.is_dir()]
+    for path, entry in inside:
+        if not entry.is_dir() and entry.name.lower().endswith(SUFFIXES):
+            raise UsageError(
+                f"{root / path}: no class; without a metadata.csv, images must be in "
+                f"{split}/<class>/"
+            )
+    classes = [(path, entry.name) for path, entry in inside if entry.is_dir()]
     if not classes:
         raise UsageError(
             f"{folder}: empty; must have a metadata.csv or a folder of images for each class"
         )
-    for path in classes:
-        files = _visible(path)
-        if not files:
+    for path, label in classes:
+        images = list(folder_files.visible(root, path, ignore))
+        if not images:
             raise UsageError(
-                f"{path}: class {path.name!r} has no image here; each class folder must have some"
+                f"{root / path}: class {label!r} has no image here; each class folder must have "
+                "some"
             )
-        for file in files:
-            yield Row(f"{path.name}/{file.name}", path.name, UNKNOWN, str(file))
-
-
-def _visible(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, without the hidden files that file managers leave."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror}") from error
+        for _, entry in images:
+            place = f"{root / path / entry.name}"
+            yield Record(f"{label}/{entry.name}", label, "", place, place)
 
 
 def _sorted(labels: set[str]) -> tuple[str, ...]:
@@ -280,41 +259,97 @@ def _check_labels(folder: Path, rows: Sequence[Row], classes: tuple[str, ...]) -
         )
 
 
-def _groups(root: Path, splits: dict[str, list[Row]]) -> tuple[str, ...]:
-    """The groups' names: the lines of groups.txt, else their numbers.
+def _groups(
+    root: Path, splits: Mapping[str, Sequence[Record]]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The groups' names, and the number of each by what the rows say; () where no row says any.
 
-    () where no image has a group.
+    Rows have numbers, which the lines of groups.txt name, or names: then those are the groups, in
+    the order of groups.txt or else of the alphabet.
     """
     every = itertools.chain(*splits.values())
-    rows = [row for row in every if row.group != UNKNOWN]
+    rows = [row for row in every if row.group]
+    path = root / folder_files.GROUPS
+    listed = _listed_groups(path) if path.exists() else None
     if not rows:
-        return ()
+        if listed:
+            raise UsageError(f"{path}: names groups, but no row of a table has one")
+        return (), {"": UNKNOWN}
     for name in REQUIRED:
-        if all(row.group == UNKNOWN for row in splits[name]):
+        if not any(row.group for row in splits[name]):
             raise UsageError(
                 f"{root / name}: no image has a group, but others do; train and test must both "
                 "have groups, or neither"
             )
-    top = max(rows, key=lambda row: row.group)
-    path = root / "groups.txt"
-    if not path.exists():
-        # N rows cannot fill N + 1 numbers, so there is a smallest gap.
-        gaps = set(range(len(rows) + 1)) - {row.group for row in rows}
-        if min(gaps) < top.group:
-            raise UsageError(
-                f"{top.place}: group = {top.group}, but no image has group {min(gaps)}"
-            )
-        return tuple(str(group) for group in range(top.group + 1))
-    names = tuple(line.strip() for line in _text(path).strip().splitlines())
-    if "" in names or len(set(names)) < len(names):
+    if any(map(_is_number, {row.group for row in rows})):
+        return _numbered(path, rows, listed)
+    return _by_name(path, rows, listed)
+
+
+def _listed_groups(path: Path) -> tuple[str, ...]:
+    """The names in groups.txt."""
+    lines = folder_tables.read_text(path).strip().splitlines()
+    found = tuple(
+        names.normal(line, f"{path}, row {i}: name") if line.strip() else ""
+        for i, line in enumerate(lines, 1)
+    )
+    if "" in found or len(set(found)) < len(found):
         raise UsageError(
             f"{path}: a name is empty or occurs twice; must have one name per line, each only once"
         )
-    if top.group >= len(names):
+    names.check_distinct(found, str(path))
+    return found
+
+
+def _is_number(text: str) -> bool:
+    """Whether a group looks like a number, one that can be a group or not."""
+    try:
+        float(text)
+    except ValueError:
+        return text.isdigit()  # a superscript 2 is a digit, and no number to `float`
+    return True
+
+
+def _numbered(
+    path: Path, rows: Sequence[Record], listed: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Groups of rows that have numbers."""
+    number = {"": UNKNOWN} | {row.group: _group_number(row) for row in rows}
+    top = max(rows, key=lambda row: number[row.group])
+    count = number[top.group] + 1
+    if listed is not None:
+        if count > len(listed):
+            raise UsageError(
+                f"{top.image}: group = {top.group}: {path} names only 0 to {len(listed) - 1}"
+            )
+        return listed, number
+    # N rows cannot fill N + 1 numbers, so there is a smallest gap.
+    gap = min(set(range(len(rows) + 1)) - set(number.values()))
+    if gap < count:
+        raise UsageError(f"{top.image}: group = {top.group}, but no image has group {gap}")
+    return tuple(map(str, range(count))), number
+
+
+def _group_number(row: Record) -> int:
+    # `int` would also read "1_0" and the digits of other scripts; ten digits may exceed int32.
+    if not (row.group.isascii() and row.group.isdecimal() and len(row.group) < 10):
         raise UsageError(
-            f"{top.place}: group = {top.group}: {path} names only 0 to {len(names) - 1}"
+            f"{row.place}: group = {row.group!r}: must be 0, 1, ..., or -1 or empty where it is "
+            "unknown; or all groups must be names"
         )
-    return names
+    return int(row.group)
+
+
+def _by_name(
+    path: Path, rows: Sequence[Record], listed: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Groups of rows that have names."""
+    found = listed or tuple(sorted({row.group for row in rows}))
+    names.check_distinct(found, f"{path.parent}: groups")
+    for row in rows:
+        if row.group not in found:
+            raise UsageError(f"{row.place}: group = {row.group!r}: must be a line of {path}")
+    return found, {"": UNKNOWN} | {name: i for i, name in enumerate(found)}
 
 
 def _decoded(
