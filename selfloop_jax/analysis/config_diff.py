@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from selfloop_jax.analysis.runs import Run
+from selfloop_jax.config.schema import PATHS
 from selfloop_jax.runtime import store, workdir
 
 LONGEST_LABEL = 60  # characters; beyond it runs are numbered, and a table has the differences
@@ -12,9 +13,12 @@ LONGEST_LABEL = 60  # characters; beyond it runs are numbered, and a table has t
 def differences(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
     """Returns {dotted field: its value in each run} of the fields that differ.
 
-    Fields that cannot touch a result (logging, report) are left out.
+    Fields that cannot touch a result (logging, report) are left out. Paths at which the same images
+    or weights lie are one value, the first of them.
     """
     configs = [store.flatten(run.config) for run in runs]
+    for field in PATHS:
+        _name_by_content(field, configs, runs)
     fields: dict[str, tuple[str, ...]] = {}
     # Fields of any run, in the order of their first appearance: a run may lack some.
     for config in configs:
@@ -25,6 +29,16 @@ def differences(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
         for field, values in fields.items()
         if len(set(values)) > 1 and not field.startswith(workdir.MAY_CHANGE)
     }
+
+
+def _name_by_content(field: str, configs: Sequence[store.Json], runs: Sequence[Run]) -> None:
+    """Gives all configs whose `field` leads to the same content the first one's path."""
+    first: dict[str, str] = {}
+    for config, run in zip(configs, runs, strict=True):
+        if field in config:
+            found = run.content(field)
+            if found is not None:
+                config[field] = first.setdefault(found, config[field])
 
 
 def labels(runs: Sequence[Run]) -> tuple[str, ...]:

@@ -125,6 +125,15 @@ class Run:
         # Records of the first 0.2 do not name it.
         return f"{100 * float(self.last.record.get('level', 0.95)):g} %"
 
+    def content(self, field: str) -> str | None:
+        """What lies at the path of a config field, by its digest; None where nothing says so."""
+        if field == "data.cache_dir":
+            return ""  # no bit depends on where decoded images are kept
+        if field.startswith("data."):
+            return self.data.get("test_digest")
+        name = "measure.features" if field == "measure.features_weights" else field
+        return self.last.record.get("initial_weights", {}).get(name)
+
     @property
     def real_counts(self) -> np.ndarray | None:
         """int[C,G] of the real training images; None where generation 0 is missing."""
@@ -199,6 +208,13 @@ def read_run(workdir: Path) -> Run:
     manifest = path / "manifest.json"
     log = path / "metrics.jsonl"
     notes += [f"{file.name}: missing, not shown." for file in (manifest, log) if not file.is_file()]
+    for generation in generations:
+        unseen = generation.record.get("samples", {}).get("requested_without_training_image")
+        if unseen:
+            notes.append(
+                f"generation {generation.number}: {unseen} images were requested in subgroups "
+                "without a training image."
+            )
     real = _read_arrays(path / "real.npz", None, notes)
     data = generations[-1].record["data"]
     return Run(

@@ -55,6 +55,15 @@ def field(default: Any, what: str, rule: Rule | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"what": what, "rule": rule})
 
 
+def path(what: str) -> Any:
+    """A field that says where something lies; '' by default.
+
+    What lies there is compared by its digest, so that it may be moved, or lie in another place on
+    another machine.
+    """
+    return dataclasses.field(default="", metadata={"what": what, "rule": None, "path": True})
+
+
 def leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
     """(dotted name, value, declaration) of every field of a section and of those within it."""
     for declared in dataclasses.fields(section):

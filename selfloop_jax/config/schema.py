@@ -19,6 +19,8 @@ from selfloop_jax.config.fields import (
     choices,
     each,
     field,
+    leaves,
+    path,
     up_to,
 )
 
@@ -45,7 +47,7 @@ class BiasConfig:
 class FolderConfig:
     """Source `folder`."""
 
-    dir: str = field("", "folder with train/ and test/")
+    dir: str = path("folder with train/ and test/")
     label_column: str = field("label", "column of the tables with the class")
     group_column: str = field("group", "column of the tables with the group")
     ignore: tuple[str, ...] = field(
@@ -57,10 +59,8 @@ class FolderConfig:
 class TfdsConfig:
     """Sources that TFDS prepares: `mnist`, `cifar20`, `cifar100` and `tfds:<name>`."""
 
-    dir: str = field("", "folder of prepared data; '': where TFDS keeps it")
-    checksums: str = field(
-        "", "mnist, cifar*: checksums in place of the official ones (stand-in data)"
-    )
+    dir: str = path("folder of prepared data; '': where TFDS keeps it")
+    checksums: str = path("mnist, cifar*: checksums in place of the official ones (stand-in data)")
     label_feature: str = field("label", "tfds:<name>: dotted path of the label")
     group_feature: str = field("", "tfds:<name>: dotted path of the group; '': no groups")
 
@@ -69,9 +69,9 @@ class TfdsConfig:
 class HardImageNetConfig:
     """Source `hardimagenet` (Moayeri et al. 2022)."""
 
-    images_dir: str = field("", "folder with {train,val}/<wnid>/ of images")
-    masks_dir: str = field("", "folder with {train,val}/ of masks; '': none")
-    meta_dir: str = field("", "folder of the published pickles: class names and ranking")
+    images_dir: str = path("folder with {train,val}/<wnid>/ of images")
+    masks_dir: str = path("folder with {train,val}/ of masks; '': none")
+    meta_dir: str = path("folder of the published pickles: class names and ranking")
     group: str = field(
         "rank",
         "bands by published rank of the spurious cue, or by the object's share of the image",
@@ -113,17 +113,16 @@ class DataConfig:
     placement: str = field(
         "device", "where the pool lies while training", choices("device", "host")
     )
-    archive_dir: str = field(
-        "",
+    archive_dir: str = path(
         "mnist, cifar*: folder of the official files, packed or not, also as torchvision keeps "
-        "them; '': TFDS downloads them",
+        "them; '': TFDS downloads them"
     )
     on_bad_image: str = field(
         "refuse",
         "hardimagenet, folder: unreadable images end the run, or are left out",
         choices("refuse", "skip"),
     )
-    cache_dir: str = field("", "folder of decoded images; '': ~/.cache/selfloop_jax_data")
+    cache_dir: str = path("folder of decoded images; '': ~/.cache/selfloop_jax_data")
     folder: FolderConfig = FolderConfig()
     tfds: TfdsConfig = TfdsConfig()
     hardimagenet: HardImageNetConfig = HardImageNetConfig()
@@ -352,7 +351,7 @@ class ClassifierConfig(TrainingConfig):
         "pixels to [-1, 1], or by ImageNet's mean and deviation",
         choices("unit", "imagenet"),
     )
-    init_from: str = field("", "weights with torchvision's names, .safetensors or .pth; '': random")
+    init_from: str = path("weights with torchvision's names, .safetensors or .pth; '': random")
     freeze: bool = field(False, "train the head alone; statistics of BatchNorm stay")
     augment: AugmentConfig = AugmentConfig()
 
@@ -388,7 +387,7 @@ class MeasureConfig:
         "features that fidelity compares: classifier (that of generation 0), efficientnet_lite0, "
         "inception or another network of measure/features.py",
     )
-    features_weights: str = field("", "inception: the file of its weights")
+    features_weights: str = path("inception: the file of its weights")
     batch: int = field(600, "images at a time over all devices", POSITIVE)
     level: float = field(0.95, "confidence level of intervals", INSIDE)
     replicates: int = field(1000, "permutations of a null, simulations of an interval", POSITIVE)
@@ -499,3 +498,7 @@ class Config:
         # Through JSON, so that it equals what is read from a file.
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
+
+
+# Fields that say where something lies, whose content the inputs of a run have by its digest.
+PATHS = tuple(name for name, _, declared in leaves(Config()) if "path" in declared.metadata)

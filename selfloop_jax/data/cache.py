@@ -26,7 +26,7 @@ DEFAULT = "~/.cache/selfloop_jax_data"
 
 
 # Part of every key: raised when the same files would be decoded to other arrays.
-FORMAT = 2
+FORMAT = 3
 
 
 KEY_DIGITS = 16
@@ -67,20 +67,22 @@ def cached(
 
 
 def stamps(root: Path, names: Sequence[str]) -> list[list]:
-    """What a key says of files: [name, bytes, ns of the last change].
+    """What a key says of files: [name, bytes, ns of the last change, ns of the last touch, inode].
 
     None for what is not there.
     """
     return [[name, *_stamp(root / name)] for name in names]
 
 
-def _stamp(path: Path) -> tuple[int | None, int | None]:
+def _stamp(path: Path) -> Sequence[int | None]:
     try:
         found = path.stat()
     except (OSError, ValueError):  # ValueError: no file can have such a name.
-        return None, None
-    # In place of a digest of the contents, which would read a whole ImageNet at every start.
-    return found.st_size, found.st_mtime_ns
+        return (None,) * 4
+    # In place of a digest of the contents, which would read a whole ImageNet at every start. Length
+    # and time of change can both be those of a file that was replaced (`cp -p`, `touch -r`, tar);
+    # the time of the last touch (ctime) is set by the kernel, and another file has another inode.
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 @contextlib.contextmanager

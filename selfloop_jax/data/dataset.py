@@ -76,14 +76,18 @@ class Dataset:
             described["groups_of_class"] = rows
         described["sizes"] = {name: len(images) for name, images in self.splits.items()}
         described["pixel_rms"] = self.pixel_rms
-        described["digest"] = self._digest()
+        described["digest"] = self._digest(self.splits | {"train_unbiased": self.train_unbiased})
+        # The same for all seeds and biases: it says whether runs have the same source.
+        described["test_digest"] = self._digest({"test": self.test})
         return described | self.provenance
 
-    def _digest(self) -> str:
-        """sha256 of all pixels, labels, groups, ids and masks."""
+    def _digest(self, splits: dict[str, Images]) -> str:
+        """sha256 of all pixels, labels, groups, ids and masks of some sets.
+
+        An annotator learns from the images before subsampling, so their bits count as well.
+        """
         arrays = {}
-        # An annotator learns from the images before subsampling, so their bits count as well.
-        for split, images in (self.splits | {"train_unbiased": self.train_unbiased}).items():
+        for split, images in splits.items():
             for name in ("pixels", "label", "group", "id", "mask"):
                 if name in images.columns:
                     arrays[f"{split}/{name}"] = images.columns[name]

@@ -224,8 +224,11 @@ def _read(source: Path | bytes, kinds: Kinds = KINDS) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width} x {image.height}"
                 raise BadImage(f"{size} pixels are more than {MAX_PIXELS // 10**6} megapixels")
+            tiles = getattr(image, "tile", None)
             # Pillow reads pixels only when asked, and the file closes with this block.
             image.load()
+            if isinstance(image, PngImageFile) and "transparency" in image.info:
+                _correct_transparency(image, str(tiles[0][3]) if tiles else "", file)
             return image
     # Too little memory is no fault of the file, and ends the run.
     except (BadImage, MemoryError):
@@ -235,6 +238,28 @@ def _read(source: Path | bytes, kinds: Kinds = KINDS) -> Image.Image:
     except Exception as error:  # Pillow raises a dozen kinds on damaged bytes.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise BadImage(f"damaged or unreadable: {' '.join(reason.split())}") from error
+
+
+def _correct_transparency(image: PngImageFile, raw: str, file: BinaryIO) -> None:
+    """Says in eight bits which value of a PNG is transparent.
+
+    Its chunk tRNS says so in the depth of the file, and Pillow compares that with eight bits. What
+    has a palette, one bit or 16-bit gray is right, or is left to `_eight_bits`.
+    """
+    value = image.info["transparency"]
+    bits = {"L;2": 2, "L;4": 4, "L": 8}.get(raw, 0)
+    if bits:
+        # Pillow spreads gray of few bits over 0 to 255.
+        image.info["transparency"] = (value & (2**bits - 1)) * (255 // (2**bits - 1))
+    if raw == "RGB;16B":
+        # Pillow keeps the high byte of each number, and of a second reading the low one.
+        file.seek(0)
+        low = PngImageFile(file)
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+        low.load()
+        found = np.asarray(image).astype(np.int64) * 256 + np.asarray(low)
+        alpha = np.where((found == value).all(axis=-1), 0, 255).astype(np.uint8)
+        image.putalpha(Image.fromarray(alpha))
 
 
 def _kind(head: bytes, kinds: Kinds) -> Callable[[BinaryIO], Image.Image]:
@@ -247,11 +272,19 @@ def _kind(head: bytes, kinds: Kinds) -> Callable[[BinaryIO], Image.Image]:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit gray as 8-bit gray; Pillow's own conversion clips in some versions."""
+    """16-bit gray as 8-bit gray; Pillow's own conversion clips in some versions.
+
+    With an alpha channel where one value is declared transparent.
+    """
     if not image.mode.startswith("I"):
         return image
+    values = np.asarray(image).astype(np.int64)
     # 65535 = 257 * 255.
-    return Image.fromarray((np.asarray(image).astype(np.int64) // 257).astype(np.uint8))
+    gray = Image.fromarray((values // 257).astype(np.uint8))
+    if "transparency" in image.info:
+        seen = values != image.info["transparency"]
+        gray.putalpha(Image.fromarray(np.where(seen, 255, 0).astype(np.uint8)))
+    return gray
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -23,7 +23,7 @@ from selfloop_jax.loop.context import (
 )
 from selfloop_jax.loop.phase import Phase, Result, each, halve
 from selfloop_jax.loop.samples import REQUESTED, path_of
-from selfloop_jax.runtime import parallel, store
+from selfloop_jax.runtime import log, parallel, store
 from selfloop_jax.sampling import requests, sampler
 from selfloop_jax.sampling.parts import Parts
 from selfloop_jax.training import fit, step
@@ -295,8 +295,29 @@ def _write_samples(run: GenerationRun, outputs: tuple[sampler.Job, sampler.Sampl
             "pixels": store.digest_arrays({"pixels": sampled.pixels}),
             "requested": store.digest_arrays(requested),
         },
+        record=_never_shown(run, job),
         rates={"sample": sampled.images_per_second},
     )
+
+
+def _never_shown(run: GenerationRun, job: sampler.Job) -> store.Json:
+    """What the record says of images that were requested in subgroups that the pool lacks.
+
+    The generator learned its class and its group, from other images, but never both together.
+    """
+    data = run.context.data
+    if run.context.config.diffusion.condition_on != "label_group":
+        return {}
+    seen = run.pool.counts(len(data.classes), len(data.groups)) > 0
+    known = job.group >= 0
+    count = int((~seen[job.label[known], job.group[known]]).sum())
+    if not count:
+        return {}
+    log.say(
+        f"generation {run.number}, sample: {count} of {len(job.label)} images were requested in "
+        "subgroups without a training image"
+    )
+    return {"samples": {"requested_without_training_image": count}}
 
 
 SAMPLE = Phase(

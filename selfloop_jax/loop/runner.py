@@ -60,7 +60,7 @@ def run(
         reported = report is None or (path / "report.html").exists()
         if committed == stages and reported:
             log.say(f"already complete: {stages} generations in {path}")
-            return _say_report(report, path)
+            return _say_last(study, context, path)
         if committed < stages:
             study.begin(context, path)
             if config.log.tensorboard:
@@ -69,12 +69,14 @@ def run(
             run_stage(study, study.stage(context, number, path, path), entry)
         if report and store.leading:
             report(path)
-    _say_report(report, path)
+    _say_last(study, context, path)
 
 
-def _say_report(report: Callable[[Path], object] | None, path: Path) -> None:
-    if report and store.leading:
-        print(f"report: {path / 'report.html'}")
+def _say_last(study: Study, context: Context, path: Path) -> None:
+    if study.report and context.config.report.enabled and store.leading:
+        print(f"report: {path / 'report.html'}", flush=True)
+    if remark := study.remark(context):
+        log.say(remark)
 
 
 def _branch_source(study: Study, config: Config, path: Path) -> Path | None:

@@ -16,6 +16,7 @@ from selfloop_jax.loop import control_images
 from selfloop_jax.loop.context import GenerationRun, RunContext, trains_annotator
 from selfloop_jax.measure import features
 from selfloop_jax.runtime import environment, log, multihost, parallel, store, tensorboard
+from selfloop_jax.sampling import requests
 from selfloop_jax.training import augment, classifier
 
 PREVIEWS_PER_CLASS = 8
@@ -62,6 +63,8 @@ def load(config: Config, prepare: bool = True) -> dataset.Dataset:
         len(data.reserve),
         config.sample.count,
     )
+    if config.loop.control == "none":
+        requests.check(config, data)
     # Too few held-out images for a control must show before anything is trained.
     if config.loop.control != "none":
         control_images.check(config, data)
@@ -127,6 +130,13 @@ def report(workdir: Path) -> None:
     from selfloop_jax import report as pages
 
     pages.write([workdir])
+
+
+def remark(context: RunContext) -> str:
+    """Says once more, at the end, that there was no gap to measure."""
+    if len(context.data.groups) > 1:
+        return ""
+    return "all images were of one group: this run says nothing of gaps between groups"
 
 
 def summary(record: store.Json) -> str:

@@ -77,6 +77,11 @@ class StageRun:
         return self.workdir if stage == self.number else self.source_workdir
 
 
+def no_remark(context: Any) -> str:
+    """Of a study that has nothing to say last."""
+    return ""
+
+
 def no_branch(config: Config) -> Path | None:
     """None: the study starts from no other run."""
     return None
@@ -118,6 +123,7 @@ class Study:
     scalars(record): the numbers of a finished stage by name, None where undefined; TensorBoard
         shows them, and a replay on another manifest compares them.
     report(workdir): writes report.html of a finished run; None: the study has no report.
+    remark(context): a line that a user must not miss, which the run says last; "" for none.
     branch_source(config): the workdir whose stage 0 this run starts from, or None.
     check_branch(context, manifest, accept_manifest): raises where it cannot start from there.
     grows: the fields that a resume may raise, because they make the run longer and no more.
@@ -139,6 +145,7 @@ class Study:
     facts: Callable[[Any], store.Json] = no_facts
     scalars: Callable[[store.Json], Mapping[str, float | None]] = no_scalars
     report: Callable[[Path], object] | None = None
+    remark: Callable[[Any], str] = no_remark
     branch_source: Callable[[Config], Path | None] = no_branch
     check_branch: Callable[[Any, store.Json, bool], None] | None = None
     grows: tuple[str, ...] = ()

@@ -150,4 +150,6 @@ class Progress:
 def say(text: str) -> None:
     """Prints one line for the user, on process 0."""
     if store.leading:
+        # A name that is not UTF-8, as of a file, cannot be printed as it is.
+        text = text.encode(errors="backslashreplace").decode()
         print(text, file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from selfloop_jax.config.schema import PATHS
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
 
@@ -22,6 +23,10 @@ BIT_RELEVANT = (
     *("platform", "device_kind", "device_count", "process_count", "nproc", "xla_flags"),
     "accelerator",
 )
+
+
+# Entries of inputs.json that runs of before 0.3 lack.
+ADDED = ("data.test_digest",)
 
 
 # What a record says of how it was made: not part of its digest.
@@ -153,12 +158,22 @@ def check_config(workdir: Path, config: store.Json, grows: tuple[str, ...]) -> N
         now: Any = after.get(field)
         # Fewer generations would leave folders that the config does not account for.
         longer = field in grows and isinstance(was, int) and now > was
-        if was != now and not longer and not field.startswith(MAY_CHANGE):
+        if was != now and not longer and not _is_free(field, was, now):
             rule = f"at least {was}" if field in grows else was
             raise UsageError(
                 f"{field} = {now}: must be {rule}, the value of the run in {workdir}; another "
                 "value needs another --workdir"
             )
+
+
+def _is_free(field: str, was: Any, now: Any) -> bool:
+    """Whether a field may change without touching a bit.
+
+    Where something lies may, as `check_inputs` compares what lies there; but no file of weights
+    may come or go.
+    """
+    moved = field in PATHS and (field.startswith("data.") or bool(was) == bool(now))
+    return moved or field.startswith(MAY_CHANGE)
 
 
 def write_or_check_inputs(workdir: Path, inputs: store.Json) -> None:
@@ -179,6 +194,9 @@ def check_inputs(workdir: Path, inputs: store.Json) -> None:
     before = store.flatten(store.read_json(workdir / "inputs.json"))
     after = store.flatten(store.jsonable(inputs))
     for field in sorted(before.keys() | after.keys()):
+        # Runs of before the field were compared by all the others.
+        if field in ADDED and field not in before:
+            continue
         if before.get(field) != after.get(field):
             what = "the real images are" if field.startswith("data.") else f"the file of {field} is"
             raise RunError(f"{workdir}: {what} no longer what the run began with ({field} differs)")
@@ -240,12 +258,11 @@ def check_same_config(
     theirs = store.flatten(store.read_json(source / "config.json"))
     # Through JSON, as the stored config went: tuples become lists.
     ours = store.flatten(json.loads(json.dumps(config)))
-    free = (*MAY_CHANGE, *may_differ)
     for name in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(name) != ours.get(name) and not name.startswith(free):
+        was, now = theirs.get(name), ours.get(name)
+        if was != now and not name.startswith(may_differ) and not _is_free(name, was, now):
             raise UsageError(
-                f"{name} = {ours.get(name)}: must be {theirs.get(name)}, the value of the run of "
-                f"{field} = {source}"
+                f"{name} = {now}: must be {was}, the value of the run of {field} = {source}"
             )
 
 

@@ -2,10 +2,32 @@
 
 import numpy as np
 
-from selfloop_jax.config import SampleConfig
+from selfloop_jax.config import Config, SampleConfig
+from selfloop_jax.data.dataset import Dataset
 from selfloop_jax.data.images import UNKNOWN, Images
 from selfloop_jax.data.splits import stratified_order
+from selfloop_jax.errors import UsageError
 from selfloop_jax.runtime import rng
+
+
+def check(config: Config, data: Dataset) -> None:
+    """Raises UsageError where a class or group is requested that no training image shows.
+
+    Its embedding would never be trained, and its images would go into every later pool. A subgroup
+    of a class and a group that both occur can be requested: the record counts such images.
+    """
+    if config.sample.request != "uniform":
+        return
+    label, group = in_turn(np.arange(data.groups_of_class.size), data.groups_of_class)
+    requested = [("class", data.classes, label, data.train.label)]
+    if config.diffusion.condition_on == "label_group":
+        requested.append(("group", data.groups, group, data.train.group))
+    for kind, names, wanted, shown in requested:
+        for i in np.setdiff1d(wanted[wanted >= 0], shown):
+            raise UsageError(
+                f"sample.request = uniform: must be real | pool, because {kind} {names[i]!r} has "
+                "no training image"
+            )
 
 
 def requested_labels(

@@ -33,6 +33,7 @@ STUDY = Study(
     facts=setup.facts,
     scalars=setup.scalars,
     report=setup.report,
+    remark=setup.remark,
     branch_source=branch.source_of,
     check_branch=branch.check,
     grows=("loop.generations",),

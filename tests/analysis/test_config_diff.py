@@ -33,3 +33,23 @@ def test_logging_and_report_fields_are_no_differences(tmp_path):
     second.config["log"] = {"every_steps": 7}
     second.config["report"] = {"enabled": False}
     assert config_diff.differences([first, second]) == {}
+
+
+def test_the_same_content_at_another_place_is_no_difference(tmp_path):
+    runs = []
+    for name, digest, weights in (("a", "x", "w"), ("b", "x", "w"), ("c", "y", "v")):
+        run = read_run(make_workdir(tmp_path / name, 1))
+        run.config["data"] |= {"folder": {"dir": f"/{name}"}, "cache_dir": f"/scratch/{name}"}
+        run.config["classifier"] = {"init_from": f"/weights/{name}"}
+        run.last.record["data"]["test_digest"] = digest
+        run.last.record["initial_weights"] = {"classifier.init_from": weights}
+        runs.append(run)
+    assert config_diff.differences(runs[:2]) == {}
+    assert config_diff.differences(runs) == {
+        "data.folder.dir": ("/a", "/a", "/c"),
+        "classifier.init_from": ("/weights/a", "/weights/a", "/weights/c"),
+    }
+    # Runs of before the digest are told apart by their paths.
+    for run in runs:
+        del run.last.record["data"]["test_digest"]
+    assert config_diff.differences(runs[:2]) == {"data.folder.dir": ("/a", "/b")}

@@ -1,6 +1,7 @@
 """Image files to arrays of one size, and the cache that keeps them."""
 
 import contextlib
+import os
 import resource
 import struct
 import threading
@@ -32,16 +33,70 @@ def saved(path, array, **options):
     return path
 
 
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_claiming(width, height):
     """A PNG of which only the header is large."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def png(depth, colour, row, transparent, side=8, interlaced=0):
+    """A PNG of equal rows; `transparent` is the content of its chunk tRNS, or None."""
+    header = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, interlaced)
+    chunks = [chunk(b"IHDR", header)]
+    if colour == 3:
+        chunks.append(chunk(b"PLTE", bytes([90, 80, 70, 30, 20, 10])))
+    if transparent is not None:
+        chunks.append(chunk(b"tRNS", transparent))
+    chunks.append(chunk(b"IDAT", zlib.compress((b"\0" + row) * side)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+WORD = struct.Struct(">H").pack
+# Kind: depth, colour type, left and right half of a row of eight pixels, tRNS of the right half,
+# and what the left half is in eight bits.
+TRANSPARENT = {
+    "gray1": (1, 0, b"\xf0", b"", WORD(0), (255, 255, 255)),
+    "gray2": (2, 0, b"\xff", b"\x55", WORD(1), (255, 255, 255)),
+    "gray4": (4, 0, b"\xaa\xaa", b"\x55\x55", WORD(5), (170, 170, 170)),
+    "gray8": (8, 0, b"\x80" * 4, b"\x12" * 4, WORD(0x12), (128, 128, 128)),
+    "gray16": (16, 0, b"\x12\x35" * 4, b"\x12\x34" * 4, WORD(0x1234), (18, 18, 18)),
+    "rgb8": (8, 2, b"\1\2\4" * 4, b"\1\2\3" * 4, WORD(1) + WORD(2) + WORD(3), (1, 2, 4)),
+    "rgb16": (
+        *(16, 2, b"\1\0\2\0\3\1" * 4, b"\1\0\2\0\3\0" * 4),
+        *(WORD(0x100) + WORD(0x200) + WORD(0x300), (1, 2, 3)),
+    ),
+    "palette1": (1, 3, b"\x0f", b"", b"\xff\x00", (90, 80, 70)),
+    "palette2": (2, 3, b"\x00", b"\x55", b"\xff\x00", (90, 80, 70)),
+    "palette4": (4, 3, b"\x00" * 2, b"\x11" * 2, b"\xff\x00", (90, 80, 70)),
+    "palette8": (8, 3, b"\x00" * 4, b"\x01" * 4, b"\xff\x00", (90, 80, 70)),
+    "gray_alpha8": (8, 4, b"\x80\xff" * 4, b"\x12\x00" * 4, None, (128, 128, 128)),
+    "gray_alpha16": (16, 4, b"\x80\0\xff\xff" * 4, b"\x12\0\0\0" * 4, None, (128, 128, 128)),
+    "rgba8": (8, 6, b"\1\2\3\xff" * 4, b"\7\7\7\0" * 4, None, (1, 2, 3)),
+    "rgba16": (16, 6, b"\1\0\2\0\3\0\xff\xff" * 4, b"\7\7\7\7\7\7\0\0" * 4, None, (1, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_what_is_transparent_lies_on_white_in_every_kind_of_png(tmp_path, name):
+    depth, colour, left, right, declared, shade = TRANSPARENT[name]
+    data = png(depth, colour, left + right, declared)
+    (tmp_path / "a.png").write_bytes(data)
+    row = np.array([shade] * 4 + [(255, 255, 255)] * 4, np.uint8)
+    wanted = np.broadcast_to(row, (8, 8, 3))
+    np.testing.assert_array_equal(decoded(tmp_path / "a.png", 8)[0], wanted)
+    np.testing.assert_array_equal(decode.square(data, 8), wanted)
+
+
+def test_a_transparent_colour_is_found_in_an_interlaced_png(tmp_path):
+    """Of one pixel alone, which the first of Adam7's passes holds."""
+    colour = b"\1\0\2\0\3\0"
+    for declared, wanted in ((colour, [255, 255, 255]), (b"\1\0\2\0\3\1", [1, 2, 3])):
+        data = png(16, 2, colour, declared, side=1, interlaced=1)
+        assert decode.square(data, 1)[0, 0].tolist() == wanted
 
 
 def decoded(path, side, mask=None, geometry="fill"):
@@ -479,15 +534,27 @@ def test_the_default_folder_is_the_users_own(tmp_path, monkeypatch):
 
 
 def test_stamps_tell_files_apart(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    (name, size, changed), missing = cache.stamps(tmp_path, ["a", "b"])
-    assert cache.stamps(tmp_path, ["nul\0", "\ud800"]) == [
-        ["nul\0", None, None],
-        ["\ud800", None, None],
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    (stamp,) = cache.stamps(tmp_path, ["a"])
+    assert stamp[:3] == ["a", 3, path.stat().st_mtime_ns]
+    assert cache.stamps(tmp_path, ["b", "nul\0", "\ud800"]) == [
+        [name, None, None, None, None] for name in ("b", "nul\0", "\ud800")
     ]
-    assert (name, size) == ("a", 3)
-    assert changed == (tmp_path / "a").stat().st_mtime_ns
-    assert missing == ["b", None, None]
+
+
+@pytest.mark.parametrize("how", ["written", "replaced"])
+def test_a_file_of_the_same_length_and_time_is_another_one(tmp_path, how):
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    before = cache.stamps(tmp_path, ["a"])
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    other = path if how == "written" else tmp_path / "b"
+    other.write_bytes(b"xyz")
+    os.utime(other, ns=times)
+    os.replace(other, path)
+    assert path.stat().st_mtime_ns == times[1]
+    assert cache.stamps(tmp_path, ["a"]) != before
 
 
 def test_the_same_arrays_give_the_same_files(tmp_path):

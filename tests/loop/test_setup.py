@@ -5,7 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from selfloop_jax.config import BiasConfig, Config, DataConfig, LoopConfig, MeasureConfig
+from selfloop_jax.config import (
+    BiasConfig,
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    LoopConfig,
+    MeasureConfig,
+    SampleConfig,
+)
 from selfloop_jax.data.images import Images
 from selfloop_jax.data.sources import SOURCES, Source, SourceEntry, four_splits
 from selfloop_jax.errors import UsageError
@@ -59,3 +67,38 @@ def test_validation_images_are_needed_where_something_reads_them(
         return
     with pytest.raises(UsageError, match=r"^data\.validation_share = 0\.0: must leave images"):
         setup.load(config)
+
+
+@pytest.mark.parametrize(
+    ("classes", "groups", "request_", "condition_on", "fault"),
+    [
+        (("a", "b"), ("one", "other"), "uniform", "label_group", ""),
+        (("a", "b", "c"), ("one", "other"), "uniform", "label", "class 'c'"),
+        (("a", "b"), ("one", "other", "blue"), "uniform", "label_group", "group 'blue'"),
+        (("a", "b"), ("one", "other", "blue"), "uniform", "label", ""),
+        (("a", "b", "c"), ("one", "other", "blue"), "real", "label_group", ""),
+    ],
+)
+def test_what_no_training_image_shows_is_not_requested(
+    classes, groups, request_, condition_on, fault, monkeypatch
+):
+    def load(section, prepare):
+        source = dataclasses.replace(section, source="two_groups")
+        return dataclasses.replace(blank(source, prepare), classes=classes, groups=groups)
+
+    monkeypatch.setitem(SOURCES, "larger", SourceEntry(load))
+    config = Config(
+        data=DataConfig(source="larger", colorize="none", bias=BiasConfig("natural")),
+        diffusion=DiffusionConfig(condition_on=condition_on),
+        sample=SampleConfig(request=request_),
+    )
+    if not fault:
+        setup.load(config)
+        return
+    with pytest.raises(UsageError) as caught:
+        setup.load(config)
+    assert str(caught.value) == (
+        f"sample.request = uniform: must be real | pool, because {fault} has no training image"
+    )
+    # A control trains no generator, and so requests nothing.
+    setup.load(dataclasses.replace(config, loop=LoopConfig(control="no_synthetic")))

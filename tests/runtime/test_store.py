@@ -61,7 +61,7 @@ MANIFEST = {field: f"{field} as it was" for field in (*BIT_RELEVANT, "host", "gi
 def changed(tree, field, value):
     """A copy of nested dictionaries with one dotted field set."""
     head, _, rest = field.partition(".")
-    return tree | {head: changed(tree[head], rest, value) if rest else value}
+    return tree | {head: changed(tree.get(head, {}), rest, value) if rest else value}
 
 
 def names(folder):
@@ -517,6 +517,31 @@ def test_any_other_field_is_named_and_the_config_left_alone(tmp_path, field, val
     ):
         write_or_check_config(tmp_path, both, GROWS)
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "after", "free"),
+    [
+        ("data.cache_dir", "", "/scratch/1", True),
+        ("data.folder.dir", "/a", "/b", True),
+        ("data.archive_dir", "/a", "", True),
+        ("data.hardimagenet.meta_dir", "/a", "/b", True),
+        ("classifier.init_from", "a.pth", "/b/a.pth", True),
+        ("classifier.init_from", "", "a.pth", False),
+        ("measure.features_weights", "a.pth", "", False),
+        ("loop.branch_from", "/a", "/b", False),
+        ("data.folder.group_column", "a", "b", False),
+    ],
+)
+def test_where_something_lies_may_change(tmp_path, field, before, after, free):
+    write_or_check_config(tmp_path, changed(CONFIG, field, before), GROWS)
+    later = changed(CONFIG, field, after)
+    if free:
+        write_or_check_config(tmp_path, later, GROWS)
+        assert store.flatten(store.read_json(tmp_path / "config.json"))[field] == after
+    else:
+        with pytest.raises(UsageError, match=f"^{re.escape(field)} = "):
+            write_or_check_config(tmp_path, later, GROWS)
 
 
 def test_a_run_whose_config_is_gone_is_not_taken_for_a_new_one(tmp_path):
