@@ -85,7 +85,7 @@ def _inception(file: str, field: str, prepare: Prepare, scale: Callable) -> Extr
 
 def read_weights(net: nn.Module, name_of: Callable, file: str, field: str) -> Any:
     """The variables of a network from a file of PyTorch's tensors, which holds nothing else."""
-    weights = torch_file.read(file, field)
+    weights = torch_file.read(file, field).tensors
     # Shapes alone, and they do not depend on the images.
     image = jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32)
     shapes = jax.eval_shape(net.init, jax.random.key(0), image)

@@ -12,12 +12,13 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
 from selfloop_jax.errors import UsageError
 
@@ -30,7 +31,20 @@ STORAGES = {
     "HalfStorage": np.float16,
     "BFloat16Storage": ml_dtypes.bfloat16,
     "LongStorage": np.int64,
+    # Whole numbers are read to be refused by the name of their tensor.
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
 }
+
+
+# Parts of the imports of a file whose tensors are kept in 8 bits.
+EIGHT_BITS = ("_rebuild_qtensor", "QInt8", "QUInt8", "QInt32", "Float8", "float8", "bitsandbytes")
+
+
+REDUCED = "a type of few bits that means nothing without its scale; must be floating point"
 
 
 Storage = tuple[np.dtype, Any]  # any buffer
@@ -42,26 +56,39 @@ Fetch = Callable[[str, int, int], Any]  # (key, count, bytes of a number) of a s
 MAGIC = 0x1950A86A20F9469CFC6C  # with which a file of PyTorch before 1.6 begins
 
 
-WRAPPERS = ("state_dict", "model")  # where training scripts keep the weights inside a checkpoint
+# Where training scripts keep the weights inside a checkpoint; of several the first is taken.
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network"),
+    *("weights", "params", "state_dict_ema", "model_ema", "ema_state_dict", "ema"),
+)
 
 
-PREFIX = "module."  # of all names, where the network was trained by DataParallel
+@dataclass(frozen=True)
+class Read:
+    """The tensors of a file by name, and what was opened to find them.
+
+    opened: the keys of the dicts that they lay in, outermost first; left: other keys beside those
+    under which there are tensors too.
+    """
+
+    tensors: dict[str, np.ndarray]
+    opened: tuple[str, ...]
+    left: tuple[str, ...]
 
 
-def read(file: str, field: str) -> dict[str, np.ndarray]:
+def read(file: str, field: str) -> Read:
     """Tensors by name from a `.safetensors` or `.pth` file, in the types it stores.
 
-    They may be read-only. A checkpoint that keeps its weights under `state_dict` or `model` is
-    opened, and `module.` before all names taken off. Raises UsageError, naming the config's
-    `field`, where the file is missing, damaged, of another format, or wants to import anything but
-    tensors.
+    They may be read-only. A checkpoint that keeps its weights under a key such as `state_dict` is
+    opened. Raises UsageError, naming the config's `field`, where the file is missing, damaged, of
+    another format, or wants to import anything but tensors.
     """
     path = Path(file).expanduser()
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{field} = {file}: must be a file ending in {' | '.join(SUFFIXES)}")
     try:
         # safetensors holds numbers alone; a .pth is a pickle, which could run code.
-        found = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
+        found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
         return _state_dict(found)
     except FileNotFoundError:
         raise UsageError(f"{field} = {file}: no such file") from None
@@ -73,11 +100,18 @@ def read(file: str, field: str) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _state_dict(found: Any) -> dict[str, np.ndarray]:
-    """The dict of tensors inside a checkpoint, without the prefix of DataParallel."""
-    for wrapper in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
+def _state_dict(found: Any) -> Read:
+    """The dict of tensors inside a checkpoint."""
+    opened: list[str] = []
+    left: list[str] = []
+    while isinstance(found, dict):
+        wrappers = [key for key in WRAPPERS if isinstance(found.get(key), dict)]
+        if not wrappers:
+            break
+        others = [key for key in found if key != wrappers[0] and _has_tensors(found[key])]
+        left += [str(key) for key in others]
+        opened.append(wrappers[0])
+        found = found[wrappers[0]]
     if not isinstance(found, dict) or not found:
         raise UsageError(
             "holds no named tensors; must be what torch.save(model.state_dict(), ...) writes"
@@ -87,10 +121,26 @@ def _state_dict(found: Any) -> dict[str, np.ndarray]:
             raise UsageError(
                 f"{name!r:.60} is not a named tensor; must be a dict of names and tensors"
             )
-    # All or none: a network can have a part of its own that is called `module`.
-    if all(name.startswith(PREFIX) for name in found):
-        return {name.removeprefix(PREFIX): value for name, value in found.items()}
-    return dict(found)
+    return Read(dict(found), tuple(opened), tuple(left))
+
+
+def _has_tensors(found: Any) -> bool:
+    """Whether there are tensors by name: the state of an optimizer has them by number."""
+    if not isinstance(found, dict):
+        return False
+    named = (value for key, value in found.items() if isinstance(key, str))
+    return any(isinstance(value, np.ndarray) or _has_tensors(value) for value in named)
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file; UsageError for a type that NumPy has not."""
+    with safe_open(path, "numpy") as file:
+        # Types are in the header; reading a tensor of 8-bit floats would fail without its name.
+        for name in file.keys():  # noqa: SIM118 - it is no dict
+            kind = file.get_slice(name).get_dtype()
+            if kind.startswith(("F8_", "F6_", "F4")):
+                raise UsageError(f"{name} is {kind}, {REDUCED}")
+        return dict(file.get_tensors())
 
 
 def _read_torch(path: Path) -> Any:
@@ -176,6 +226,8 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_parameter": _rebuild_parameter,
         }
         if f"{module}.{name}" not in known:
+            if any(part in f"{module}.{name}" for part in EIGHT_BITS):
+                raise UsageError(f"has tensors of {f'{module}.{name}'!r:.100}, {REDUCED}")
             raise UsageError(f"wants to import {f'{module}.{name}'!r:.100}; must hold only tensors")
         return known[f"{module}.{name}"]
 

@@ -5,10 +5,12 @@ widths, to be trained further. `fill`: of any network whose layers have PyTorch'
 are.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -30,6 +32,13 @@ LEAVES = {  # ours, theirs: layers of either kind
 
 
 STEMS = {(7, 7): "imagenet", (3, 3): "small"}  # a ResNet's first kernel and its layout
+
+
+# Endings of names that 8-bit formats add: scales, and weights that are packed with them.
+SCALES = (
+    *(".weight_scale", "_scale_inv", ".scb", ".absmax", ".quant_map", ".zero_point", ".qweight"),
+    *(".qzeros", ".weight_packed", "._packed_params", ".weight_format"),
+)
 
 
 IGNORED = "num_batches_tracked"  # a counter that nothing reads where BatchNorm has a momentum
@@ -54,12 +63,13 @@ class Report:
     """What `load` did.
 
     loaded: tensors taken; new_head: whether the head stays as it was; unused: names in the file
-    that nothing took.
+    that nothing took; prefix: what stood before all names that were taken.
     """
 
     loaded: int
     new_head: bool
     unused: tuple[str, ...]
+    prefix: str
 
 
 def head(params: dict[str, Any]) -> str:
@@ -78,9 +88,14 @@ def load(
     """
     layers = layout.names(model)
     last = head(variables["params"])
-    if layout.conv_biases:
-        weights = _fold_biases(weights, layers, f"{name}.init_from = {file}")
+    where = f"{name}.init_from = {file}"
     leaves = flatten_dict(variables)
+    every = {f"{layers['/'.join(path[1:-1])]}.{LEAVES[path[-1]]}" for path in leaves}
+    prefix = common_prefix(weights, every, where)
+    others = tuple(sorted(theirs for theirs in weights if not theirs.startswith(prefix)))
+    weights = _without(weights, prefix)
+    if layout.conv_biases:
+        weights = _fold_biases(weights, layers, where)
     # A path is (collection, layer, ..., leaf): ("params", "BasicBlock_0", "Conv_0", "kernel").
     names = {path: f"{layers['/'.join(path[1:-1])]}.{LEAVES[path[-1]]}" for path in leaves}
     shapes = {path: _torch_shape(leaf.shape) for path, leaf in leaves.items()}
@@ -88,15 +103,17 @@ def load(
     # Another number of classes is no error: the body is taken, and the head is trained anew.
     new_head = any(path[1] == last for path in wrong)
     if misfits := {names[path]: shapes[path] for path in wrong if path[1] != last}:
-        raise UsageError(f"{name}.init_from = {file}: {_misfit(misfits, weights, model, name)}")
+        raise UsageError(f"{where}: {_misfit(misfits, weights, model, name)}")
     taken = {path: theirs for path, theirs in names.items() if not (new_head and path[1] == last)}
+    for theirs in taken.values():
+        _check_numbers(weights[theirs], prefix + theirs, set(weights), where)
     filled = {
         path: _convert(weights[theirs], theirs == layout.flattened)
         for path, theirs in taken.items()
     }
-    rest = sorted(set(weights) - set(taken.values()))
-    unused = tuple(theirs for theirs in rest if not theirs.endswith(IGNORED))
-    return unflatten_dict(filled), Report(len(filled), new_head, unused)
+    rest = sorted(prefix + theirs for theirs in set(weights) - set(taken.values()))
+    unused = tuple(theirs for theirs in (*rest, *others) if not theirs.endswith(IGNORED))
+    return unflatten_dict(filled), Report(len(filled), new_head, unused, prefix)
 
 
 def fill(
@@ -110,6 +127,9 @@ def fill(
     """
     leaves = flatten_dict(variables)
     names = {path: f"{name_of(path[1:-1])}.{LEAVES[path[-1]]}" for path in leaves}
+    prefix = common_prefix(weights, set(names.values()), where)
+    if all(name.startswith(prefix) for name in weights):
+        weights = _without(weights, prefix)
     shapes = {names[path]: _torch_shape(leaf.shape) for path, leaf in leaves.items()}
     wrong = {name: shape for name, shape in shapes.items() if _shape(weights, name) != shape}
     if wrong:
@@ -120,7 +140,62 @@ def fill(
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         shown = ", ".join(others[:3])
         raise UsageError(f"{where}: does not fit this network: also has {shown}{more}")
+    for name in shapes:
+        _check_numbers(weights[name], name, set(weights), where)
     return unflatten_dict({path: _convert(weights[names[path]], False) for path in leaves})
+
+
+def common_prefix(weights: Weights, wanted: Collection[str], where: str) -> str:
+    """What training tools have put before the names of the wanted tensors, such as `module.`.
+
+    Wrappers leave `module.` (DataParallel), `_orig_mod.` (torch.compile), `model.` (Lightning) or
+    the name of an attribute, alone and together. UsageError, which `where` begins, where two
+    networks of a file fit equally well, as a student and its teacher.
+    """
+    counts: Counter[str] = Counter()
+    for name in weights:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            if ".".join(parts[i:]) in wanted:
+                counts["".join(f"{part}." for part in parts[:i])] += 1
+    # Names of a few layers occur within others, so the whole network decides.
+    (prefix, most), *rest = counts.most_common() or [("", 0)]
+    if most <= counts[""] or 2 * most < len(wanted):
+        return ""
+    equal = [other for other, count in rest if count == most]
+    if equal:
+        raise UsageError(
+            f"{where}: must hold one network, but has the names of {prefix!r} and {equal[0]!r}"
+        )
+    return prefix
+
+
+def _without(weights: Weights, prefix: str) -> Weights:
+    """The tensors whose names begin with a prefix, without it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+
+
+def _check_numbers(array: np.ndarray, name: str, names: Collection[str], where: str) -> None:
+    """Raises UsageError for a tensor that is no weight: its training would fail, or be of no use.
+
+    names: those of all tensors of the file.
+    """
+    kind = array.dtype
+    if kind not in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16):
+        scaled = any(other.lower().endswith(SCALES) for other in names)
+        hint = "; the file is of an 8-bit format: export it without" if scaled else ""
+        raise UsageError(f"{where}: {name} is {kind}: must be floating point{hint}")
+    # As they will be used: what is finite in 64 bits may not be in 32.
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UsageError(f"{where}: {name} has values that are not finite")
+    if name.endswith(LEAVES["var"]) and (values < 0).any():
+        raise UsageError(f"{where}: {name} has negative values: a variance must be >= 0")
 
 
 def _resnet_names(model: ResNet) -> dict[str, str]:

@@ -191,11 +191,11 @@ def pretrained(
     layout = NETWORKS[section.network].torch_layout
     assert layout is not None  # `check` refuses `init_from` for other networks
     # Before any training: a damaged file must not cost a generation.
-    weights = torch_file.read(file, f"{name}.init_from")
+    found = torch_file.read(file, f"{name}.init_from")
     loaded, report = torch_weights.load(
-        step.ema_variables(trainer.abstract), weights, layout, model, name, file
+        step.ema_variables(trainer.abstract), found.tensors, layout, model, name, file
     )
-    _log_loaded(report, name, file)
+    _log_loaded(report, found, name, file)
 
     def init(key: jax.Array) -> step.Variables:
         # Random weights first: leaves that the file lacks, such as a new head, keep them.
@@ -209,10 +209,15 @@ def _overlay(tree: Any, over: Any) -> Any:
     return unflatten_dict({**flatten_dict(tree), **flatten_dict(over)})
 
 
-def _log_loaded(report: torch_weights.Report, name: str, file: str) -> None:
-    """Prints which tensors were loaded, and which were not."""
+def _log_loaded(report: torch_weights.Report, found: torch_file.Read, name: str, file: str) -> None:
+    """Prints which tensors were loaded, where they lay, and which were not."""
     new = "; the head starts from random weights" if report.new_head else ""
     log.say(f"{name}: {report.loaded} tensors loaded from {file}{new}")
+    if found.opened or report.prefix:
+        where = "/".join([*found.opened, report.prefix and f"{report.prefix}*"]).rstrip("/")
+        log.say(f"{name}: they lie under {where}")
+    if found.left:
+        log.say(f"{name}: tensors under {', '.join(found.left)} not used")
     if report.unused:
         unused = ", ".join(report.unused)
         log.say(f"{name}: {len(report.unused)} tensors of the file not used: {unused}")

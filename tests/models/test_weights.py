@@ -73,13 +73,13 @@ def test_logits_are_those_of_torchvision(network, width, tmp_path, capsys):
 
 @pytest.mark.parametrize("file", ["tiny.pth", "tiny_old.pth"])
 def test_a_file_of_torch_save_is_read_without_torch(file):
-    found = torch_file.read(str(REFERENCE / file), "x")
+    found = torch_file.read(str(REFERENCE / file), "x").tensors
     expected = json.loads((REFERENCE / "tiny.json").read_text())
-    assert list(found) == list(expected)
-    for name, value in found.items():
+    assert list(found) == [f"module.{name}" for name in expected]
+    for name, value in zip(expected, found.values(), strict=True):
         assert str(value.dtype) == expected[name]["dtype"].removeprefix("torch.")
         assert value.astype(np.float64).tolist() == expected[name]["values"], name
-    assert found["empty"].shape == (0, 3)
+    assert found["module.empty"].shape == (0, 3)
 
 
 def test_safetensors_are_read_in_every_type(tmp_path):
@@ -93,7 +93,7 @@ def test_safetensors_are_read_in_every_type(tmp_path):
         )
     }
     save_file(values, tmp_path / "x.safetensors")
-    found = torch_file.read(str(tmp_path / "x.safetensors"), "x")
+    found = torch_file.read(str(tmp_path / "x.safetensors"), "x").tensors
     assert {name: x.dtype for name, x in found.items()} == {
         name: x.dtype for name, x in values.items()
     }
@@ -147,7 +147,7 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path):
         with zipfile.ZipFile(file, "a") as archive:
             archive.writestr("x/data/0", np.arange(4, dtype=np.float32).tobytes())
         if fits:
-            assert torch_file.read(str(file), "x")["w"].tolist() == [0, 1, 2, 3]
+            assert torch_file.read(str(file), "x").tensors["w"].tolist() == [0, 1, 2, 3]
         else:
             assert "damaged" in refusal(file)
     torch_save(file, storage_of(4, 4))
@@ -341,3 +341,108 @@ def test_another_length_of_a_frozen_training_compiles_nothing(narrow, tmp_path):
     compiled = environment.count_compilations()
     run(trainer, trainer.init(keys.key((1, "init"))), steps=2, total=99.0)
     assert compiled() == 0
+
+
+PREFIXES = [
+    *("module.", "_orig_mod.", "model.", "net.", "backbone.", "module._orig_mod.", "model.module."),
+    *("_orig_mod.module.", "student.backbone.", "ema.module."),
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("others", [{}, {"loss.weight": np.zeros(3, np.float32)}])
+def test_what_training_tools_put_before_all_names_is_peeled_off_and_said(
+    narrow, tmp_path, capsys, prefix, others
+):
+    trainer = pretrained(tmp_path, {f"{prefix}{name}": x for name, x in narrow.items()} | others)
+    report = capsys.readouterr().err.splitlines()
+    assert report[:2] == [
+        f"classifier: 32 tensors loaded from {tmp_path / 'w.safetensors'}",
+        f"classifier: they lie under {prefix}*",
+    ]
+    assert report[2:] == (
+        ["classifier: 1 tensors of the file not used: loss.weight"] if others else []
+    )
+    plain = pretrained(tmp_path, narrow)
+    key = keys.key((0, "init"))
+    assert checkpoints.state_digest(trainer.init(key)) == checkpoints.state_digest(plain.init(key))
+
+
+def test_two_networks_in_one_file_are_refused(narrow, tmp_path):
+    both = {f"{who}.{name}": x for who in ("student", "teacher") for name, x in narrow.items()}
+    line = misfit(tmp_path, both)
+    assert line == "must hold one network, but has the names of 'student.' and 'teacher.'"
+    # Without a prefix is one more way to be named.
+    pretrained(tmp_path, narrow | {f"ema.{name}": x for name, x in narrow.items()})
+
+
+@pytest.mark.parametrize(
+    ("keys_", "left"),
+    [
+        (("state_dict",), ()),
+        (("model",), ("ema",)),
+        (("model", "state_dict"), ()),
+        (("model_state_dict",), ("state_dict_ema",)),
+    ],
+)
+def test_the_dict_of_tensors_inside_a_checkpoint_is_found(keys_, left):
+    tensors = {"w": np.zeros(2, np.float32)}
+    found = {"epoch": 3, "optimizer": {"state": {0: {"step": np.zeros(1)}}, "param_groups": []}}
+    inner = tensors
+    for key in reversed(keys_):
+        inner = {key: inner}
+    for key in left:
+        found[key] = tensors
+    read = torch_file._state_dict(found | inner)
+    assert list(read.tensors) == ["w"]
+    assert read.opened == keys_
+    assert read.left == left
+
+
+def with_value(tensors, name, place, value, dtype=np.float32):
+    changed = tensors[name].astype(dtype)
+    changed.flat[place] = value
+    return tensors | {name: changed}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "dtype", "wanted"),
+    [
+        ("layer1.0.conv1.weight", np.nan, np.float32, "has values that are not finite"),
+        ("fc.bias", np.inf, np.float16, "has values that are not finite"),
+        ("fc.bias", 1e39, np.float64, "has values that are not finite"),
+        ("fc.bias", -np.inf, ml_dtypes.bfloat16, "has values that are not finite"),
+        ("bn1.running_var", -1e-3, np.float32, "has negative values: a variance must be >= 0"),
+        ("conv1.weight", 3, np.int8, "is int8: must be floating point"),
+        ("conv1.weight", 3, np.uint8, "is uint8: must be floating point"),
+        ("conv1.weight", 3, np.int32, "is int32: must be floating point"),
+        ("fc.bias", 1, np.bool_, "is bool: must be floating point"),
+        ("fc.bias", 1, np.complex64, "is complex64: must be floating point"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_named(narrow, tmp_path, name, value, dtype, wanted):
+    changed = with_value(narrow, name, 0, value, dtype)
+    assert misfit(tmp_path, changed) == f"{name} {wanted}"
+    behind = {f"module.{one}": x for one, x in changed.items()}
+    assert misfit(tmp_path, behind) == f"module.{name} {wanted}"
+
+
+def test_a_head_that_is_not_taken_may_hold_anything(narrow, tmp_path):
+    pretrained(tmp_path, with_value(narrow, "fc.weight", 0, np.nan), classes=7)
+
+
+def test_formats_of_few_bits_are_called_by_their_names(narrow, tmp_path):
+    eight = with_value(narrow, "conv1.weight", 0, 3, np.int8)
+    scale = {"conv1.weight_scale": np.zeros(1, np.float32)}
+    assert misfit(tmp_path, eight | scale) == (
+        "conv1.weight is int8: must be floating point; the file is of an 8-bit format: export it "
+        "without"
+    )
+    # As Transformer Engine and others write it: the type is in the header alone.
+    header = json.dumps({"w": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert "w is F8_E4M3, a type of few bits" in refusal(file)
+    for kind in (b"ctorch._utils\n_rebuild_qtensor\n.", b"ctorch\nQInt8Storage\n."):
+        torch_save(tmp_path / "x.pth", kind)
+        assert "a type of few bits that means nothing without" in refusal(tmp_path / "x.pth")
