@@ -28,7 +28,7 @@ from ml_collections import config_flags
 from selfloop_jax.config import Config, check_override, local_path, share_folder, typed
 from selfloop_jax.config.stored import read_config
 from selfloop_jax.errors import UsageError
-from selfloop_jax.runtime.cli import one_line_errors
+from selfloop_jax.runtime.cli import import_jax, one_line_errors
 
 
 @one_line_errors
@@ -41,6 +41,15 @@ def main(argv: list[str]) -> int:
     options = _options(argv)
     config, workdir = _config_and_workdir(options)
     return _run(config, workdir, options)
+
+
+def parse_config(argv: list[str]) -> Config:
+    """The config that a command line describes; UsageError where it, or the config, is refused."""
+    from selfloop_jax import config as configs
+
+    config, _ = _config_and_workdir(_options(argv))
+    configs.check(config)
+    return config
 
 
 def _options(argv: list[str]) -> flags.FlagValues:
@@ -90,10 +99,16 @@ def _config_and_workdir(options: flags.FlagValues) -> tuple[Config, Path]:
 
 
 def _check_config_flags(argv: list[str]) -> None:
-    """Refuses a missing config file, and overrides before --config: they would be ignored."""
+    """Refuses a missing config file, and what would be ignored.
+
+    That is: overrides before --config, and all values but the last of a flag that is given twice.
+    """
     seen = False
+    values: dict[str, str] = {}
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
         name, _, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and values.setdefault(name, value) != value:
+            raise UsageError(f"--{name}={value}: must be given once, but was {values[name]} before")
         if name == "config":
             seen = True
             value = value or following  # --config FILE
@@ -127,6 +142,7 @@ def _given(options: flags.FlagValues) -> list[str]:
 
 def _run(config: Config, workdir: Path, options: flags.FlagValues) -> int:
     """Fixes the environment before the first use of a backend, then runs what was asked for."""
+    import_jax()
     from selfloop_jax import config as configs
     from selfloop_jax.runtime import environment, multihost, parallel
 

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from selfloop_jax import main as program_of_a_run
 from selfloop_jax.analysis import listed_runs
 from selfloop_jax.config import local_path, run_file, typed
 from selfloop_jax.errors import RunError, UsageError
@@ -30,6 +31,7 @@ from selfloop_jax.runtime import store
 from selfloop_jax.runtime.cli import Parser, one_line_errors
 
 Stage = list[tuple[str, str, dict[str, Any]]]
+RESERVED = ("listed_runs",)  # whose .json is a file of the sweep
 
 
 @one_line_errors
@@ -52,11 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = local_path("--out", args.out) if args.out else Path("runs") / args.config.stem
     lists = {name: stages(args.config, name, out) for name in args.lists.split(",")}
     every = list(itertools.chain(*lists.values()))
+    _check_names(every)
     names = {key: [one[0] for one in itertools.chain(*value)] for key, value in lists.items()}
     digests = _digests(
         args.config, {argument for _, argument, _ in itertools.chain(*every)}, others
     )
     _check_no_list_sets(others, itertools.chain(*every))
+    for name, argument, overrides in itertools.chain(*every):
+        _check_run(args.config, name, _flags(argument, overrides, args.config, others))
     listed_runs.write(out, names)
     succeeded = run(args.config, digests, every, out, args.jobs, others)
     if _stopped.is_set():
@@ -69,16 +74,54 @@ def stages(config: Path, name: str, out: Path) -> list[Stage]:
     if not config.is_file():
         raise UsageError(f"{config}: no such file")
     try:
-        listed: list[Stage] = list(getattr(run_file("CONFIG", config), name)(out))
+        listed = [list(stage) for stage in getattr(run_file("CONFIG", config), name)(out)]
         for run in itertools.chain(*listed):
-            if len(run) != 3 or not isinstance(run[2], dict):
-                raise TypeError("runs must be (name, argument, overrides)")
+            if len(run) != 3 or tuple(map(type, run)) != (str, str, dict):
+                raise TypeError(f"runs must be (name, argument, overrides), not {run!r:.80}")
+        if not any(listed):
+            raise ValueError("it lists none")
     except Exception as error:  # whatever a file of the user's can raise
         why = f"{type(error).__name__}: {error}"
         raise UsageError(
             f"--lists={name}: must be a function of {config} that lists runs ({why})"
         ) from error
     return listed
+
+
+def _check_names(every: Sequence[Stage]) -> None:
+    """Raises UsageError for a name that is no folder of its own inside of --out."""
+    taken: dict[str, tuple] = {}
+    for stage in every:
+        in_stage = [run[0] for run in stage]
+        for run in stage:
+            name = run[0]
+            parts = name.split("/")
+            plain = all(part.strip(". ") and part.isprintable() for part in parts)
+            if not plain or name.endswith((".json", ".log")) or name in RESERVED:
+                raise UsageError(
+                    f"run {name!a}: must be a name that can be a folder inside of --out, and not "
+                    "end in .json or .log"
+                )
+            if taken.setdefault(name, run) != run or in_stage.count(name) > 1:
+                raise UsageError(f"run {name}: must be listed once; two runs have this name")
+    for name in taken:
+        above = next((one for one in taken if name.startswith(f"{one}/")), None)
+        if above is not None:
+            raise UsageError(f"run {name}: must not lie inside of the folder of run {above}")
+
+
+def _check_run(config: Path, name: str, flags: Sequence[str]) -> None:
+    """Raises UsageError, naming the run, where its config is refused; before any run starts."""
+    try:
+        program_of_a_run.parse_config([f"run {name}", *flags])
+    except UsageError as error:
+        raise UsageError(f"run {name} of {config}: {error}") from error
+
+
+def _flags(argument: str, overrides: dict, config: Path, flags: Sequence[str]) -> list[str]:
+    """What a run's program gets, but for the workdir."""
+    own = [f"--config.{field}={value}" for field, value in overrides.items()]
+    return [f"--config={config}:{argument}", *own, *flags]
 
 
 def _check_no_list_sets(flags: Sequence[str], runs: Iterable[tuple]) -> None:
@@ -178,14 +221,13 @@ def _one(
     overrides: dict,
 ) -> tuple[str, int, float | None]:
     """One run to its end: (name, exit code, seconds), None where it was complete already."""
-    own = [f"--config.{field}={value}" for field, value in overrides.items()]
-    command = ["-m", "selfloop_jax.main", f"--config={config}:{argument}", *own, *flags]
+    command = ["-m", "selfloop_jax.main", *_flags(argument, overrides, config, flags)]
     made_with = {"command": command, "config": digest}
     done = out / f"{name}.json"  # what a complete run was made with
     # With another command or config it is another run, which is not complete.
     if _read(done) == made_with:
         return name, 0, None
-    out.mkdir(parents=True, exist_ok=True)
+    done.parent.mkdir(parents=True, exist_ok=True)  # a name can have folders in it
     started = time.perf_counter()
     with open(out / f"{name}.log", "a") as log:
         # Without reports of single runs: one of all runs together is made afterwards.

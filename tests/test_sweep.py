@@ -36,7 +36,7 @@ def get_config(arg=""):
     return config
 
 def sweep(out):
-    yield [("one", "first", {"seed": 0}), ("broken", "first", {"classifier.steps": 0})]
+    yield [("one", "first", {"seed": 0}), ("broken", "first", {"data.train_size": 9_999})]
     yield [("two", "second", {"seed": 1, "loop.branch_from": ""})]
 """
 
@@ -49,7 +49,7 @@ def test_runs_start_in_order_once_and_a_failure_is_reported(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in said] == ["one", "broken", "two", "failed"]
     assert "failed with exit code 2" in said[1]
-    assert said[3].startswith("failed: broken: error: classifier.steps = 0")
+    assert said[3].startswith("failed: broken: error: data.train_size = 9999")
     assert (out / "one/gen_0000/record.json").exists()
     assert (out / "two/gen_0000/record.json").exists()
     before = (out / "one.log").read_text()
@@ -61,6 +61,59 @@ def test_runs_start_in_order_once_and_a_failure_is_reported(tmp_path, capsys):
     assert (out / "one.log").read_text() == before
     # For the report, which names what is missing.
     assert json.loads((out / "listed_runs.json").read_text()) == {"sweep": ["one", "broken", "two"]}
+
+
+@pytest.mark.parametrize(
+    ("runs_", "wanted"),
+    [
+        ('[[("../escape", "first", {})]]', "run '../escape': must be a name that can be a folder"),
+        ('[[("/abs", "first", {})]]', "run '/abs': must be a name"),
+        ('[[("a//b", "first", {})]]', "run 'a//b': must be a name"),
+        ('[[("", "first", {})]]', "run '': must be a name"),
+        ('[[("a\\nb", "first", {})]]', r"run 'a\nb': must be a name"),
+        ('[[("one.log", "first", {})]]', "run 'one.log': must be a name"),
+        ('[[("listed_runs", "first", {})]]', "run 'listed_runs': must be a name"),
+        ('[[(1, "first", {})]]', "runs must be (name, argument, overrides), not (1, 'first', {})"),
+        ('[[("a", None, {})]]', "runs must be (name, argument, overrides)"),
+        ('[[("a", "first")]]', "runs must be (name, argument, overrides)"),
+        ('[["abc"]]', "runs must be (name, argument, overrides)"),
+        ("[[]]", "it lists none"),
+        ("[]", "it lists none"),
+        ("None", "must be a function"),
+        ('[[("a", "first", {}), ("a", "second", {})]]', "run a: must be listed once"),
+        ('[[("a", "first", {}), ("a", "first", {})]]', "run a: must be listed once"),
+        ('[[("a", "first", {})], [("a", "first", {"seed": 1})]]', "run a: must be listed once"),
+        ('[[("a", "first", {}), ("a/b", "first", {})]]', "run a/b: must not lie inside"),
+        ('[[("a", "third", {})]]', "what follows the colon must be first | second"),
+        ('[[("a", "first", {"sede": 1})]]', "sede: unknown field; did you mean seed?"),
+        ('[[("a", "first", {"seed": -1})]]', "run a of CONFIG: seed = -1: must be from 0"),
+        ('[[("a", "first", {"seed": "x"})]]', "run a of CONFIG: flag --config.seed=x: invalid"),
+        ('[[("a", "first", {"data": 1})]]', "run a of CONFIG: data = 1: is a section"),
+        (
+            '[[("a", "first", {"classifier.steps": 0})]]',
+            "run a of CONFIG: classifier.steps = 0: must",
+        ),
+    ],
+)
+def test_a_wrong_list_is_named_before_any_run_starts(tmp_path, commands, capsys, runs_, wanted):
+    config = tmp_path / "wrong.py"
+    text = CONFIG[: CONFIG.index("def sweep")]
+    sound = '    yield [("sound", "first", {})]\n' if "[[(" in runs_ else ""
+    config.write_text(f"{text}def sweep(out):\n{sound}    yield from {runs_}\n")
+    assert sweep.main([str(config), f"--out={tmp_path / 'out'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert wanted.replace("CONFIG", str(config)) in line
+    assert not commands
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_with_a_slash_makes_a_folder(tmp_path, commands):
+    config, out = tmp_path / "slash.py", tmp_path / "out"
+    config.write_text(CONFIG.replace('"one"', '"rho=0.5/seed0"').replace('"broken"', '"other"'))
+    assert sweep.main([str(config), f"--out={out}", "--lists=sweep"]) == 0
+    assert f"--workdir={out}/rho=0.5/seed0" in commands
+    assert (out / "rho=0.5" / "seed0.json").exists()
+    assert (out / "rho=0.5" / "seed0.log").exists()
 
 
 @pytest.fixture

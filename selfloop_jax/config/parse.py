@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib.util
+import re
 import sys
 import types
 from collections.abc import Mapping
@@ -67,10 +68,21 @@ def parse_arg(arg: str, *options: tuple[str, ...]) -> list[str]:
 
 
 def check_override(field: str, value: str) -> None:
-    """Raises UsageError where an override of the command line names a section, not a field."""
+    """Raises UsageError where an override of the command line does not name a field.
+
+    A name that no section has is left to the parser, which knows the file's own.
+    """
+    if not re.fullmatch(r"\w+(\.\w+)*", field):
+        raise UsageError(f"--config.{field}: must be --config.FIELD=VALUE with dots between names")
     found: Any = Config()
-    for name in field.split("."):
-        found = getattr(found, name, None)
+    names = field.split(".")
+    for place, name in enumerate(names):
+        declared = {one.name for one in dataclasses.fields(found)}
+        if name not in declared:
+            return
+        found = getattr(found, name)
+        if not dataclasses.is_dataclass(found) and place + 1 < len(names):
+            raise UsageError(f"{field}: must end at {'.'.join(names[: place + 1])}, a field")
     if dataclasses.is_dataclass(found):
         raise UsageError(_not_a_section(field, value, found))
 

@@ -39,13 +39,17 @@ def replay(study: Study, config: Config, path: Path, number: int, stop: Callable
     context = study.open(config, multihost.agree(stop))
     workdir.check_inputs(path, context.inputs)
     made_under = workdir.manifest_of(path, record)
-    changed = workdir.manifest_difference(made_under, environment.manifest(context.stand_in))
+    manifest = environment.manifest(context.stand_in)
+    changed = workdir.manifest_difference(made_under, manifest)
     with _scratch(path) as scratch:
         # It writes to the scratch folder and reads its parents from the run.
         run = study.stage(context, number, scratch, path)
         # The entry is of no account: how a record was made is not compared.
         again = runner.run_stage(study, run, entry=0)
         difference = first_difference(record, again)
+        other_code = workdir.code_difference(made_under, manifest)
+        if difference is not None and other_code:
+            log.say(f"generation {number}: {other_code}")
         if difference is None:
             log.say(f"generation {number}: identical")
         elif changed:

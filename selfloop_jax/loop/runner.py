@@ -102,6 +102,7 @@ def _prepare(
     workdir.write_or_check_inputs(path, context.inputs)
     if source and not (path / "manifest.json").exists():
         store.write_json(path / "manifest.json", store.read_json(source / "manifest.json"))
+    _say_other_code(path, manifest)
     entry = workdir.write_or_check_manifest(path, manifest, accept_manifest)
     workdir.write_or_check_config(path, context.config.to_dict(), study.grows)
     # Last of all: a workdir with a generation must have its config and manifest.
@@ -109,6 +110,14 @@ def _prepare(
         workdir.copy_generation(source, path, 0)
         log.say(f"generation 0: copied from {source}")
     return entry
+
+
+def _say_other_code(path: Path, manifest: store.Json) -> None:
+    """Says where a run goes on with another version of the code than it was made with so far."""
+    entries = store.read_json(path / "manifest.json") if (path / "manifest.json").exists() else []
+    changed = workdir.code_difference(entries[-1], manifest) if entries else None
+    if changed:
+        log.say(f"{path}: {changed}; what it computes from here on is marked as not exact")
 
 
 def run_stage(study: Study, run: StageRun, entry: int) -> store.Json:

@@ -4,6 +4,7 @@ import argparse
 import functools
 import inspect
 import os
+import re
 import select
 import signal
 import sys
@@ -73,6 +74,22 @@ def one_line_errors(program: Callable[P, int]) -> Callable[P, int]:
             return print_error(error)
 
     return guarded
+
+
+def import_jax() -> None:
+    """Imports JAX; UsageError, naming the variable, where one of its variables has no valid value.
+
+    JAX reads them when it is imported, and would end in a traceback.
+    """
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        named = re.search(r"jax_\w+", str(error), re.IGNORECASE)
+        variable = named[0].upper() if named else "a variable JAX_*"
+        value = os.environ.get(variable, "")
+        raise UsageError(
+            f"{variable} = {value}: must be a value that JAX takes: {error}"
+        ) from error
 
 
 def _reader_is_gone() -> bool:

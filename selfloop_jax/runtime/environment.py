@@ -1,6 +1,7 @@
 """What decides bits besides the config: threads, XLA flags, versions, devices."""
 
 import ctypes
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -35,6 +36,11 @@ ACCELERATORS = (
 )
 DEV = Path("/dev")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+# Variables of the libraries below JAX that decide bits; the manifest has those that are set.
+VARIABLES = (
+    *("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO"),
+    *("NCCL_PROTO", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "OPENBLAS_CORETYPE"),
+)
 # JAX's switches that decide bits, each with the value that JAX gives it. Environment variables of
 # the same names in capitals change them.
 SWITCHES = {
@@ -263,18 +269,33 @@ def _cpu_name() -> str:
 def manifest(stand_in: str | None) -> store.Json:
     """What the bits of a run depend on besides its config, and the state of the code."""
     software = accelerator()
+    variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "python": platform.python_version(),
         **versions,
         **device_info(),
         **({"accelerator": software} if software else {}),
+        **({"variables": variables} if variables else {}),
         "selfloop_jax": __version__,
         "stand_in": stand_in,
         "git": git_state(),
+        "code": code_digest(),
         "host": platform.node(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+@cache
+def code_digest() -> str:
+    """sha256 of the package's Python files and their names, whether or not they are committed."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        # Lengths, so that no text can pass from one file to the next unnoticed.
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
 
 
 def git_state() -> str:

@@ -21,7 +21,7 @@ MAY_CHANGE = ("log.", "report.", "parallel.processes")  # the manifest has the p
 BIT_RELEVANT = (
     *("python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("platform", "device_kind", "device_count", "process_count", "nproc", "xla_flags"),
-    "accelerator",
+    *("accelerator", "variables"),
 )
 
 
@@ -205,7 +205,8 @@ def check_inputs(workdir: Path, inputs: store.Json) -> None:
 def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -> int:
     """Writes manifest.json or compares with its last entry; returns that entry's place from 0.
 
-    A difference is a UsageError naming the field, or with `accept` a further entry.
+    A difference is a UsageError naming the field, or with `accept` a further entry. Another version
+    of the code is a further entry, too.
     """
     path = workdir / "manifest.json"
     if not path.exists() and generation_dirs(workdir):
@@ -219,10 +220,23 @@ def write_or_check_manifest(workdir: Path, manifest: store.Json, accept: bool) -
             f"{changed} = {now}: the run in {workdir} was made with {made_with}; its "
             "bits may differ: pass --accept_manifest to continue, marked as not exact"
         )
-    if changed or not entries:
+    if changed or not entries or code_difference(entries[-1], manifest):
         entries.append(manifest)
         store.write_json(path, entries)
     return len(entries) - 1
+
+
+def code_difference(old: store.Json, new: store.Json) -> str | None:
+    """How the code differs from that of an earlier manifest, in words; None: it is the same."""
+    # Manifests of before `code` have the commit, which says nothing of uncommitted changes.
+    field = "code" if "code" in old else "git"
+    if old.get(field) == new.get(field):
+        return None
+    was, now = (
+        f"{one.get('selfloop_jax')} {one.get('git') or str(one.get('code'))[:12]}"
+        for one in (old, new)
+    )
+    return f"made by version {was}, continued by {now}"
 
 
 def manifest_of(workdir: Path, record: store.Json) -> store.Json:

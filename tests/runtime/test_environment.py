@@ -14,7 +14,7 @@ import pytest
 import runs
 
 from selfloop_jax.errors import UsageError
-from selfloop_jax.runtime import environment
+from selfloop_jax.runtime import environment, workdir
 
 
 def program(code: str, **variables: str) -> subprocess.CompletedProcess:
@@ -45,6 +45,32 @@ def test_a_switch_that_the_environment_sets_is_refused_in_one_line(variable, val
         f"error: {variable} = {value}: must be unset, because the program itself fixes every "
         "switch that decides bits\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("JAX_ENABLE_X64", "maybe"),
+        ("JAX_RANDOM_SEED_OFFSET", "x"),
+        ("JAX_NUM_CPU_DEVICES", "two"),
+        ("JAX_LOGGING_LEVEL", "loud"),
+    ],
+)
+def test_a_variable_that_jax_cannot_read_is_refused_in_one_line(variable, value):
+    done = runs.main(runs.CONFIG, "--dry_run", environment={variable: value})
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {variable} = {value}: must be a value that JAX takes: ")
+
+
+def test_variables_below_jax_are_in_the_manifest(monkeypatch):
+    assert "variables" not in environment.manifest(None)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    manifest = environment.manifest(None)
+    assert manifest["variables"] == {"NVIDIA_TF32_OVERRIDE": "0"}
+    del manifest["variables"]
+    changed = workdir.manifest_difference(manifest, environment.manifest(None))
+    assert changed == "variables.NVIDIA_TF32_OVERRIDE"
 
 
 def test_switches_have_the_values_that_jax_gives_them():

@@ -21,6 +21,7 @@ from selfloop_jax.runtime import store
 from selfloop_jax.runtime.workdir import (
     BIT_RELEVANT,
     NOT_IN_DIGEST,
+    code_difference,
     digest_record,
     generation_dir,
     lock,
@@ -562,11 +563,27 @@ def test_the_same_manifest_is_written_once(tmp_path):
     assert store.read_json(tmp_path / "manifest.json") == [MANIFEST]
 
 
-@pytest.mark.parametrize("field", ["host", "git", "started"])
+@pytest.mark.parametrize("field", ["host", "started"])
 def test_what_decides_no_bit_may_change(tmp_path, field):
     write_or_check_manifest(tmp_path, MANIFEST, accept=False)
     assert write_or_check_manifest(tmp_path, MANIFEST | {field: "new"}, accept=False) == 0
     assert manifest_difference(MANIFEST, MANIFEST | {field: "new"}) is None
+
+
+def test_other_code_is_a_further_entry(tmp_path):
+    """Whether or not it is committed: the digest of the files decides, and the commit without."""
+    old = MANIFEST | {"selfloop_jax": "0.2.0"}
+    assert write_or_check_manifest(tmp_path, old, accept=False) == 0
+    first = old | {"git": "abc+dirty", "code": "1" * 64}
+    assert code_difference(old, first) == (
+        "made by version 0.2.0 git as it was, continued by 0.2.0 abc+dirty"
+    )
+    assert write_or_check_manifest(tmp_path, first, accept=False) == 1
+    assert write_or_check_manifest(tmp_path, first | {"git": "def"}, accept=False) == 1
+    other = first | {"code": "2" * 64}
+    assert write_or_check_manifest(tmp_path, other, accept=False) == 2
+    assert store.read_json(tmp_path / "manifest.json") == [old, first, other]
+    assert manifest_difference(first, other) is None  # and so nothing to be accepted
 
 
 @pytest.mark.parametrize("field", BIT_RELEVANT)
