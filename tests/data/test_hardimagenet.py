@@ -436,11 +436,78 @@ def test_pickles_of_plain_containers_load_at_every_protocol(tmp_path, protocol):
     assert load_plain(path) == value
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_numbers_of_numpy_are_rebuilt_from_their_bytes(tmp_path, protocol):
+    values = {
+        np.int64(537): [np.str_("train/a/b"), "x"],
+        np.uint8(7): np.float64(0.25),
+        "big": np.array([1, 2, -3], ">i4"),
+        "text": np.array(["a", "bcd"]),
+        "yes": np.bool_(True),
+        "bytes": b"\xff\x00",
+    }
+    data = pickle.dumps(values, protocol)
+    # Before protocol 4 names end with a line, so that those of NumPy 1 can take their place.
+    for old in (data, data.replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n")):
+        (tmp_path / "a.pkl").write_bytes(old)
+        found = load_plain(tmp_path / "a.pkl")
+        assert found == {
+            **{537: ["train/a/b", "x"], 7: 0.25, "big": [1, 2, -3], "text": ["a", "bcd"]},
+            **{"yes": True, "bytes": b"\xff\x00"},
+        }
+        assert {type(key) for key in found} == {int, str}
+        assert type(found[7]) is float
+
+
+def test_numbers_of_numpy_in_the_published_pickles(copy):
+    """As an argsort and a dictionary of arrays leave them; the images come out the same."""
+    before = load(copy)
+    meta = Path(copy["meta_dir"])
+    for name in ("hard_imagenet_idx", "idx_to_wnid", "paths_by_rank"):
+        value = load_plain(meta / f"{name}.pkl")
+        if isinstance(value, dict):
+            value = {
+                np.int64(key): np.array(part) if isinstance(part, list) else np.str_(part)
+                for key, part in value.items()
+            }
+        else:
+            value = np.array(value)
+        replace_file(meta / f"{name}.pkl", pickle.dumps(value))
+    after = load(copy)
+    assert after.classes == before.classes
+    for split in ("train", "test"):
+        one, other = getattr(before, split), getattr(after, split)
+        np.testing.assert_array_equal(one.group, other.group)
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+@pytest.mark.parametrize("where", ["meta", "beside meta", "masks"])
+def test_the_ranking_of_the_public_code_is_found(copy, where, capsys):
+    before = load(copy)
+    first = Path(copy["meta_dir"], "paths_by_rank.pkl")
+    folders = {"meta": first.parent, "beside meta": first.parent.parent}
+    second = folders.get(where, Path(copy["masks_dir"])) / "paths_by_rank2.pkl"
+    second.write_bytes(first.read_bytes())
+    load(copy)
+    assert f"{second}: not read, because the ranking is that of {first}" in capsys.readouterr().err
+    first.unlink()
+    found = load(copy)
+    np.testing.assert_array_equal(found.train.group, before.train.group)
+    assert "in the order of paths_by_rank2.pkl" in found.provenance["group_definition"]
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (pickle.dumps(np.int64(3)), "it wants to import numpy"),
-        (pickle.dumps(np.arange(3)), "it wants to import numpy"),
+        (pickle.dumps(np.arange(4).reshape(2, 2)), "it has an array of shape (2, 2)"),
+        (pickle.dumps(np.complex64(3)), "it has numbers of type 'c8'"),
+        (pickle.dumps(np.array([{}], object)), "it has numbers of type 'O8'"),
+        (pickle.dumps(np.datetime64("2020")), "it has numbers of type 'M8'"),
+        (pickle.dumps(np.random.default_rng(0)), "it wants to import numpy.random"),
+        (pickle.dumps(np.linalg.norm), "it wants to import numpy.linalg.norm"),
+        (b"cnumpy.core.multiarray\nscalar\n(S'i8'\nS'x'\ntR.", "it has an array without a type"),
+        (b"cnumpy\ndtype\n(N}S'_function'\nI1\nstb.", "it sets '_function' of a function"),
+        (b"c_codecs\nencode\n(Vx\nVrot13\ntR.", "it has bytes as 'rot13'"),
         (pickle.dumps([1, 2])[:-3], "damaged, not a pickle"),
         (b"", "damaged, not a pickle"),
         (b"PK\x03\x04", "damaged, not a pickle"),

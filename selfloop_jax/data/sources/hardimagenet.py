@@ -7,6 +7,8 @@ NeurIPS 2022 Datasets and Benchmarks. Nothing is downloaded: ImageNet needs its 
                                                    touched, or the 15 classes alone
     <masks_dir>/{train,val}/<wnid>_<file>.JPEG     hardImageNet/ of the publication
     <meta_dir>/{hard_imagenet_idx,idx_to_wnid,paths_by_rank}.pkl    hardImageNet/meta/
+    <masks_dir>/paths_by_rank2.pkl                 the ranking that the public code reads; used
+                                                   where meta/ has none
 
 An image belongs to the data set where it has a mask, or without masks where it has a rank; it is
 called by its mask's name. Groups are bands of a class's images. By rank (of the strength of the
@@ -34,6 +36,7 @@ from selfloop_jax.data.images import REAL, UNKNOWN, Images
 from selfloop_jax.data.sources.base import Missing, Outline, Source, four_splits
 from selfloop_jax.data.sources.pickles import load_plain
 from selfloop_jax.errors import UsageError
+from selfloop_jax.runtime.log import say
 
 # ImageNet index, wnid and name, in the order of the published labels.
 CLASSES = (
@@ -110,7 +113,8 @@ def load(section: DataConfig, prepare: bool) -> Source:
     fields = section.hardimagenet
     by_rank = fields.group == "rank"
     wnids, class_order = _classes(fields.meta_dir)
-    ranking = _ranking(_folder(section, "meta_dir"), wnids) if by_rank else {}
+    ranked = _ranking_file(section) if by_rank else None
+    ranking = _ranking(ranked, wnids) if ranked else {}
     if fields.masks_dir:
         names = {split: _masked(section, split, wnids) for split in ("train", "val")}
     else:
@@ -125,7 +129,8 @@ def load(section: DataConfig, prepare: bool) -> Source:
         splits[split] = _split(section, split, listed, first, wnids, None if prepare else outline)
         first += len(listed)
     if by_rank:
-        grouped = _by_rank(section, splits["train"], splits.get("val"), wnids, ranking)
+        assert ranked is not None
+        grouped = _by_rank(section, splits["train"], splits.get("val"), wnids, ranking, ranked.name)
     else:
         grouped = _by_area(section, splits["train"], splits["val"], wnids)
     return Source(
@@ -222,13 +227,27 @@ def _classes(meta_dir: str) -> tuple[list[str], str]:
     return wnids, path.name
 
 
-def _ranking(meta_dir: Path, wnids: list[str]) -> dict[str, list[str]]:
+def _ranking_file(section: DataConfig) -> Path:
+    """The pickle with the ranking: that of meta/, else the one beside it or beside the masks."""
+    first, second = "paths_by_rank.pkl", "paths_by_rank2.pkl"
+    meta = _folder(section, "meta_dir")
+    places = [meta / first, meta / second, meta.parent / second]
+    if section.hardimagenet.masks_dir:
+        places.append(_folder(section, "masks_dir") / second)
+    there = [path for path in places if path.exists()]
+    if not there:
+        raise UsageError(f"{places[0]}: No such file or directory")
+    if len(there) > 1 and not there[0].samefile(there[-1]):
+        say(f"{there[-1]}: not read, because the ranking is that of {there[0]}")
+    return there[0]
+
+
+def _ranking(path: Path, wnids: list[str]) -> dict[str, list[str]]:
     """Names of each class's training images in the order of their rank.
 
     The pickle holds a dictionary of ImageNet index -> list of `train/<wnid>/<file>`. Neither it nor
     the public code says at which end the spurious cue is strong.
     """
-    path = meta_dir / "paths_by_rank.pkl"
     lists = load_plain(path)
     fits = isinstance(lists, dict) and all(isinstance(ranked, list) for ranked in lists.values())
     entries = list(itertools.chain(*lists.values())) if fits else []
@@ -386,8 +405,9 @@ def _by_rank(
     val: Split | None,
     wnids: list[str],
     ranking: dict[str, list[str]],
+    file: str,
 ) -> Grouped:
-    """Groups by rank, counted among all images listed.
+    """Groups by rank, of the ranking in `file`, counted among all images listed.
 
     So an image that is skipped moves no other to another band.
     """
@@ -409,7 +429,7 @@ def _by_rank(
         groups=groups,
         provenance={
             "group_definition": f"{bands} equal bands of each class's training images in the "
-            "order of paths_by_rank.pkl, which does not say at which end the spurious cue is "
+            f"order of {file}, which does not say at which end the spurious cue is "
             "strong",
             "without_rank": len(listed) - len(band),
             "ranked_without_mask": sum(map(len, ranking.values())) - len(band),
