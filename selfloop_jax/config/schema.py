@@ -45,14 +45,23 @@ class BiasConfig:
 
 @dataclass(frozen=True)
 class FolderConfig:
-    """Source `folder`."""
+    """Sources `folder`, `parquet` and `webdataset`."""
 
-    dir: str = path("folder with train/ and test/")
+    dir: str = path("folder with train/ and test/, or with Parquet files or tar shards of them")
+    image_column: str = field("image", "parquet: column with the images")
     label_column: str = field("label", "column of the tables with the class")
     group_column: str = field("group", "column of the tables with the group")
     ignore: tuple[str, ...] = field(
         (), "patterns of paths in it, such as notes/*.json, that are left alone"
     )
+
+
+@dataclass(frozen=True)
+class IdxConfig:
+    """Source `idx`: files as MNIST has them, such as Fashion-MNIST, KMNIST, EMNIST and USPS."""
+
+    dir: str = path("folder of the four files, gzipped or not")
+    prefix: str = field("", "of the files' names, where the folder has several data sets")
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,8 @@ class DataConfig:
 
     source: str = field(
         "digits",
-        "digits | mnist5k | mnist | cifar20 | cifar100 | hardimagenet | folder | tfds:<name>",
+        "digits | mnist5k | mnist | cifar20 | cifar100 | hardimagenet | folder | idx | parquet | "
+        "webdataset | tfds:<name>",
     )
     image_size: int = field(8, "side of an image, pixels", POSITIVE)
     colorize: str = field(
@@ -119,11 +129,12 @@ class DataConfig:
     )
     on_bad_image: str = field(
         "refuse",
-        "hardimagenet, folder: unreadable images end the run, or are left out",
+        "hardimagenet, folder, parquet, webdataset: unreadable images end the run, or are left out",
         choices("refuse", "skip"),
     )
     cache_dir: str = path("folder of decoded images; '': ~/.cache/selfloop_jax_data")
     folder: FolderConfig = FolderConfig()
+    idx: IdxConfig = IdxConfig()
     tfds: TfdsConfig = TfdsConfig()
     hardimagenet: HardImageNetConfig = HardImageNetConfig()
 

@@ -57,6 +57,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of files of these kinds
 RECORD_KINDS: Kinds = {**KINDS, "GIF": (rb"GIF8", GifImageFile), "BMP": (rb"BM", BmpImageFile)}
 
 
+Encoded = Path | bytes  # an image's file, or what is in it
+
+
 class BadImage(Exception):
     """A file that gives no image; the message says why, without the path."""
 
@@ -66,14 +69,14 @@ class Decoded:
     """The K images of a list of files that could be read, in the list's order.
 
     pixels uint8[K,side,side,3]; masks uint8[K,side,side], 0 or 255, or None; kept int64[K], places
-    in the list; bad: the other files, each with its reason; converted: images that were not plain
+    in the list; bad: the other places, each with its reason; converted: images that were not plain
     RGB by Pillow's name of what they were ("RGB" itself: RGB with one colour declared transparent).
     """
 
     pixels: np.ndarray
     masks: np.ndarray | None
     kept: np.ndarray
-    bad: list[tuple[Path, str]]
+    bad: list[tuple[int, str]]
     converted: dict[str, int]
 
 
@@ -93,15 +96,15 @@ def square(image: bytes | np.ndarray, side: int) -> np.ndarray:
 
 
 def decode_all(
-    paths: Sequence[Path],
+    images: Sequence[Encoded],
     side: int,
     masks: Sequence[Path] | None,
     on_bad_image: str,
     what: str,
     geometry: str = "fill",
-    where: Callable[[Path], str] = str,
+    where: Callable[[int], str] | None = None,
 ) -> Decoded:
-    """Decodes a list of files in threads, and prints its progress under the name `what`.
+    """Decodes a list of images in threads, and prints its progress under the name `what`.
 
     Geometry `fill`: turned as its EXIF says, then the central square, resized without changing the
     aspect. `imagenet`: resized to a square of 256/224 sides, whatever the aspect, and its centre
@@ -112,18 +115,18 @@ def decode_all(
 
     Bad are missing, damaged or other kinds of files, more than 100 megapixels (read off the
     header) and a mask of another aspect than its image. With `on_bad_image` = refuse the bad ones
-    end in one UsageError that gives their number and the first of them, called `where(path)`; with
-    `skip` they are left out and listed.
+    end in one UsageError that gives their number and the first of them, image i called `where(i)`
+    or by its path; with `skip` they are left out and listed.
     """
     # Threads write into these rows; those of bad images are taken out below.
-    pixels = np.zeros((len(paths), side, side, 3), np.uint8)
-    cuts = None if masks is None else np.zeros((len(paths), side, side), np.uint8)
+    pixels = np.zeros((len(images), side, side, 3), np.uint8)
+    cuts = None if masks is None else np.zeros((len(images), side, side), np.uint8)
 
     def one(i: int) -> tuple[str | None, str | None]:
         """The reason why image i is bad and what it was converted from."""
         try:
             mask = None if masks is None else masks[i]
-            image, cut, converted = _decode(paths[i], side, mask, geometry)
+            image, cut, converted = _decode(images[i], side, mask, geometry)
         except BadImage as error:
             return str(error), None
         pixels[i] = image
@@ -131,16 +134,13 @@ def decode_all(
             cuts[i] = cut
         return None, converted
 
-    outcomes = list(_in_threads(one, len(paths), what))
-    bad = [
-        (path, reason)
-        for path, (reason, _) in zip(paths, outcomes, strict=True)
-        if reason is not None
-    ]
+    outcomes = list(_in_threads(one, len(images), what))
+    bad = [(i, reason) for i, (reason, _) in enumerate(outcomes) if reason is not None]
     if bad and on_bad_image == "refuse":
-        path, reason = bad[0]
+        i, reason = bad[0]
+        name = where(i) if where else str(images[i])
         raise UsageError(
-            f"{what}: {len(bad)} of {len(paths)} images cannot be used, first {where(path)}: "
+            f"{what}: {len(bad)} of {len(images)} images cannot be used, first {name}: "
             f"{reason}; data.on_bad_image=skip leaves them out"
         )
     # Places in the list, by which a source finds labels and ids.
@@ -185,10 +185,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _decode(
-    path: Path, side: int, mask: Path | None, geometry: str
+    image_file: Encoded, side: int, mask: Path | None, geometry: str
 ) -> tuple[np.ndarray, np.ndarray | None, str | None]:
     """Pixels, mask and the mode that the image was converted from, None if it was plain RGB."""
-    image = _read(path)
+    image = _read(image_file)
     # A PNG in RGB can declare one colour transparent.
     plain = image.mode == "RGB" and not image.has_transparency_data
     converted = None if plain else image.mode
@@ -213,7 +213,7 @@ def _cut(path: Path, size: tuple[int, int], side: int) -> np.ndarray:
     return np.where(np.asarray(_imagenet(gray, side)) > half, 255, 0).astype(np.uint8)
 
 
-def _read(source: Path | bytes, kinds: Kinds = KINDS) -> Image.Image:
+def _read(source: Encoded, kinds: Kinds = KINDS) -> Image.Image:
     """The image of a file or of its bytes as it is stored; BadImage says what is wrong."""
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:

@@ -40,10 +40,10 @@ class ImageSource:
         # `skip` collects the images that fail, so that the message can count them.
         decoded = decode.decode_all(self.files, side, None, "skip", str(self.path))
         if decoded.bad:
-            file, reason = decoded.bad[0]
+            i, reason = decoded.bad[0]
             raise UsageError(
                 f"{self.path}: {len(decoded.bad)} of {len(self.files)} images cannot be read, "
-                f"first {file}: {reason}"
+                f"first {self.files[i]}: {reason}"
             )
         return decoded.pixels
 

@@ -62,7 +62,9 @@ class SourceEntry:
 
 
 # Fields of section `data` that some sources read and others do not, by how their names begin.
-READ_BY_SOME = ("archive_dir", "on_bad_image", "cache_dir", "folder.", "tfds.", "hardimagenet.")
+READ_BY_SOME = (
+    *("archive_dir", "on_bad_image", "cache_dir", "folder.", "idx.", "tfds.", "hardimagenet."),
+)
 OFFICIAL = ("archive_dir", "tfds.dir", "tfds.checksums")
 DECODED = ("on_bad_image", "cache_dir")
 SHARES = ("validation_share", "reserve_share")
@@ -98,6 +100,24 @@ def _folder(section: DataConfig, prepare: bool) -> Source:
     return folder.load(section, prepare)
 
 
+def _parquet(section: DataConfig, prepare: bool) -> Source:
+    from selfloop_jax.data.sources import shards
+
+    return shards.parquet(section, prepare)
+
+
+def _webdataset(section: DataConfig, prepare: bool) -> Source:
+    from selfloop_jax.data.sources import shards
+
+    return shards.webdataset(section, prepare)
+
+
+def _idx(section: DataConfig, prepare: bool) -> Source:
+    from selfloop_jax.data.sources import idx
+
+    return idx.load(section, prepare)
+
+
 def _tfds(section: DataConfig, prepare: bool) -> Source:
     from selfloop_jax.data.sources import tfds
 
@@ -126,6 +146,9 @@ SOURCES: dict[str, SourceEntry] = {
         reads=("hardimagenet.", *DECODED),
     ),
     "folder": SourceEntry(_folder, reads=("folder.", *DECODED)),
+    "idx": SourceEntry(_idx, gray=True, reads=("idx.",)),
+    "parquet": SourceEntry(_parquet, reads=("folder.", *DECODED)),
+    "webdataset": SourceEntry(_webdataset, reads=("folder.", *DECODED)),
     f"{TFDS}<name>": SourceEntry(
         _tfds, reads=("archive_dir", "tfds.dir", "tfds.label_feature", "tfds.group_feature")
     ),

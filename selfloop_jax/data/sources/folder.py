@@ -11,7 +11,7 @@ import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +43,9 @@ class Row:
     place: str
 
 
+Splits = dict[str, list[Row]]
+
+
 def load(section: DataConfig, prepare: bool) -> Source:
     """The images of `data.folder.dir`, decoded once and then read from `data.cache_dir`.
 
@@ -54,6 +57,31 @@ def load(section: DataConfig, prepare: bool) -> Source:
     files = folder_files.find(root, section.folder.ignore)
     records, unread = _records(section, root, files)
     _check_files(root, records, section.on_bad_image == "skip")
+    listed = {}
+    for split, rows in records.items():
+        listed[split] = {os.path.normpath(row.file) for row in rows}
+    notes = [f"{root}: {line}" for line in (*folder_files.not_read(files, listed), *unread)]
+
+    def decoded(splits: Splits, outline: Outline) -> cache.Entry:
+        return _decoded(section, root, splits, outline, prepare)
+
+    return assemble(section, root, records, notes, decoded)
+
+
+def assemble(
+    section: DataConfig,
+    root: Path,
+    records: Mapping[str, Sequence[Record]],
+    notes: Sequence[str],
+    decoded: Callable[[Splits, Outline], cache.Entry],
+) -> Source:
+    """The source whose splits have these rows, each the label and group of one image.
+
+    decoded(splits, outline): arrays `<split>_pixels` uint8[K,side,side,3] and `<split>_kept`
+    int64[K], the rows whose images can be used, and what the record says of them. notes: lines to
+    be said before. UsageError for labels and groups that do not fit; Missing as `decoded` raises
+    it.
+    """
     groups, number = _groups(root, records)
     splits = {
         split: [Row(one.file, one.label, number[one.group], one.image) for one in rows]
@@ -64,16 +92,15 @@ def load(section: DataConfig, prepare: bool) -> Source:
         _check_labels(root / name, rows, classes)
     names.check_distinct(classes, f"{root}: classes")
     say_no_groups(section, groups)
-    listed = {split: {os.path.normpath(row.file) for row in rows} for split, rows in splits.items()}
-    for line in [*folder_files.not_read(files, listed), *unread]:
-        say(f"{root}: {line}")
+    for line in notes:
+        say(line)
     outline = Outline(
         classes=len(classes),
         groups=len(groups) or _groups_given(section),
         train=len(splits["train"]),
         test=len(splits["test"]),
     )
-    arrays, decoding = _decoded(section, root, splits, outline, prepare)
+    arrays, decoding = decoded(splits, outline)
     images = _images(splits, classes, arrays)
     for name in REQUIRED:
         # Again, since images that cannot be used may have been all that a class had.
@@ -134,11 +161,11 @@ def _records(
             rows = list(_in_class_folders(root, split, section.folder.ignore))
         else:
             continue
-        found[split] = [_named(row) for row in rows]
+        found[split] = [named(row) for row in rows]
     return found, lines
 
 
-def _named(row: Record) -> Record:
+def named(row: Record) -> Record:
     """A row whose label and group are in their normal form."""
     group = "" if row.group in ("", "-1") else names.normal(row.group, f"{row.place}: group")
     return replace(row, label=names.normal(row.label, f"{row.place}: label"), group=group)
@@ -389,17 +416,16 @@ def _decode(section: DataConfig, root: Path, splits: dict[str, list[Row]]) -> ca
     bad: list[list[str]] = []
     converted: Counter[str] = Counter()
     for name, rows in splits.items():
-        places = {root / name / row.file: row.place for row in rows}
         decoded = decode_all(
-            list(places),
+            [root / name / row.file for row in rows],
             section.image_size,
             None,
             section.on_bad_image,
             str(root / name),
-            where=places.__getitem__,
+            where=[row.place for row in rows].__getitem__,
         )
         arrays |= {f"{name}_pixels": decoded.pixels, f"{name}_kept": decoded.kept}
-        bad += [[path.relative_to(root).as_posix(), reason] for path, reason in decoded.bad]
+        bad += [[f"{name}/{rows[i].file}", reason] for i, reason in decoded.bad]
         converted.update(decoded.converted)
     return arrays, {
         "bad_images": bad[:NAMED],

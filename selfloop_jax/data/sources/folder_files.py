@@ -92,7 +92,7 @@ def not_read(found: Found, listed: dict[str, set[str]]) -> list[str]:
 
 def _find_in_split(root: Path, split: str, ignore: Sequence[str], found: Found) -> None:
     tables = []
-    for path, entry in _tree(root, split, ignore):
+    for path, entry in tree(root, split, ignore):
         inside = PurePosixPath(path)
         if entry.is_dir():
             continue
@@ -112,7 +112,7 @@ def _find_in_split(root: Path, split: str, ignore: Sequence[str], found: Found) 
 def _folder(root: Path, name: str, ignore: Sequence[str], found: Found) -> str:
     """A folder that is no split, as a line names it; UsageError where a table lies in it."""
     count = 0
-    for path, entry in _tree(root, name, ignore):
+    for path, entry in tree(root, name, ignore):
         if not entry.is_dir():
             count += 1
             if not path.lower().endswith(SUFFIXES):
@@ -120,13 +120,13 @@ def _folder(root: Path, name: str, ignore: Sequence[str], found: Found) -> str:
     return f"{name}/ ({count} files)"
 
 
-def _tree(root: Path, below: str, ignore: Sequence[str]) -> Iterator[tuple[str, os.DirEntry]]:
+def tree(root: Path, below: str, ignore: Sequence[str]) -> Iterator[tuple[str, os.DirEntry]]:
     """(path below the root, entry) of all that lies in a folder and in the folders within it."""
     for path, entry in visible(root, below, ignore):
         yield path, entry
         # Not into links: they can lead back to where they lie.
         if entry.is_dir(follow_symlinks=False):
-            yield from _tree(root, path, ignore)
+            yield from tree(root, path, ignore)
 
 
 def visible(root: Path, below: str, ignore: Sequence[str]) -> Iterator[tuple[str, os.DirEntry]]:

@@ -376,9 +376,6 @@ def _decode(
     """
     root = _folder(section, "images_dir")
 
-    def relative(path: Path) -> str:
-        return path.relative_to(root).as_posix()
-
     decoded = decode.decode_all(
         [root / path for path in paths],
         section.image_size,
@@ -386,7 +383,7 @@ def _decode(
         section.on_bad_image,
         _named(section, "images_dir"),
         "imagenet",
-        relative,
+        paths.__getitem__,
     )
     arrays = {"pixels": decoded.pixels, "kept": decoded.kept}
     if decoded.masks is not None:
@@ -395,7 +392,7 @@ def _decode(
         # space.
         if split == "val":
             arrays["masks"] = decoded.masks
-    bad = [[relative(path), reason] for path, reason in decoded.bad]
+    bad = [[paths[i], reason] for i, reason in decoded.bad]
     return arrays, {"bad": bad, "converted": decoded.converted}
 
 
