@@ -3,7 +3,8 @@
 Runs the study that a config describes, or recomputes a generation of an existing run:
 
     --config=FILE[:words]         a file of configs/, perhaps with words that choose a variant
-    --config.SECTION.FIELD=VALUE  another value of a field; --dry_run lists all with their meaning
+    --config.SECTION.FIELD=VALUE  another value of a field; --dry_run lists all with their meaning;
+                                  of a flag that is given twice the last value counts
     --workdir=DIR                 the run's folder; default runs/<config>. The same command resumes
     --dry_run                     print the config, sizes and costs, and stop
     --replay=G                    recompute generation G of the workdir and compare every digest
@@ -99,16 +100,10 @@ def _config_and_workdir(options: flags.FlagValues) -> tuple[Config, Path]:
 
 
 def _check_config_flags(argv: list[str]) -> None:
-    """Refuses a missing config file, and what would be ignored.
-
-    That is: overrides before --config, and all values but the last of a flag that is given twice.
-    """
+    """Refuses a missing config file, and overrides before --config: they would be ignored."""
     seen = False
-    values: dict[str, str] = {}
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
         name, _, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and values.setdefault(name, value) != value:
-            raise UsageError(f"--{name}={value}: must be given once, but was {values[name]} before")
         if name == "config":
             seen = True
             value = value or following  # --config FILE

@@ -68,10 +68,6 @@ WRONG = {
         [C, "--config.classifier.network=alexnet", "--workdir=/nonexistent/run"],
         "classifier.network = alexnet: must be one of resnet | ",
     ),
-    "a field given twice": (
-        [C, "--config.seed=1", "--config.seed=2"],
-        "--config.seed=2: must be given once, but was 1 before",
-    ),
     "a field without a name": ([C, "--config.=3"], "--config.: must be --config.FIELD=VALUE"),
     "an empty section": ([C, "--config..seed=3"], "--config..seed: must be --config.FIELD=VALUE"),
     "a name within a field": ([C, "--config.data.source.x=3"], "data.source.x: must end at data.s"),

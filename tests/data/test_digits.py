@@ -567,6 +567,9 @@ def test_a_data_set_describes_itself_for_the_record():
     data = dataset.load(data_section(kind="rho"), seed=0)
     described = data.describe("digits")
     assert len(described.pop("digest")) == 64
+    # It says whether runs have the same source, whatever their seeds and biases.
+    other = dataset.load(data_section(kind="unbiased"), seed=1).describe("digits")
+    assert described.pop("test_digest") == other["test_digest"]
     pixels = data.train.pixels / 127.5 - 1
     assert described.pop("pixel_rms") == pytest.approx(np.sqrt(np.mean(pixels**2)), abs=5e-5)
     assert described == {
