@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from selfloop_jax.errors import UsageError
-from selfloop_jax.runtime.cli import import_jax, one_line_errors
+from selfloop_jax.runtime.cli import one_line_errors
 
 PROGRAMS = {  # module and function, which takes the arguments and returns the exit code
     "run": ("selfloop_jax.main", "program"),
@@ -25,7 +25,6 @@ PROGRAMS = {  # module and function, which takes the arguments and returns the e
     "measure": ("selfloop_jax.measure.__main__", "main"),
     "export": ("selfloop_jax.export", "program"),
 }
-WITHOUT_JAX = ("report", "export", "sweep")
 
 
 @one_line_errors
@@ -45,8 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError(f"{name}: must be one of {' | '.join(PROGRAMS)}")
     module, function = PROGRAMS[name]
     # Imported here, so that `selfloop --help` is immediate.
-    if name not in WITHOUT_JAX:
-        import_jax()
     code: int = getattr(importlib.import_module(module), function)(rest)
     return code
 

@@ -61,16 +61,18 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     arrays = store.read_npz(generation_dir(args.workdir, generation) / "samples.npz", digest)
     make_folder("--out", args.out)
     data = record["data"]
+    # A generator that is conditioned on labels only makes images of unknown groups.
+    groups = data["groups"] if (arrays["group"] >= 0).any() else []
     test = _test_rows(arrays["label"], args.test_share)
     sizes = {}
     for split, rows in (("train", ~test), ("test", test)):
         if rows.any():
             part = {name: array[rows] for name, array in arrays.items()}
-            _write_split(args.out / split, part, data["classes"], data["groups"])
+            _write_split(args.out / split, part, data["classes"], groups)
             sizes[split] = int(rows.sum())
     # metadata.csv has numbers of groups; their names are here.
-    if len(data["groups"]) > 1:
-        lines = "".join(f"{name}\n" for name in data["groups"])
+    if len(groups) > 1:
+        lines = "".join(f"{name}\n" for name in groups)
         (args.out / "groups.txt").write_text(lines, encoding="utf-8")
     return {"out": str(args.out), "generation": generation, "images": sizes}
 

@@ -16,7 +16,6 @@ config, lock or a missing parent; 143 (130) ended by SIGTERM (Ctrl-C), progress 
 
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -24,12 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from selfloop_jax.config import Config, check_override, local_path, share_folder, typed
-from selfloop_jax.config.stored import read_config
-from selfloop_jax.errors import UsageError
-from selfloop_jax.runtime.cli import import_jax, one_line_errors
+from selfloop_jax import config as configs
+from selfloop_jax.config import Config, command_line
+from selfloop_jax.runtime.cli import one_line_errors
 
 
 @one_line_errors
@@ -39,106 +36,13 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(__doc__)
         return 0
-    options = _options(argv)
-    config, workdir = _config_and_workdir(options)
+    options = command_line.parse_flags(argv)
+    config, workdir = command_line.config_and_workdir(options)
     return _run(config, workdir, options)
-
-
-def parse_config(argv: list[str]) -> Config:
-    """The config that a command line describes; UsageError where it, or the config, is refused."""
-    from selfloop_jax import config as configs
-
-    config, _ = _config_and_workdir(_options(argv))
-    configs.check(config)
-    return config
-
-
-def _options(argv: list[str]) -> flags.FlagValues:
-    """The flags that `argv` gives; UsageError on whatever does not fit.
-
-    They are defined anew at each call, since every override of a config defines a flag of its own.
-    """
-    _check_config_flags(argv)
-    options = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_file("config", flag_values=options, sys_argv=argv)
-        flags.DEFINE_string("workdir", None, "", flag_values=options)
-        flags.DEFINE_integer("replay", None, "", lower_bound=0, flag_values=options)
-        flags.DEFINE_bool("dry_run", False, "", flag_values=options)
-        flags.DEFINE_bool("accept_manifest", False, "", flag_values=options)
-        rest = options(argv)[1:]
-    except (AttributeError, KeyError) as error:
-        raise UsageError(_unknown_field(str(error.args[0]), argv)) from error
-    except (flags.Error, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
-        raise UsageError(str(error)) from error
-    if rest:
-        raise UsageError(f"argument {rest[0]}: must be a flag, --name=value")
-    _check_contradictions(options)
-    return options
-
-
-def _check_contradictions(options: flags.FlagValues) -> None:
-    """Refuses flags of which one would be ignored."""
-    modes = [("--dry_run", options.dry_run), ("--replay", options.replay is not None)]
-    # Of these flags, in this order, the first makes the program ignore the others.
-    given = [name for name, on in [*modes, ("--accept_manifest", options.accept_manifest)] if on]
-    if len(given) > 1:
-        raise UsageError(f"{given[1]}: must be left out with {given[0]}")
-
-
-def _config_and_workdir(options: flags.FlagValues) -> tuple[Config, Path]:
-    """The config that the flags describe, or a replay finds in the workdir; and the workdir."""
-    workdir = local_path("--workdir", options.workdir) if options.workdir else None
-    if options.config is None:
-        if options.replay is None or workdir is None:
-            raise UsageError("--config: missing; must be a file, for example configs/quickstart.py")
-        return read_config(workdir), workdir
-    file, _, words = Path(config_flags.get_config_filename(options["config"])).name.partition(".py")
-    # Variants of one config get folders of their own, in characters that every system allows.
-    name = file + words.replace(":", "-").replace(",", "-")
-    return typed(options.config), workdir or Path("runs") / name
-
-
-def _check_config_flags(argv: list[str]) -> None:
-    """Refuses a missing config file, and overrides before --config: they would be ignored."""
-    seen = False
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "config":
-            seen = True
-            value = value or following  # --config FILE
-            path = value.partition(":")[0]
-            if not Path(path).is_file():
-                raise UsageError(
-                    f"--config={value}: must be a file, for example configs/quickstart.py"
-                )
-            share_folder(Path(path))
-        elif name.startswith("config.") and not seen:
-            raise UsageError(f"{argument}: must come after --config")
-        elif name.startswith("config."):
-            check_override(name.removeprefix("config."), value)
-
-
-def _unknown_field(message: str, argv: list[str]) -> str:
-    """ml_collections names the last part of an unknown field; this names the whole override."""
-    names = re.findall(r"""['"](\w+)""", message)
-    fields = [argument.lstrip("-").partition("=")[0] for argument in argv[1:]]
-    field = next((f for f in fields if names and names[0] in f.split(".")[1:]), "--config")
-    close = [name for name in names if name != names[0]]
-    hint = f"did you mean {close[0]}?" if close else "--dry_run lists all fields"
-    return f"{field.removeprefix('config.')}: unknown field; {hint}"
-
-
-def _given(options: flags.FlagValues) -> list[str]:
-    """Dotted names of the fields that the command line sets."""
-    names = [name for name in options if name.startswith("config.")]
-    return [name.removeprefix("config.") for name in names if options[name].present]
 
 
 def _run(config: Config, workdir: Path, options: flags.FlagValues) -> int:
     """Fixes the environment before the first use of a backend, then runs what was asked for."""
-    import_jax()
-    from selfloop_jax import config as configs
     from selfloop_jax.runtime import environment, multihost, parallel
 
     configs.check(config)
@@ -153,7 +57,7 @@ def _run(config: Config, workdir: Path, options: flags.FlagValues) -> int:
 
     study = study_of(config.study)
     if options.replay is None and not (workdir / "config.json").exists():
-        study.check_given(config, _given(options))
+        study.check_given(config, command_line.given(options))
     if options.dry_run:
         study.check(config)
         print(_dry_run(config, workdir, study.dry_run(config)))
@@ -173,7 +77,6 @@ def _run(config: Config, workdir: Path, options: flags.FlagValues) -> int:
 
 def _dry_run(config: Config, workdir: Path, lines: list[str]) -> str:
     """What --dry_run prints: every field, the devices, and what the study says of its costs."""
-    from selfloop_jax import config as configs
     from selfloop_jax.runtime import environment, parallel
 
     kind = environment.device_info()["device_kind"]

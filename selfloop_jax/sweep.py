@@ -23,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from selfloop_jax import main as program_of_a_run
 from selfloop_jax.analysis import listed_runs
 from selfloop_jax.config import local_path, run_file, typed
+from selfloop_jax.config.command_line import parse_config
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
 from selfloop_jax.runtime.cli import Parser, one_line_errors
@@ -113,7 +113,7 @@ def _check_names(every: Sequence[Stage]) -> None:
 def _check_run(config: Path, name: str, flags: Sequence[str]) -> None:
     """Raises UsageError, naming the run, where its config is refused; before any run starts."""
     try:
-        program_of_a_run.parse_config([f"run {name}", *flags])
+        parse_config([f"run {name}", *flags])
     except UsageError as error:
         raise UsageError(f"run {name} of {config}: {error}") from error
 

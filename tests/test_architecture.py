@@ -112,8 +112,8 @@ def test_nothing_imports_tensorflow():
     assert importers("tensorflow") == set()
 
 
-def test_flags_only_in_the_programs():
-    assert importers("absl") <= {"main.py"}
+def test_flags_only_in_the_command_line_of_a_run():
+    assert importers("absl") <= {"main.py", "config/command_line.py"}
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

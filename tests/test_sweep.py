@@ -217,8 +217,12 @@ def test_a_run_that_starts_as_the_sweep_is_told_to_end_is_ended(tmp_path, monkey
 
 def test_a_wrong_argument_ends_the_sweep_before_any_run(tmp_path, commands, capsys):
     config = tmp_path / "tiny.py"
-    for wrong, named in (('"third"', "what follows the colon"), ("3", "get_config must return")):
-        config.write_text(CONFIG.replace('"two", "second"', f'"two", {wrong}'))
+    for right, wrong, named in (
+        ('"two", "second"', '"two", "third"', "what follows the colon"),
+        ('"two", "second"', '"two", 3', "runs must be (name, argument, overrides)"),
+        ("= 1\n", "= 1 / 0\n", "get_config must return a config (ZeroDivisionError"),
+    ):
+        config.write_text(CONFIG.replace(right, wrong))
         assert sweep.main([str(config), f"--out={tmp_path / 'out'}"]) == 2
         said = capsys.readouterr().err
         assert named in said

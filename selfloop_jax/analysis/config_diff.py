@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from selfloop_jax.analysis.runs import Run
 from selfloop_jax.config.schema import PATHS
-from selfloop_jax.runtime import store, workdir
+from selfloop_jax.config.stored import MAY_CHANGE
+from selfloop_jax.runtime import store
 
 LONGEST_LABEL = 60  # characters; beyond it runs are numbered, and a table has the differences
 
@@ -27,7 +28,7 @@ def differences(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
     return {
         field: values
         for field, values in fields.items()
-        if len(set(values)) > 1 and not field.startswith(workdir.MAY_CHANGE)
+        if len(set(values)) > 1 and not field.startswith(MAY_CHANGE)
     }
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from selfloop_jax.config import Config
-from selfloop_jax.runtime.workdir import check_same_config, check_version
+from selfloop_jax.config.stored import check_same_config
+from selfloop_jax.runtime.workdir import check_version
 
 # Fields in which the two runs may differ, by how their names begin: they say nothing of what a
 # generation computes.

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from selfloop_jax.config import Config
+from selfloop_jax.config.stored import check_config
 from selfloop_jax.errors import UsageError
 from selfloop_jax.loop import runner
 from selfloop_jax.loop.stage import Study
@@ -31,7 +32,7 @@ def replay(study: Study, config: Config, path: Path, number: int, stop: Callable
             f"--replay={number}: must be a finished generation, but {record_path} is missing"
         )
     workdir.check_version(path, f"--workdir={path}")
-    workdir.check_config(path, config.to_dict(), study.grows)
+    check_config(path, config.to_dict(), study.grows)
     record = store.read_json(record_path)
     if len(workdir.records(path, number)) < number:
         raise UsageError(f"--replay={number}: a generation before it is missing in {path}")

@@ -12,6 +12,7 @@ import jax
 
 from selfloop_jax import __version__
 from selfloop_jax.config import Config
+from selfloop_jax.config.stored import check_config, write_or_check_config
 from selfloop_jax.errors import RunError
 from selfloop_jax.loop.phase import Phase, Result, merge
 from selfloop_jax.loop.stage import Context, StageRun, Study
@@ -35,7 +36,7 @@ def run(
     study.check(config)
     workdir.check_version(path, f"--workdir={path}")
     if (path / "config.json").exists():
-        workdir.check_config(path, config.to_dict(), study.grows)
+        check_config(path, config.to_dict(), study.grows)
     context = study.open(config, multihost.agree(stop))
     manifest = environment.manifest(context.stand_in)
     bit_relevant = {name: manifest.get(name) for name in workdir.BIT_RELEVANT}
@@ -104,7 +105,7 @@ def _prepare(
         store.write_json(path / "manifest.json", store.read_json(source / "manifest.json"))
     _say_other_code(path, manifest)
     entry = workdir.write_or_check_manifest(path, manifest, accept_manifest)
-    workdir.write_or_check_config(path, context.config.to_dict(), study.grows)
+    write_or_check_config(path, context.config.to_dict(), study.grows)
     # Last of all: a workdir with a generation must have its config and manifest.
     if source:
         workdir.copy_generation(source, path, 0)

@@ -72,24 +72,24 @@ def one_line_errors(program: Callable[P, int]) -> Callable[P, int]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 128 + signal.SIGPIPE
             return print_error(error)
+        except ValueError as error:
+            mistake = _refused_by_jax(error)
+            if mistake is None:
+                raise
+            return print_error(mistake)
 
     return guarded
 
 
-def import_jax() -> None:
-    """Imports JAX; UsageError, naming the variable, where one of its variables has no valid value.
-
-    JAX reads them when it is imported, and would end in a traceback.
-    """
-    try:
-        import jax  # noqa: F401
-    except ValueError as error:
-        named = re.search(r"jax_\w+", str(error), re.IGNORECASE)
-        variable = named[0].upper() if named else "a variable JAX_*"
-        value = os.environ.get(variable, "")
-        raise UsageError(
-            f"{variable} = {value}: must be a value that JAX takes: {error}"
-        ) from error
+def _refused_by_jax(error: ValueError) -> UsageError | None:
+    """The mistake, where JAX could not be imported because a variable JAX_* has no valid value."""
+    named = re.search(r"jax_\w+", str(error), re.IGNORECASE)
+    variable = named[0].upper() if named else ""
+    # A module whose import failed is not in sys.modules.
+    if "jax" in sys.modules or variable not in os.environ:
+        return None
+    value = os.environ[variable]
+    return UsageError(f"{variable} = {value}: must be a value that JAX takes: {error}")
 
 
 def _reader_is_gone() -> bool:

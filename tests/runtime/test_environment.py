@@ -63,6 +63,14 @@ def test_a_variable_that_jax_cannot_read_is_refused_in_one_line(variable, value)
     assert line.startswith(f"error: {variable} = {value}: must be a value that JAX takes: ")
 
 
+def test_other_programs_refuse_such_a_variable_too():
+    command = [sys.executable, "-m", "selfloop_jax.measure", "fidelity", "a", "--real=b"]
+    variables = {**os.environ, "JAX_ENABLE_X64": "maybe"}
+    done = subprocess.run(command, cwd=runs.ROOT, env=variables, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: JAX_ENABLE_X64 = maybe: must be a value that JAX takes: ")
+
+
 def test_variables_below_jax_are_in_the_manifest(monkeypatch):
     assert "variables" not in environment.manifest(None)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")

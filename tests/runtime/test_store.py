@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfloop_jax.config.stored import write_or_check_config
 from selfloop_jax.errors import RunError, UsageError
 from selfloop_jax.runtime import store
 from selfloop_jax.runtime.workdir import (
@@ -28,7 +29,6 @@ from selfloop_jax.runtime.workdir import (
     manifest_difference,
     manifest_of,
     records,
-    write_or_check_config,
     write_or_check_manifest,
 )
 
