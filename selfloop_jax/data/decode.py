@@ -224,6 +224,11 @@ def _read(source: Encoded, kinds: Kinds = KINDS) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width} x {image.height}"
                 raise BadImage(f"{size} pixels are more than {MAX_PIXELS // 10**6} megapixels")
+            if isinstance(image, PngImageFile):
+                # Pillow decodes pixels without a look at their checksums.
+                image.verify()
+                file.seek(0)
+                image = kind(file)
             tiles = getattr(image, "tile", None)
             # Pillow reads pixels only when asked, and the file closes with this block.
             image.load()

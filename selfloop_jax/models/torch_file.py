@@ -7,19 +7,21 @@ types, the dict, and the keys of its storages; then of each key the length and t
 """
 
 import io
-import os
+import math
+import mmap
 import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import ml_dtypes
 import numpy as np
 from safetensors import safe_open
 
+from selfloop_jax.data.sources.pickles import check_opcodes
 from selfloop_jax.errors import UsageError
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -51,6 +53,12 @@ Storage = tuple[np.dtype, Any]  # any buffer
 
 
 Fetch = Callable[[str, int, int], Any]  # (key, count, bytes of a number) of a storage -> its buffer
+
+
+MAX_TUPLES = 200_000  # some for each tensor, of tens of thousands of tensors
+
+
+MOST_REPEATED = 2**24  # bytes
 
 
 MAGIC = 0x1950A86A20F9469CFC6C  # with which a file of PyTorch before 1.6 begins
@@ -149,7 +157,8 @@ def _read_torch(path: Path) -> Any:
         # Checked first, since zipfile would only say that this is no zip file.
         if file.read(1) == b"\x80":  # a bare pickle
             file.seek(0)
-            return _read_sequence(file)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                return _read_sequence(cast("IO[bytes]", mapped), len(mapped))
     with zipfile.ZipFile(path) as archive:
         # Not exactly one gives a ValueError, which `read` reports as damage.
         (pickled,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -160,20 +169,20 @@ def _read_torch(path: Path) -> Any:
             raise UsageError("its numbers are big-endian; must be little-endian")
 
         def fetch(key: str, count: int, width: int) -> bytes:
-            data = archive.read(f"{root}data/{key}")
-            # A truncated storage would otherwise fail later, without a cause that a user
-            # understands.
-            if len(data) != count * width:
+            member = f"{root}data/{key}"
+            # Before it is unpacked: a few bytes can unpack to gigabytes.
+            if archive.getinfo(member).file_size != count * width:
                 raise ValueError("the length of a storage is not the one in the pickle")
-            return data
+            return archive.read(member)
 
-        with archive.open(pickled) as member:
-            return _Unpickler(member, fetch).load()
+        # Read to its end, where its checksum is compared, before anything in it is believed.
+        data = archive.read(pickled)
+        check_opcodes(data, len(data), MAX_TUPLES)
+        return _Unpickler(io.BytesIO(data), fetch).load()
 
 
-def _read_sequence(file: io.BufferedReader) -> Any:
-    """What `torch.save` wrote before PyTorch 1.6."""
-    size = os.fstat(file.fileno()).st_size
+def _read_sequence(file: IO[bytes], size: int) -> Any:
+    """What `torch.save` wrote before PyTorch 1.6; `file` reads no further than its `size` bytes."""
     storages: dict[str, tuple[int, np.ndarray]] = {}
 
     def fetch(key: str, count: int, width: int) -> np.ndarray:
@@ -187,6 +196,9 @@ def _read_sequence(file: io.BufferedReader) -> Any:
         return storages[key][1]
 
     def load() -> Any:
+        start = file.tell()
+        check_opcodes(file, size, MAX_TUPLES)
+        file.seek(start)
         return _Unpickler(file, fetch).load()
 
     if load() != MAGIC:
@@ -202,8 +214,10 @@ def _read_sequence(file: io.BufferedReader) -> Any:
     for key in order:
         count, data = storages[key]
         stated = int.from_bytes(file.read(8), "little")
-        if stated != count or file.readinto(data.data) != len(data):
+        stored = np.frombuffer(file.read(len(data)), np.uint8)
+        if stated != count or len(stored) != len(data):
             raise ValueError("the length of a storage is not the one in the pickle")
+        data[:] = stored
     return found
 
 
@@ -253,6 +267,10 @@ def _rebuild_tensor(
     (whether it wants a gradient, hooks) is of no use here.
     """
     dtype, data = storage
+    # A tensor that repeats its numbers, of stride 0, can be larger than its storage; a damaged size
+    # must not make it fill the memory.
+    if math.prod(size) * dtype.itemsize > max(len(data), MOST_REPEATED):
+        raise ValueError("a tensor is much larger than its storage")
     # PyTorch counts strides and offset in numbers, NumPy in bytes.
     steps = [step * dtype.itemsize for step in stride]
     return np.ndarray(size, dtype, buffer=data, offset=offset * dtype.itemsize, strides=steps)

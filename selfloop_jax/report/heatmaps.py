@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from selfloop_jax.analysis.runs import Generation, Run
-from selfloop_jax.report.style import INK, RenderedFigure, figure, finish, spread
+from selfloop_jax.report.style import INK, RenderedFigure, figure, finish, shown, spread
 
 STAGES = 6  # generations shown, at most
 ROWS = 50  # rows of a list before it continues in a second column
@@ -170,7 +170,7 @@ def _list(
     values = np.stack([shares[classes, groups] for shares in chart.values], axis=1)
     # A long list, such as the groups of a hundred classes, continues in further columns.
     blocks = np.array_split(np.arange(len(names)), math.ceil(len(names) / ROWS))
-    block_width = LETTER * max(map(len, names)) + 0.3 + len(chart.stages) * SQUARE
+    block_width = LETTER * _longest(names) + 0.3 + len(chart.stages) * SQUARE
     width = max(len(blocks) * block_width + 0.2, 3.2)
     fig = figure(width, len(blocks[0]) * ROW_HEIGHT + 0.9)
     fig.suptitle(chart.title, x=0.01, ha="left", fontsize=9.5)
@@ -186,8 +186,8 @@ def _list(
 
 def _squares(run: Run, chart: _Map) -> RenderedFigure:
     """One map of classes by groups per stage, as many in a row as fit."""
-    names = LETTER * max(map(len, run.classes)) + 0.25
-    head = 0.7 + 0.06 * max(map(len, run.groups))
+    names = LETTER * _longest(run.classes) + 0.25
+    head = 0.7 + 0.06 * _longest(run.groups)
     # Many groups leave no room for text in their squares.
     square = SQUARE if len(run.groups) <= VALUES else NARROW_SQUARE
     width = len(run.groups) * square + 0.2
@@ -208,12 +208,17 @@ def _squares(run: Run, chart: _Map) -> RenderedFigure:
     return finish(fig, chart.name, alt, chart.caption)
 
 
+def _longest(names: Sequence[str]) -> int:
+    """Letters of the longest name, as a figure shows it."""
+    return max(len(shown(name)) for name in names)
+
+
 def _heat(ax: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Shares float64[R,K], darker where higher, with their values up to ten columns."""
     # One scale in all maps, so that shades can be compared between generations.
     ax.imshow(np.ma.masked_invalid(values), cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     ax.set_yticks(range(len(rows)), rows)
-    ax.set_xticks(range(len(columns)), columns, rotation=0 if max(map(len, columns)) <= 7 else 40)
+    ax.set_xticks(range(len(columns)), columns, rotation=0 if _longest(columns) <= 7 else 40)
     ax.tick_params(axis="x", labeltop=True, labelbottom=False, labelsize=8)
     ax.spines[:].set_visible(False)
     # White lines between the squares: minor ticks lie on their borders.

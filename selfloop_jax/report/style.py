@@ -1,9 +1,11 @@
 """Style of all figures: colours, lines that differ without colour, and PNG bytes from Agg."""
 
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -11,6 +13,8 @@ from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 CSS = 100  # CSS pixels per inch: a figure 5 inches wide is shown 500 pixels wide
@@ -26,8 +30,9 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 INK = "#222222"
 
+FONT = "DejaVu Sans"  # comes with matplotlib
 RC = {
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "font.size": 9,
     "text.parse_math": False,  # a $ in a name is a $
     "axes.titlesize": 9.5,
@@ -81,8 +86,32 @@ def figure(
     return empty
 
 
+@cache
+def _glyphs() -> frozenset[int]:
+    """The characters that the figures' font has."""
+    return frozenset(get_font(findfont(FONT)).get_charmap())
+
+
+def shown(text: str) -> str:
+    r"""The text with \u732b and the like in place of characters that the figures' font lacks.
+
+    As empty boxes, two different names would look alike. The page's own text needs none of this.
+    """
+    return "".join(
+        letter if ord(letter) in _glyphs() or letter.isspace() else ascii(letter)[1:-1]
+        for letter in text
+    )
+
+
 def finish(fig: Figure, name: str, alt: str, caption: str) -> RenderedFigure:
     """Renders a figure to bytes that depend on its content only."""
+    for text in fig.findobj(Text):
+        text.set_text(shown(text.get_text()))
+    # The axis keeps names of its own, which it would set again.
+    for axis in itertools.chain(*((ax.xaxis, ax.yaxis) for ax in fig.axes)):
+        names = [label.get_text() for label in axis.get_ticklabels()]
+        if any(shown(name) != name for name in names):
+            axis.set_ticklabels([shown(name) for name in names])
     buffer = io.BytesIO()
     # matplotlib would write its own version into the file.
     fig.savefig(buffer, format="png", metadata={"Software": None})

@@ -330,6 +330,17 @@ def test_damage_is_a_bad_image_or_none(tmp_path_factory, kind, share, flip):
         assert decoded(path, 8)[0].shape == (8, 8, 3)
 
 
+@SETTINGS
+@given(st.integers(0, 10**6))
+def test_no_flipped_bit_of_a_png_goes_unseen(tmp_path_factory, place):
+    """Every chunk has a checksum, and Pillow decodes pixels without a look at it."""
+    path = saved(tmp_path_factory.mktemp("png") / "a.png", noise(12, 12, 3))
+    data = bytearray(path.read_bytes())
+    data[place // 8 % len(data)] ^= 1 << place % 8
+    with pytest.raises(BadImage):
+        decode.square(bytes(data), 12)
+
+
 def test_bad_images_are_refused_in_one_line_or_left_out(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(5)]
     sound = [saved(path, noise(8, 8, 3)) for path in paths[::2]]

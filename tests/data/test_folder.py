@@ -548,6 +548,13 @@ def test_a_table_that_nobody_reads_is_refused_by_name(tmp_path, name):
     load(tmp_path, ignore=(name.replace("(1)", "*"),))
 
 
+def test_a_pattern_that_leaves_nothing_alone_is_refused(tmp_path):
+    mine = class_folders(tmp_path)
+    (mine / "train" / "notes.csv").write_text("a\n")
+    line = refused(tmp_path, ignore=("train/*.csv", "tests/*.csv"))
+    assert line.startswith(f"data.folder.ignore: 'tests/*.csv' must fit a path below {mine}")
+
+
 def test_a_link_to_nowhere_is_no_table(tmp_path):
     mine = class_folders(tmp_path)
     (mine / "train" / "metadata.csv").symlink_to("nowhere.csv")

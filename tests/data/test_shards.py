@@ -205,7 +205,17 @@ def test_a_shard_that_is_cut_at_the_end_of_a_file_is_named(tmp_path):
     with tarfile.open(path) as archive:
         last = archive.getmembers()[-2]
     path.write_bytes(data[: last.offset])
-    assert "it ends without the mark of a tar's end" in refused(tmp_path, "webdataset")
+    assert "neither a file's header nor the mark of a tar's end" in refused(tmp_path, "webdataset")
+
+
+def test_a_damaged_header_within_a_shard_is_named(tmp_path):
+    path = build(tmp_path, "webdataset") / "train" / "00000.tar"
+    with tarfile.open(path) as archive:
+        place = archive.getmembers()[2].offset
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1  # the name no longer fits the header's checksum
+    path.write_bytes(data)
+    assert f"{path}: damaged: at byte {place} there is neither" in refused(tmp_path, "webdataset")
 
 
 def test_a_flipped_bit_in_a_page_of_parquet_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """Single figures: panels and their captions, heat maps, pairs, bars and curves."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from selfloop_jax.report import (
     neighbours,
     sample_grid,
     strip,
+    style,
     tables,
 )
 from selfloop_jax.report import drift as drift_figures
@@ -49,6 +51,23 @@ def test_numbers_in_print():
     assert number_text(0.12345) == "0.123"
     assert number_text(0.0001) == "1.0e-04"
     assert number_text(30.0, whole=True) == "30"
+
+
+def test_names_that_the_font_lacks_stay_apart(tmp_path):
+    """As the empty boxes of missing letters two classes would look alike."""
+    workdir = make_workdir(tmp_path / "run", 2)
+    figures = []
+    for name in ("\u732b", "\u72ac", "caf\u00e9"):
+        for g in range(2):
+            edit_record(
+                workdir,
+                g,
+                lambda record, name=name: record["data"].update(classes=[name, "b", "c"]),
+            )
+        with warnings.catch_warnings(action="error"):
+            figures.append(heatmaps.recall_map(read_run(workdir), "").png)
+    assert len(set(figures)) == 3
+    assert style.shown("\u732b caf\u00e9\n") == "\\u732b caf\u00e9\n"
 
 
 def test_a_metric_from_outside_gets_a_panel_of_its_own(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def load(section: DataConfig, prepare: bool) -> Source:
     anything is cached.
     """
     root = _root(section.folder.dir)
-    files = folder_files.find(root, section.folder.ignore)
+    files = folder_files.find(root, folder_files.Ignore(section.folder.ignore))
     records, unread = _records(section, root, files)
     _check_files(root, records, section.on_bad_image == "skip")
     listed = {}
@@ -158,7 +158,7 @@ def _records(
             if unread:
                 lines.append(f"{split}/{table.name}: columns not read: {', '.join(unread)}")
         elif split in files.images:
-            rows = list(_in_class_folders(root, split, section.folder.ignore))
+            rows = list(_in_class_folders(root, split, folder_files.Ignore(section.folder.ignore)))
         else:
             continue
         found[split] = [named(row) for row in rows]
@@ -231,7 +231,7 @@ def _checked_path(folder: Path, home: str, file: str, place: str) -> str:
     return real
 
 
-def _in_class_folders(root: Path, split: str, ignore: Sequence[str]) -> Iterator[Record]:
+def _in_class_folders(root: Path, split: str, ignore: folder_files.Ignore) -> Iterator[Record]:
     """The rows of a split with one folder per class, by class and name."""
     folder = root / split
     inside = list(folder_files.visible(root, split, ignore))

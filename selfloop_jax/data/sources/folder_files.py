@@ -56,11 +56,31 @@ class Found:
     others: list[str] = field(default_factory=list)
 
 
-def find(root: Path, ignore: Sequence[str]) -> Found:
-    """Walks through the folder once; UsageError for what may be a table or a split, by name.
+class Ignore:
+    """`data.folder.ignore`: patterns such as `notes/*.json` of paths that are left alone."""
 
-    ignore: patterns such as `notes/*.json` of paths below the folder that are left alone.
-    """
+    def __init__(self, patterns: Sequence[str]):
+        self.patterns = patterns
+        self.used: set[str] = set()
+
+    def has(self, path: str) -> bool:
+        """Whether a path below the folder fits a pattern."""
+        fitting = [pattern for pattern in self.patterns if fnmatchcase(path, pattern)]
+        self.used.update(fitting)
+        return bool(fitting)
+
+    def check_used(self, root: Path) -> None:
+        """Raises UsageError for a pattern that nothing below the folder fits."""
+        unused = [pattern for pattern in self.patterns if pattern not in self.used]
+        if unused:
+            raise UsageError(
+                f"data.folder.ignore: {unused[0]!a} must fit a path below {root}, such as "
+                "train/notes.txt; nothing there fits"
+            )
+
+
+def find(root: Path, ignore: Ignore) -> Found:
+    """Walks through the folder once; UsageError for what may be a table or a split, by name."""
     found = Found()
     for name, entry in visible(root, "", ignore):
         if name in SPLITS and entry.is_dir():
@@ -74,6 +94,7 @@ def find(root: Path, ignore: Sequence[str]) -> Found:
                 raise UsageError(f"{root / name}: in no split; images must be in train/ or test/")
             _check_no_table(root, name)
             found.others.append(name)
+    ignore.check_used(root)
     return found
 
 
@@ -90,7 +111,7 @@ def not_read(found: Found, listed: dict[str, set[str]]) -> list[str]:
     return lines
 
 
-def _find_in_split(root: Path, split: str, ignore: Sequence[str], found: Found) -> None:
+def _find_in_split(root: Path, split: str, ignore: Ignore, found: Found) -> None:
     tables = []
     for path, entry in tree(root, split, ignore):
         inside = PurePosixPath(path)
@@ -109,7 +130,7 @@ def _find_in_split(root: Path, split: str, ignore: Sequence[str], found: Found) 
         found.tables[split] = tables[0]
 
 
-def _folder(root: Path, name: str, ignore: Sequence[str], found: Found) -> str:
+def _folder(root: Path, name: str, ignore: Ignore, found: Found) -> str:
     """A folder that is no split, as a line names it; UsageError where a table lies in it."""
     count = 0
     for path, entry in tree(root, name, ignore):
@@ -120,7 +141,7 @@ def _folder(root: Path, name: str, ignore: Sequence[str], found: Found) -> str:
     return f"{name}/ ({count} files)"
 
 
-def tree(root: Path, below: str, ignore: Sequence[str]) -> Iterator[tuple[str, os.DirEntry]]:
+def tree(root: Path, below: str, ignore: Ignore) -> Iterator[tuple[str, os.DirEntry]]:
     """(path below the root, entry) of all that lies in a folder and in the folders within it."""
     for path, entry in visible(root, below, ignore):
         yield path, entry
@@ -129,7 +150,7 @@ def tree(root: Path, below: str, ignore: Sequence[str]) -> Iterator[tuple[str, o
             yield from tree(root, path, ignore)
 
 
-def visible(root: Path, below: str, ignore: Sequence[str]) -> Iterator[tuple[str, os.DirEntry]]:
+def visible(root: Path, below: str, ignore: Ignore) -> Iterator[tuple[str, os.DirEntry]]:
     """(path below the root, entry) of what lies in a folder, in the order of names.
 
     Without what is hidden, left behind by systems, or to be ignored.
@@ -142,7 +163,7 @@ def visible(root: Path, below: str, ignore: Sequence[str]) -> Iterator[tuple[str
     for entry in inside:
         path = f"{below}/{entry.name}" if below else entry.name
         passed_over = entry.name.startswith(".") or entry.name.lower() in LEFT_BY_SYSTEMS
-        if not passed_over and not any(fnmatchcase(path, pattern) for pattern in ignore):
+        if not passed_over and not ignore.has(path):
             yield path, entry
 
 

@@ -10,7 +10,7 @@ import pickletools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -141,18 +141,19 @@ class _Plain(pickle.Unpickler):
         raise UsageError("it refers to an object outside of itself")
 
 
-def _check_size(data: bytes) -> None:
-    """Raises UsageError where unpickling could take the interpreter or the memory with it."""
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"it has more than {MAX_BYTES // 1024**2} MiB")
+def check_opcodes(data: IO[bytes] | bytes, size: int, most_tuples: int = MAX_TUPLES) -> None:
+    """Raises UsageError where unpickling could take the interpreter or the memory with it.
+
+    data: `size` bytes, or what reads them, of which one pickle is looked at.
+    """
     tuples = 0
     # genops reads the opcodes without running any.
     for opcode, argument, _ in pickletools.genops(data):
         tuples += "TUPLE" in opcode.name
-        if tuples > MAX_TUPLES:
-            raise UsageError(f"it has more than {MAX_TUPLES} tuples")
+        if tuples > most_tuples:
+            raise UsageError(f"it has more than {most_tuples} tuples")
         # The unpickler makes room for all objects up to that number.
-        if opcode.name.endswith("PUT") and (argument or 0) > len(data):
+        if opcode.name.endswith("PUT") and (argument or 0) > size:
             raise UsageError(f"it has no object number {argument}")
 
 
@@ -166,7 +167,9 @@ def load_plain(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
-        _check_size(data)
+        if len(data) > MAX_BYTES:
+            raise UsageError(f"it has more than {MAX_BYTES // 1024**2} MiB")
+        check_opcodes(data, len(data))
         # The text of Python 2, of which NumPy's bytes are a kind.
         return _Plain(io.BytesIO(data), encoding="latin1").load()
     except OSError as error:

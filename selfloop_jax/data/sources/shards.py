@@ -109,7 +109,8 @@ def _find(
     """The files of each split in the order of their names, and names of what else is there."""
     found: dict[str, list[Path]] = {split: [] for split in folder_files.SPLITS}
     others = []
-    for name, entry in folder_files.tree(root, "", ignore):
+    left_alone = folder_files.Ignore(ignore)
+    for name, entry in folder_files.tree(root, "", left_alone):
         if entry.is_dir():
             continue
         if not name.endswith(ending):
@@ -122,6 +123,7 @@ def _find(
                 f"{' | '.join(folder_files.SPLITS)}; data.folder.ignore leaves a file alone"
             )
         found[split].append(root / name)
+    left_alone.check_used(root)
     for split in folder.REQUIRED:
         if not found[split]:
             raise UsageError(f"{root}: must have {ending} files of {split}, as in {split}/")
@@ -218,7 +220,8 @@ def _open_parquet(path: Path) -> Any:
 
     try:
         return parquet.ParquetFile(path, page_checksum_verification=True)
-    except (pyarrow.ArrowException, OSError) as error:
+    # ValueError: for example text in it that is not UTF-8.
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path}: not a whole Parquet file: {_short(error)}") from error
 
 
@@ -230,7 +233,7 @@ def _parquet_columns(path: Path, columns: Sequence[str]) -> Iterator[dict[str, l
     try:
         for i in range(file.num_row_groups):
             yield file.read_row_group(i, columns=list(columns)).to_pydict()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path}: damaged: {_short(error)}") from error
 
 
@@ -321,9 +324,15 @@ def _members(path: Path, archive: tarfile.TarFile) -> Iterator[Member]:
             return file.read()
 
         yield f"{where}/{stem}", ending.lower(), read
-    # Blocks of zeros end a tar. One that was cut between two files would pass for whole.
-    if path.stat().st_size < archive.offset + tarfile.BLOCKSIZE:
-        raise UsageError(f"{path}: damaged: it ends without the mark of a tar's end")
+    # Blocks of zeros end a tar. One that was cut between two files, or whose next header is
+    # damaged, would pass for whole.
+    with open(path, "rb") as file:
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise UsageError(
+                f"{path}: damaged: at byte {archive.offset} there is neither a file's header nor "
+                "the mark of a tar's end"
+            )
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, Callable[[], bytes]]]]:
