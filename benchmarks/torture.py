@@ -54,8 +54,8 @@ RUN = [
         *("loop.generations=2", "report.enabled=False", "parallel.cpu_devices=1"),
         *("diffusion.unet.channels=8", "diffusion.unet.multipliers=(1,)", "diffusion.batch=32"),
         *("diffusion.unet.attention=()", "diffusion.steps=24", "diffusion.later.steps=16"),
-        *("checkpoint.interval_steps=8", "checkpoint.keep=2", "classifier.width=4"),
-        *("classifier.stages=(1,)", "classifier.batch=32", "classifier.steps=8"),
+        *("checkpoint.interval_steps=8", "checkpoint.keep=2", "classifier.network=lenet"),
+        *("classifier.batch=32", "classifier.steps=8"),
         *("classifier.later.steps=8", "sample.count=100", "sample.steps=2"),
         *("sample.batch_per_device=50", "measure.batch=360", "measure.generated_only=first"),
         *("measure.replicates=50", "log.every_steps=4"),
@@ -66,6 +66,8 @@ DEFAULTS = {
     **{"writers": 50, "flip": 500, "truncate": 200},
 }
 ERRORS = {"ENOSPC": 28, "EIO": 5, "EACCES": 13}
+# How the system says that there is no memory for a library; it ends in a traceback.
+NO_LIBRARY = ("failed to map segment from shared object", "cannot allocate memory")
 PATIENCE = 300.0  # seconds after which a process hangs; a run takes some
 
 
@@ -209,7 +211,7 @@ class Bench:
         for name, value in fields.items():
             setattr(self.plan, name, value)
         if fields:
-            self.plan.root = str(self.folder).encode()
+            self.plan.root = str(self.workdir.parent).encode()
 
     def what_failed(self) -> str:
         """The operation that failed, and its path without the numbers in it."""
@@ -286,6 +288,8 @@ def until_done(
             yield "stopped, progress saved", did
         elif ended.refused:
             yield "said in one line", f"{did}: {ended.line[:300]}"
+        elif any(words in ended.said for words in NO_LIBRARY):
+            yield "a library could not be loaded", f"{did}: {ended.line[:300]}"
         else:
             yield "unexplained", f"{did}: exit code {ended.code}: {ended.said[-1500:]}"
             return

@@ -157,12 +157,29 @@ def one_of_two(process: int, port: int) -> dict[str, str]:
 TWO = ["--config.loop.generations=2", "--config.parallel.cpu_devices=2"]
 
 
+# The program, in a process that keeps what it compiles. Process 1 has other keys on the CPU than
+# process 0, and JAX lets process 0 alone write: process 1 would compile everything at every start.
+KEEPING = """
+import sys
+from jax._src import compiler, distributed
+def write(*arguments, write=compiler._cache_write, state=distributed.global_state):
+    me, state.process_id = state.process_id, 0
+    write(*arguments)
+    state.process_id = me
+compiler._cache_write = write
+from selfloop_jax import main
+sys.exit(main.program())
+"""
+
+
 def start_two(workdir: Path, *extra: str, second: tuple[str, ...] = ()) -> list[Process]:
     """Starts both processes of a shrunk run; `second` are further arguments of process 1."""
     port = free_port()
     processes = []
     for process in (0, 1):
         line = command(workdir, *TWO, *extra, *(second if process else ()))
+        if process:
+            line = [sys.executable, "-c", KEEPING, *line[3:]]
         processes.append(Process(line, workdir, f"process{process}", one_of_two(process, port)))
     return processes
 

@@ -72,6 +72,8 @@ def one_line_errors(program: Callable[P, int]) -> Callable[P, int]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 128 + signal.SIGPIPE
             return print_error(error)
+        except MemoryError:
+            return print_error(RunError("out of memory: this process gets no more from the system"))
         except ValueError as error:
             mistake = _refused_by_jax(error)
             if mistake is None:

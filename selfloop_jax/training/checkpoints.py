@@ -1,7 +1,9 @@
 """Checkpoints of one training phase by Orbax, each with its own sha256 digest."""
 
+import functools
 import math
 import shutil
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -173,8 +175,25 @@ def state_digest(state: TrainState) -> str:
 # Here each one reads by itself, and process 0 writes by itself while the devices are training.
 
 
+@functools.cache  # once in a process
+def _ignore_closed_loops() -> None:
+    """Keeps TensorStore from printing tracebacks after an error that is reported anyway.
+
+    Orbax ends at the first array that it cannot write or read, and closes its event loop. Each of
+    the others then fails in a thread of TensorStore, which gives the hook what nobody waits for.
+    """
+    show = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = hook
+
+
 def _write(path: Path, state: TrainState) -> None:
     """A checkpoint by Orbax. Its new interface has the processes compare the path in any case."""
+    _ignore_closed_loops()
     me = jax.process_index()
     alone = orbax.checkpoint.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     handler = orbax.checkpoint.PyTreeCheckpointHandler(multiprocessing_options=alone)
@@ -184,6 +203,7 @@ def _write(path: Path, state: TrainState) -> None:
 
 def _read(path: Path, abstract: Any = None) -> Any:
     """The tree of host arrays of a checkpoint, in the structure of `abstract` where it is given."""
+    _ignore_closed_loops()
     me = ocp.multihost.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     with ocp.Context(multiprocessing_options=alone):
