@@ -66,8 +66,6 @@ DEFAULTS = {
     **{"writers": 50, "flip": 500, "truncate": 200},
 }
 ERRORS = {"ENOSPC": 28, "EIO": 5, "EACCES": 13}
-# How the system says that there is no memory for a library; it ends in a traceback.
-NO_LIBRARY = ("failed to map segment from shared object", "cannot allocate memory")
 PATIENCE = 300.0  # seconds after which a process hangs; a run takes some
 
 
@@ -288,8 +286,6 @@ def until_done(
             yield "stopped, progress saved", did
         elif ended.refused:
             yield "said in one line", f"{did}: {ended.line[:300]}"
-        elif any(words in ended.said for words in NO_LIBRARY):
-            yield "a library could not be loaded", f"{did}: {ended.line[:300]}"
         else:
             yield "unexplained", f"{did}: exit code {ended.code}: {ended.said[-1500:]}"
             return

@@ -17,6 +17,7 @@ def write(out: Path, lists: Mapping[str, Sequence[str]]) -> None:
     Raises RunError for a damaged file.
     """
     path = out / FILE
+    out.mkdir(parents=True, exist_ok=True)
     stored = _read(path) if path.exists() else {}
     store.write_json(path, stored | {name: list(runs) for name, runs in lists.items()})
 

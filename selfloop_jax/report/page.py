@@ -341,6 +341,7 @@ def _render(**variables: Any) -> str:
 def _save(page: Path, html: str, figures: Sequence[RenderedFigure], numbers: str) -> None:
     """PNGs and the CSV first and the page last, by rename: no page without its files."""
     folder = page.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
     store.write_bytes(folder / "numbers.csv", numbers.encode(errors="backslashreplace"))
     for figure in figures:
         store.write_bytes(folder / f"{figure.name}.png", figure.png)

@@ -15,6 +15,8 @@ from typing import Any, NoReturn, ParamSpec
 from selfloop_jax.errors import RunError, UsageError
 
 P = ParamSpec("P")
+# How the system says that there is no memory for a thread or a library.
+NO_MEMORY = ("can't start new thread", "failed to map segment from shared object")
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,18 +74,23 @@ def one_line_errors(program: Callable[P, int]) -> Callable[P, int]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 128 + signal.SIGPIPE
             return print_error(error)
-        except MemoryError:
-            return print_error(RunError("out of memory: this process gets no more from the system"))
-        except ValueError as error:
-            mistake = _refused_by_jax(error)
-            if mistake is None:
+        except Exception as error:
+            known = _out_of_memory(error) or _refused_by_jax(error)
+            if known is None:
                 raise
-            return print_error(mistake)
+            return print_error(known)
 
     return guarded
 
 
-def _refused_by_jax(error: ValueError) -> UsageError | None:
+def _out_of_memory(error: Exception) -> RunError | None:
+    """The failure, where the system refused memory: to Python, for a thread or for a library."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        return RunError("out of memory: this process gets no more from the system")
+    return None
+
+
+def _refused_by_jax(error: Exception) -> UsageError | None:
     """The mistake, where JAX could not be imported because a variable JAX_* has no valid value."""
     named = re.search(r"jax_\w+", str(error), re.IGNORECASE)
     variable = named[0].upper() if named else ""

@@ -26,7 +26,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all: temporary name, fsync, rename, fsync of the folder."""
     if not leading:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # Its parent alone: a workdir that is moved away under a run must not be made again, half empty.
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:

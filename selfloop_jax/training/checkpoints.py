@@ -41,7 +41,7 @@ class Checkpoints:
         path = self.directory / str(step)
         if not store.leading or path.exists():
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(exist_ok=True)
         store.check_space(path, 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         store.write_json(self._digest_path(step), {"step": step, "sha256": state_digest(state)})
         try:

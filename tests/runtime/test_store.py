@@ -146,11 +146,13 @@ def test_a_write_that_was_killed_does_not_hinder_the_next(tmp_path, monkeypatch)
     assert names(tmp_path) == ["file"]
 
 
-def test_folders_on_the_way_are_made(tmp_path):
-    folder = generation_dir(tmp_path, 12)
-    assert folder == tmp_path / "gen_0012"
-    store.write_json(folder / "samples.part" / "x.json", 1)
-    assert store.read_json(folder / "samples.part" / "x.json") == 1
+def test_a_file_gets_its_folder_and_none_above_it(tmp_path):
+    """A workdir that is moved away under a run is not made again, half empty."""
+    store.write_npz(tmp_path / "gen_0012" / "samples.npz", {"label": np.arange(3)})
+    assert (tmp_path / "gen_0012" / "samples.npz").exists()
+    with pytest.raises(FileNotFoundError):
+        store.write_json(tmp_path / "gone" / "gen_0013" / "record.json", {})
+    assert not (tmp_path / "gone").exists()
 
 
 def test_json_holds_arrays_as_lists_and_what_is_not_finite_as_null(tmp_path):
