@@ -69,6 +69,9 @@ ERRORS = {"ENOSPC": 28, "EIO": 5, "EACCES": 13}
 PATIENCE = 300.0  # seconds after which a process hangs; a run takes some
 
 
+IMPORTING = "importing"  # the name of the run that says what it has imported
+
+
 class Plan(ctypes.Structure):
     """What `faults.c` shares with this process: `struct plan` there."""
 
@@ -127,6 +130,8 @@ class Process:
             with contextlib.suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()
+                if self.files[0].stem == IMPORTING:
+                    self.files[1].write_text("\n".join(sys.modules))
             os._exit(code)
 
     def wait(self, seconds: float = PATIENCE) -> Ended | None:
@@ -571,18 +576,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def torture(args: argparse.Namespace, folder: Path) -> int:
     """Makes an undisturbed run, then all trials in some processes; returns the exit code."""
-    # Imported once, before the forks; a backend starts in these only.
-    for module in ("selfloop_jax.loop.runner", "selfloop_jax.studies.self_consuming"):
-        importlib.import_module(module)
-    # The first fills the compile cache.
-    for name in ("first", "reference"):
+    _import(["selfloop_jax.loop.runner", "selfloop_jax.studies.self_consuming"])
+    # The first fills the compile cache and says what is imported on the way.
+    for name in (IMPORTING, "reference"):
         bench = Bench(folder / name)
         bench.plan_faults(fail_at=0)
         started = time.monotonic()
-        ended = bench.start().end()
+        ended = bench.start(name).end()
         if ended.code:
             print(f"error: an undisturbed run failed: {ended.said}", file=sys.stderr)
             return 1
+        if name == IMPORTING:
+            _import(ended.out.split())
         bench.seconds, bench.operations = time.monotonic() - started, bench.plan.count
     print(json.dumps({"seconds": bench.seconds, "operations": bench.operations}), flush=True)
     read, write = os.pipe()
@@ -602,6 +607,13 @@ def torture(args: argparse.Namespace, folder: Path) -> int:
     failed = [os.waitpid(pid, 0)[1] for pid in workers]
     print(json.dumps({"counts": counts}))
     return int(any(failed) or any(row["unexplained"] for row in counts.values()))
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Imports modules once, before the forks; a backend starts in these only."""
+    for module in modules:
+        with contextlib.suppress(Exception):  # some are made by others, and cannot be imported
+            importlib.import_module(module)
 
 
 def _worker(
