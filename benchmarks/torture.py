@@ -61,6 +61,7 @@ RUN = [
         *("measure.replicates=50", "log.every_steps=4"),
     )
 ]
+CONTROL = [*RUN, "--config.loop.control=no_synthetic"]  # trains classifiers alone
 DEFAULTS = {
     **{"kill": 1000, "stop": 100, "fault": 1000, "memory": 50, "clock": 50, "vanish": 50},
     **{"writers": 50, "flip": 500, "truncate": 200},
@@ -175,37 +176,40 @@ PROGRAMS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
-class Bench:
-    """A folder with a workdir to disturb, and what an undisturbed run has and takes."""
+@dataclass(frozen=True)
+class Reference:
+    """An undisturbed run: its flags, where it is, what it took, and its digests."""
 
-    def __init__(self, folder: Path, seed: str = ""):
+    flags: Sequence[str]
+    workdir: Path
+    seconds: float
+    operations: int
+    digests: list[dict]
+
+
+class Bench:
+    """A folder with a workdir to disturb, and the undisturbed runs that it is compared with."""
+
+    def __init__(self, folder: Path, references: dict[str, Reference], seed: str = ""):
         self.folder = folder
         self.random = random.Random(seed)
-        self.reference = folder  # the workdir of the undisturbed run
-        self.digests: list[dict] = []
-        self.seconds = 0.0
-        self.operations = 0
-        self.results: dict[str, str] = {}  # what each reader gives of the undisturbed run
+        self.references = references
+        self.results: dict[str, str] = {}  # what each reader gives of the undisturbed loop
         self.workdir = folder / "above" / "run"
         self.workdir.parent.mkdir(parents=True)
         self.plan = Plan.from_buffer(mmap.mmap(-1, ctypes.sizeof(Plan)))
         ctypes.CDLL(os.environ["LD_PRELOAD"]).use_plan(ctypes.byref(self.plan))
 
-    def refer_to(self, other: "Bench") -> None:
-        """Takes the run of another bench as the undisturbed one."""
-        self.reference = other.workdir
-        self.digests = digests(other.workdir)
-        self.seconds = other.seconds
-        self.operations = other.operations
-
-    def fresh(self) -> None:
-        """Removes the run."""
+    def fresh(self, kind: str = "") -> None:
+        """Removes the run; the next one is of a random kind, or of this one."""
+        # A loop takes three times as long as its control.
+        self.run = self.references[kind or self.random.choice(("loop", *["control"] * 2))]
         shutil.rmtree(self.workdir.parent, ignore_errors=True)
         self.workdir.parent.mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str = "output") -> Process:
         """The run's command."""
-        arguments = [CONFIG, *RUN, f"--workdir={self.workdir}"]
+        arguments = [CONFIG, *self.run.flags, f"--workdir={self.workdir}"]
         return Process("main", arguments, self.folder, name)
 
     def plan_faults(self, **fields: int) -> None:
@@ -225,7 +229,7 @@ class Bench:
         """Why a run that ended by itself without an error is not right; None: it is."""
         if ended.code:
             return f"exit code {ended.code}: {ended.line}"
-        if digests(self.workdir) != self.digests:
+        if digests(self.workdir) != self.run.digests:
             return "its digests are not those of an undisturbed run"
         return lost(committed, self.workdir)
 
@@ -301,7 +305,7 @@ def signalled(bench: Bench, number: int) -> Callable[[Process], str | None]:
     """Sends a signal at a random time of the run."""
 
     def disturb(process: Process) -> str | None:
-        after = bench.random.uniform(0, bench.seconds)
+        after = bench.random.uniform(0, bench.run.seconds)
         if process.wait(after) is not None:
             return None
         os.kill(process.pid, number)
@@ -328,7 +332,7 @@ def fault(bench: Bench) -> Iterator[Outcome]:
         nonlocal name
         name = bench.random.choice(list(ERRORS))
         stays = int(bench.random.random() < 0.3)
-        at = bench.random.randint(1, bench.operations)
+        at = bench.random.randint(1, bench.run.operations)
         bench.plan_faults(fail_at=at, error=ERRORS[name], stays=stays)
         name += " from then on" if stays else ""
 
@@ -343,7 +347,7 @@ def memory(bench: Bench) -> Iterator[Outcome]:
     """From a random time on the process has at most a little more memory than it has then."""
 
     def disturb(process: Process) -> str | None:
-        if process.wait(bench.random.uniform(0, bench.seconds)) is not None:
+        if process.wait(bench.random.uniform(0, bench.run.seconds)) is not None:
             return None
         pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
         more = bench.random.choice([0, 2**16, 2**20, 2**24])
@@ -358,7 +362,7 @@ def clock(bench: Bench) -> Iterator[Outcome]:
     """The clock jumps once; the run is to be done all the same."""
     bench.fresh()
     process = bench.start()
-    process.wait(bench.random.uniform(0, bench.seconds))
+    process.wait(bench.random.uniform(0, bench.run.seconds))
     bench.plan.shift = bench.random.randint(-10 * 365 * 86_400, 10 * 365 * 86_400)
     did = f"{bench.plan.shift} s"
     ended = process.end()
@@ -373,7 +377,7 @@ def vanish(bench: Bench) -> Iterator[Outcome]:
     above = bench.workdir.parent
     away = above.with_name("away")
     process = bench.start()
-    after = bench.random.uniform(0, bench.seconds)
+    after = bench.random.uniform(0, bench.run.seconds)
     process.wait(after)
     before = committed(bench.workdir)
     above.rename(away)
@@ -403,12 +407,12 @@ def writers(bench: Bench) -> Iterator[Outcome]:
     """A second process gets the workdir at a random time, and the first may be killed."""
     bench.fresh()
     first = bench.start("first")
-    after = bench.random.uniform(0, bench.seconds)
+    after = bench.random.uniform(0, bench.run.seconds)
     first.wait(after)
     second = bench.start("second")
     killed = bench.random.random() < 0.5
     if killed:
-        first.wait(bench.random.uniform(0, bench.seconds))
+        first.wait(bench.random.uniform(0, bench.run.seconds))
         if first.ended is None:
             os.kill(first.pid, signal.SIGKILL)
     ended = [first.end(), second.end()]
@@ -463,8 +467,8 @@ READERS = ("resume", "extend", "replay", "sample", "export", "report")
 
 def copy_reference(bench: Bench) -> None:
     """Puts a copy of the undisturbed run into the workdir."""
-    bench.fresh()
-    shutil.copytree(bench.reference, bench.workdir)
+    bench.fresh("loop")
+    shutil.copytree(bench.run.workdir, bench.workdir)
 
 
 def damage(bench: Bench, change: Callable[[bytes], bytes]) -> Iterator[Outcome]:
@@ -577,25 +581,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 def torture(args: argparse.Namespace, folder: Path) -> int:
     """Makes an undisturbed run, then all trials in some processes; returns the exit code."""
     _import(["selfloop_jax.loop.runner", "selfloop_jax.studies.self_consuming"])
-    # The first fills the compile cache and says what is imported on the way.
-    for name in (IMPORTING, "reference"):
-        bench = Bench(folder / name)
-        bench.plan_faults(fail_at=0)
-        started = time.monotonic()
-        ended = bench.start(name).end()
-        if ended.code:
-            print(f"error: an undisturbed run failed: {ended.said}", file=sys.stderr)
-            return 1
-        if name == IMPORTING:
-            _import(ended.out.split())
-        bench.seconds, bench.operations = time.monotonic() - started, bench.plan.count
-    print(json.dumps({"seconds": bench.seconds, "operations": bench.operations}), flush=True)
+    references = {}
+    for name, flags in (("loop", RUN), ("control", CONTROL)):
+        # The first fills the compile cache and says what is imported on the way.
+        for attempt in (IMPORTING, "reference"):
+            bench = Bench(folder / f"{name} {attempt}", {name: Reference(flags, folder, 0, 0, [])})
+            bench.fresh(name)
+            bench.plan_faults(fail_at=0)
+            started = time.monotonic()
+            ended = bench.start(attempt).end()
+            seconds = time.monotonic() - started
+            if ended.code:
+                print(f"error: an undisturbed run failed: {ended.said}", file=sys.stderr)
+                return 1
+            if attempt == IMPORTING:
+                _import(ended.out.split())
+        references[name] = Reference(
+            flags, bench.workdir, seconds, bench.plan.count, digests(bench.workdir)
+        )
+        print(
+            json.dumps({"run": name, "seconds": round(seconds, 2), "operations": bench.plan.count}),
+            flush=True,
+        )
     read, write = os.pipe()
     workers = []
     for worker in range(args.jobs):
         pid = os.fork()
         if pid == 0:
-            _worker(args, worker, bench, folder, write)
+            _worker(args, worker, references, folder, write)
         workers.append(pid)
     os.close(write)
     counts = {kind: collections.Counter[str]() for kind in KINDS}
@@ -617,13 +630,16 @@ def _import(modules: Sequence[str]) -> None:
 
 
 def _worker(
-    args: argparse.Namespace, worker: int, reference: Bench, folder: Path, pipe: int
+    args: argparse.Namespace,
+    worker: int,
+    references: dict[str, Reference],
+    folder: Path,
+    pipe: int,
 ) -> NoReturn:
     """Makes every `args.jobs`-th trial of each kind, and ends the process."""
     code = 1
     try:
-        bench = Bench(folder / f"worker{worker}", f"{args.seed} {worker}")
-        bench.refer_to(reference)
+        bench = Bench(folder / f"worker{worker}", references, f"{args.seed} {worker}")
         trials = {kind: len(range(worker, getattr(args, kind), args.jobs)) for kind in KINDS}
         work(bench, trials, pipe)
         code = 0
