@@ -90,7 +90,11 @@ def read_npz(path: Path, expected: str | None = None) -> dict[str, np.ndarray]:
         raise RunError(f"{path}: damaged: its digest is not the recorded one")
     try:
         with np.load(io.BytesIO(data)) as file:
-            return dict(file)
+            arrays = dict(file)
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no array
+                raise ValueError(f"{name} is no array")
+        return arrays
     except Exception as error:  # zipfile and NumPy raise a dozen kinds on damaged bytes.
         raise RunError(f"{path}: damaged: {error}") from error
 
