@@ -48,6 +48,7 @@ from selfloop_jax.runtime import store
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "tests" / "reference"  # with files of torch.save
+SHARED_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # no disk for so many files
 SECONDS = 10  # for one input
 MEMORY = 2**29  # bytes that a batch of inputs may take more than the one before
 BATCH = 500  # inputs of a process
@@ -336,7 +337,7 @@ def batch(parser: Parser, name: str, seed: int, first: int, count: int, pipe: in
     """Reads some damaged files in this process; writes a line for each, and its number first."""
     signal.signal(signal.SIGALRM, _hang)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as folder:
         path = Path(folder) / f"file{parser.suffix}"
         for number in range(first, first + count):
             data, flipped = mutated(parser, random.Random(f"{seed} {name} {number}"))

@@ -377,12 +377,15 @@ def vanish(bench: Bench) -> Iterator[Outcome]:
     above = bench.workdir.parent
     away = above.with_name("away")
     process = bench.start()
+    # A run that has not begun makes its folder, wherever that is.
+    while not (bench.workdir / ".lock").exists() and process.wait(0) is None:
+        time.sleep(0.002)
     after = bench.random.uniform(0, bench.run.seconds)
     process.wait(after)
     before = committed(bench.workdir)
     above.rename(away)
     ended = process.end()
-    did = f"after {after:.3f} s"
+    did = f"{after:.3f} s after the run began"
     if above.exists():
         made = sorted(path.relative_to(above).as_posix() for path in above.rglob("*"))[:20]
         shutil.rmtree(above)

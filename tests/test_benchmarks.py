@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -234,6 +235,20 @@ def ancestral_variance(variance, steps):
         weight = (of_x_t / np.sqrt(now / then) + of_x_0 * np.sqrt(then) * gain) / total
         found = weight**2 * found + 1 / total
     return found
+
+
+def test_damaged_files_are_read_or_refused():
+    """A few of those of the fuzzer, in a process without threads, which it forks."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.fuzz", "--count=60"],
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 19
+    assert all(line["counts"]["refused"] > 10 for line in lines)
 
 
 def test_shares_of_the_variance_equal_independent_numbers():

@@ -16,9 +16,7 @@ from selfloop_jax.errors import RunError, UsageError
 
 P = ParamSpec("P")
 # How the system says that there is no memory for a thread or a library.
-NO_MEMORY = (
-    *("can't start new thread", "failed to map segment from shared object", "std::bad_alloc"),
-)
+NO_MEMORY = ("can't start new thread", "failed to map segment from shared object", "std::bad_alloc")
 
 
 class Parser(argparse.ArgumentParser):
