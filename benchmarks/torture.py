@@ -204,6 +204,7 @@ class Bench:
         """Removes the run; the next one is of a random kind, or of this one."""
         # A loop takes three times as long as its control.
         self.run = self.references[kind or self.random.choice(("loop", *["control"] * 2))]
+        self.reach = self.run.seconds  # seconds in which something happens to it
         shutil.rmtree(self.workdir.parent, ignore_errors=True)
         self.workdir.parent.mkdir(parents=True, exist_ok=True)
 
@@ -273,6 +274,8 @@ def until_done(
         before = committed(bench.workdir)
         prepare()
         process = bench.start()
+        # Under load a phase can take longer than all of the undisturbed run, and would never end.
+        bench.reach *= 1.05
         did = disturb(process)
         ended = process.end()
         bench.plan_faults()
@@ -305,7 +308,7 @@ def signalled(bench: Bench, number: int) -> Callable[[Process], str | None]:
     """Sends a signal at a random time of the run."""
 
     def disturb(process: Process) -> str | None:
-        after = bench.random.uniform(0, bench.run.seconds)
+        after = bench.random.uniform(0, bench.reach)
         if process.wait(after) is not None:
             return None
         os.kill(process.pid, number)
@@ -347,7 +350,7 @@ def memory(bench: Bench) -> Iterator[Outcome]:
     """From a random time on the process has at most a little more memory than it has then."""
 
     def disturb(process: Process) -> str | None:
-        if process.wait(bench.random.uniform(0, bench.run.seconds)) is not None:
+        if process.wait(bench.random.uniform(0, bench.reach)) is not None:
             return None
         pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
         more = bench.random.choice([0, 2**16, 2**20, 2**24])
@@ -362,7 +365,7 @@ def clock(bench: Bench) -> Iterator[Outcome]:
     """The clock jumps once; the run is to be done all the same."""
     bench.fresh()
     process = bench.start()
-    process.wait(bench.random.uniform(0, bench.run.seconds))
+    process.wait(bench.random.uniform(0, bench.reach))
     bench.plan.shift = bench.random.randint(-10 * 365 * 86_400, 10 * 365 * 86_400)
     did = f"{bench.plan.shift} s"
     ended = process.end()
@@ -380,7 +383,7 @@ def vanish(bench: Bench) -> Iterator[Outcome]:
     # A run that has not begun makes its folder, wherever that is.
     while not (bench.workdir / ".lock").exists() and process.wait(0) is None:
         time.sleep(0.002)
-    after = bench.random.uniform(0, bench.run.seconds)
+    after = bench.random.uniform(0, bench.reach)
     process.wait(after)
     before = committed(bench.workdir)
     above.rename(away)
@@ -410,12 +413,12 @@ def writers(bench: Bench) -> Iterator[Outcome]:
     """A second process gets the workdir at a random time, and the first may be killed."""
     bench.fresh()
     first = bench.start("first")
-    after = bench.random.uniform(0, bench.run.seconds)
+    after = bench.random.uniform(0, bench.reach)
     first.wait(after)
     second = bench.start("second")
     killed = bench.random.random() < 0.5
     if killed:
-        first.wait(bench.random.uniform(0, bench.run.seconds))
+        first.wait(bench.random.uniform(0, bench.reach))
         if first.ended is None:
             os.kill(first.pid, signal.SIGKILL)
     ended = [first.end(), second.end()]

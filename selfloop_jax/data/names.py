@@ -30,7 +30,8 @@ def normal(text: str, place: str) -> str:
     name = unicodedata.normalize("NFC", text.strip())
     if not name:
         raise UsageError(f"{place} = {text!r}: must be a name or an integer")
-    for character in name:
+    # Most names are plain; a table can have millions of rows.
+    for character in "" if name.isascii() and name.isprintable() else name:
         if fault := _fault(character):
             raise UsageError(f"{place} = {text!a}: must not hold {character!a}, {fault}")
     if name.lower() in MISSING:

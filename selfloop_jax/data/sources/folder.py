@@ -7,12 +7,13 @@ Groups are integers or names; a subgroup (class, group) without a test image is 
 refused: measures leave it out. docs/your_data.md is the same for users.
 """
 
+import functools
 import itertools
 import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +169,8 @@ def _records(
 def named(row: Record) -> Record:
     """A row whose label and group are in their normal form."""
     group = "" if row.group in ("", "-1") else names.normal(row.group, f"{row.place}: group")
-    return replace(row, label=names.normal(row.label, f"{row.place}: label"), group=group)
+    label = names.normal(row.label, f"{row.place}: label")
+    return Record(row.file, label, group, row.place, row.image)
 
 
 def _check_files(root: Path, splits: Mapping[str, Sequence[Record]], skip: bool) -> None:
@@ -178,12 +180,12 @@ def _check_files(root: Path, splits: Mapping[str, Sequence[Record]], skip: bool)
     """
     # By the real path and, as a file can have several, by device and inode.
     places: dict[str | tuple[int, int], str] = {}
+    real_path = functools.cache(os.path.realpath)
     for split, rows in splits.items():
-        folder = root / split
+        folder = str(root / split)
         home = os.path.realpath(folder)
         for row in rows:
-            real = _checked_path(folder, home, row.file, row.image)
-            inode = _inode(real)
+            real, inode = _checked_path(folder, home, row.file, row.image, real_path)
             if not skip and inode is None:
                 raise UsageError(f"{row.image}: no such file in {folder}{_other_form(real)}")
             # The real path finds symbolic links, the inode hard links to one file.
@@ -207,28 +209,38 @@ def _other_form(path: str) -> str:
     return f"; there is {alike[0]!a}, and the row has {name!a}" if alike else ""
 
 
-def _inode(path: str) -> tuple[int, int] | None:
-    """Device and inode, the identity of a file; None where there is no file."""
+def _real_file(path: str, real_path: Callable[[str], str]) -> tuple[str, tuple[int, int] | None]:
+    """The path once links are followed, and device and inode, the identity of a file.
+
+    None where there is no file. real_path: of a folder; it keeps those of folders of many files.
+    """
+    parent, name = os.path.split(path)
+    real = os.path.join(real_path(parent), name)
     try:
-        found = os.stat(path)
+        found = os.lstat(real)
+        if stat.S_ISLNK(found.st_mode):
+            real = os.path.realpath(real)
+            found = os.stat(real)
     except OSError:
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+        return real, None
+    return real, (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
-def _checked_path(folder: Path, home: str, file: str, place: str) -> str:
-    """The real path of an image; `home` is that of its split's folder."""
+def _checked_path(
+    folder: str, home: str, file: str, place: str, real_path: Callable[[str], str]
+) -> tuple[str, tuple[int, int] | None]:
+    """Real path and identity of an image; `home` is the real path of its split's folder."""
     if not file.lower().endswith(SUFFIXES):
         raise UsageError(f"{place}: must be a file ending in {' | '.join(SUFFIXES)}")
-    # Checked in the text first: `realpath` raises on a null byte.
-    leaves = "\0" in file or os.path.isabs(file) or ".." in Path(file).parts
-    real = "" if leaves else os.path.realpath(folder / file)
+    # Checked in the text first: the system takes no null byte.
+    leaves = "\0" in file or os.path.isabs(file) or ".." in file.split("/")
+    real, inode = ("", None) if leaves else _real_file(os.path.join(folder, file), real_path)
     # With a separator at the end: `train` must not contain `train2`.
     if leaves or not real.startswith(os.path.join(home, "")):
         raise UsageError(
             f"{place}: outside of the folder; must be in {folder} once links are followed"
         )
-    return real
+    return real, inode
 
 
 def _in_class_folders(root: Path, split: str, ignore: folder_files.Ignore) -> Iterator[Record]:
@@ -255,7 +267,7 @@ def _in_class_folders(root: Path, split: str, ignore: folder_files.Ignore) -> It
                 "some"
             )
         for _, entry in images:
-            place = f"{root / path / entry.name}"
+            place = os.path.join(root, path, entry.name)
             yield Record(f"{label}/{entry.name}", label, "", place, place)
 
 

@@ -114,13 +114,13 @@ def not_read(found: Found, listed: dict[str, set[str]]) -> list[str]:
 def _find_in_split(root: Path, split: str, ignore: Ignore, found: Found) -> None:
     tables = []
     for path, entry in tree(root, split, ignore):
-        inside = PurePosixPath(path)
         if entry.is_dir():
             continue
-        if inside.name in TABLES and len(inside.parts) == 2 and entry.is_file():
+        inside = path.removeprefix(f"{split}/")
+        if inside in TABLES and entry.is_file():
             tables.append(root / path)
-        elif inside.name.lower().endswith(SUFFIXES):
-            found.images[split].add("/".join(inside.parts[1:]))
+        elif inside.lower().endswith(SUFFIXES):
+            found.images[split].add(inside)
         else:
             _check_no_table(root, path)
             found.others.append(path)
