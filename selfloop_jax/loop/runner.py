@@ -127,6 +127,8 @@ def run_stage(study: Study, run: StageRun, entry: int) -> store.Json:
     entry: the place in manifest.json of the manifest that the stage is made under.
     """
     compilations = environment.count_compilations()
+    if store.leading:
+        run.folder.mkdir(exist_ok=True)
     for phase in study.phases:
         path = run.folder / f"{phase.name}.json"
         # Process 0 decides: a file system may show others a new file late.

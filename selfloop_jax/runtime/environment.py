@@ -134,9 +134,11 @@ def start_backend() -> None:
     asked = jax.config.values["jax_platforms"]
     try:
         found = jax.default_backend()
-    except RuntimeError as error:
-        why = str(error).splitlines()[0]
-        raise UsageError(f"JAX_PLATFORMS = {asked}: does not start: {why}") from error
+    # Where it finds no device of the only platform named, JAX fails an assertion without a word.
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0] if str(error) else "JAX finds no such device"
+        hint = "; launch/gpu.sh installs what a GPU needs" if expected == "gpu" else ""
+        raise UsageError(f"JAX_PLATFORMS = {asked}: does not start: {why}{hint}") from error
     if found == "cpu" and expected != "cpu":
         given = f"= {asked}" if asked else "is unset"
         raise UsageError(

@@ -109,11 +109,12 @@ def test_another_size_of_the_thread_pool_is_refused():
     )
 
 
-def test_a_platform_that_does_not_start_is_one_line(tmp_path):
+@pytest.mark.parametrize("platforms", ["tpu,cpu", "cuda", "nonsense"])
+def test_a_platform_that_does_not_start_is_one_line(platforms, tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
-    done = runs.main(runs.CONFIG, workdir, environment={"JAX_PLATFORMS": "tpu,cpu"})
+    done = runs.main(runs.CONFIG, workdir, environment={"JAX_PLATFORMS": platforms})
     assert done.returncode == 2
-    assert done.stderr.startswith("error: JAX_PLATFORMS = tpu,cpu: does not start: ")
+    assert done.stderr.startswith(f"error: JAX_PLATFORMS = {platforms}: does not start: ")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
