@@ -103,11 +103,17 @@ def _plans(arms: Sequence[Arm]) -> Iterator[str]:
 def shared_images(runs: Sequence[Run]) -> Iterator[str]:
     """How far seeds are replications: by the real images that they have in common."""
     if found := shares(runs):
+        train, test = (_percent(*found[name]) for name in ("train", "test"))
         yield (
-            f"Any two seeds share {100 * found['train']:.0f} % of their training images and "
-            f"{100 * found['test']:.0f} % of their test images on average; as far as they do, what "
-            "holds over seeds holds for these images."
+            f"Any two seeds share {train} of their training images and {test} of their test images "
+            "on average; as far as they do, what holds over seeds holds for these images."
         )
+
+
+def _percent(low: float, high: float) -> str:
+    """One percentage, or, where initial biases have others, two."""
+    ends = dict.fromkeys(f"{100 * share:.0f}" for share in (low, high))
+    return f"{' to '.join(ends)} %{' (by initial bias)' if len(ends) > 1 else ''}"
 
 
 def _without_control(arms: Sequence[Arm]) -> Iterator[str]:

@@ -385,6 +385,7 @@ def workdir(tmp_path_factory):
     net = classifier.build(config.classifier, 4)
     trainer = classifier.make_trainer(net, config.classifier, 8, 1)
     state = jax.device_get(trainer.start(trainer.init(keys.key((0, "x"))), 0.1, 3.0))
+    (path / "gen_0000").mkdir()
     Checkpoints(path / "gen_0000" / "classifier", 10, 1).save(3, state)
     digest = state_digest(state)
     record = {"data": {"classes": list("abcd")}, "digests": {"classifier": digest}}
