@@ -189,7 +189,10 @@ def _parquet_read(path: Path) -> Any:
 
 
 def _features(path: Path) -> Any:
-    return read_features.read_features([path])
+    found = read_features.read_features([path])
+    if found is None:  # the program would look for images, and say what is wrong
+        raise UsageError("no features")
+    return found
 
 
 def _weights(path: Path) -> Any:
@@ -232,8 +235,8 @@ def parsers() -> dict[str, Parser]:
         "jpeg": Parser(_square, [_image("JPEG", mode) for mode in ("RGB", "L", "CMYK")]),
         "webp": Parser(_square, [_image("WEBP", "RGB"), _image("WEBP", "RGB", lossless=True)]),
         "predictions_csv": Parser(_predictions, [_table(predictions)], ".csv"),
-        "predictions_npz": Parser(_predictions, [_npz(**arrays)], ".npz"),
-        "features_npz": Parser(_features, [features], ".npz"),
+        "predictions_npz": Parser(_predictions, [_npz(**arrays)], ".npz", True),
+        "features_npz": Parser(_features, [features], ".npz", True),
         "recorded_npz": Parser(
             lambda path: store.read_npz(path, recorded_digest), [recorded], ".npz", True
         ),
@@ -248,7 +251,7 @@ def parsers() -> dict[str, Parser]:
         "tar": Parser(_tar_read, [_tar()], ".tar"),
         "parquet": Parser(_parquet_read, [_parquet()], ".parquet"),
         "safetensors": Parser(_weights, [_safetensors()], ".safetensors"),
-        "torch": Parser(_weights, [(REFERENCE / "tiny.pth").read_bytes()], ".pth"),
+        "torch": Parser(_weights, [(REFERENCE / "tiny.pth").read_bytes()], ".pth", True),
         "torch_legacy": Parser(_weights, [(REFERENCE / "tiny_old.pth").read_bytes()], ".pth"),
         "overrides": Parser(_override, overrides),
     }
