@@ -500,6 +500,8 @@ def damage(bench: Bench, change: Callable[[bytes], bytes]) -> Iterator[Outcome]:
         yield "gives what it gives without the damage", did
     elif ended.code and not ended.refused and ended.code != 1:
         yield "unexplained", f"{did}: exit code {ended.code}: {ended.said[-1500:]}"
+    elif ended.code == 0 and _page_names(bench, name):
+        yield "the page names the file", did
     elif ended.code == 0:
         yield "unexplained", f"{did}: gives something else, and does not say so"
     elif "Traceback" in ended.said:
@@ -508,6 +510,13 @@ def damage(bench: Bench, change: Callable[[bytes], bytes]) -> Iterator[Outcome]:
         yield "names the file or its folder", f"{did}: {ended.line[:300]}"
     else:
         yield "refuses in another line", f"{did}: {ended.line[:300]}"
+
+
+def _page_names(bench: Bench, name: Path) -> bool:
+    """Whether the report says that it leaves out what the file would show."""
+    page = bench.folder / "out" / "page.html"
+    text = page.read_text(errors="replace") if page.exists() else ""
+    return f"{name.as_posix()}: damaged" in text or f"{name.as_posix()}: missing" in text
 
 
 def flip(bench: Bench) -> Iterator[Outcome]:
