@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from benchmarks import (
     cases,
+    cifar20_readings,
     compare,
     coverage,
     drift,
@@ -154,6 +155,19 @@ def test_documented_readings_of_the_study_are_those_of_its_csv():
         assert f"{number:.2f}" in text
     assert biased["error_of_the_aligned_share"]["fitted from generation 0 on"] == 0.098
     assert unbiased["error_of_the_aligned_share"]["fitted from generation 0 on"] is None
+
+
+def test_documented_readings_of_cifar20_are_those_of_its_csv():
+    rows = read_csv(cifar20_readings.TABLE)
+    text = " ".join((runs.ROOT / "docs" / "results.md").read_text().split())
+    for bias in ("biased", "natural"):
+        found = cifar20_readings.readings(rows, bias)
+        for name in ("best_recall", "worst_recall", "worst_to_best"):
+            mean, low, high = found[name]["contrast"]
+            assert f"{mean:.3f} [{low:.3f}, {high:.3f}]" in text
+        assert all(
+            f"{one[0]:.2f} [{one[1]:.2f}, {one[2]:.2f}]" in text for one in found["cas_ratio"]
+        )
 
 
 def test_shares_of_the_kinds_of_work_add_up_to_one():
