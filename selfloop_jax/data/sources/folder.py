@@ -55,8 +55,9 @@ def load(section: DataConfig, prepare: bool) -> Source:
     anything is cached.
     """
     root = _root(section.folder.dir)
-    files = folder_files.find(root, folder_files.Ignore(section.folder.ignore))
-    records, unread = _records(section, root, files)
+    ignore = folder_files.Ignore(section.folder.ignore)
+    files = folder_files.find(root, ignore)
+    records, unread = _records(section, root, files, ignore)
     _check_files(root, records, section.on_bad_image == "skip")
     listed = {}
     for split, rows in records.items():
@@ -141,7 +142,7 @@ def _groups_given(section: DataConfig) -> int:
 
 
 def _records(
-    section: DataConfig, root: Path, files: folder_files.Found
+    section: DataConfig, root: Path, files: folder_files.Found, ignore: folder_files.Ignore
 ) -> tuple[dict[str, list[Record]], list[str]]:
     """The rows of each split, labels and groups in their normal form, and lines of what is unread.
 
@@ -159,7 +160,7 @@ def _records(
             if unread:
                 lines.append(f"{split}/{table.name}: columns not read: {', '.join(unread)}")
         elif split in files.images:
-            rows = list(_in_class_folders(root, split, folder_files.Ignore(section.folder.ignore)))
+            rows = list(_in_class_folders(root, split, ignore))
         else:
             continue
         found[split] = [named(row) for row in rows]
